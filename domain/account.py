@@ -1,0 +1,51 @@
+"""The account, the venue's clock and the permissions on an instrument, as the broker tells them."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime
+
+from domain.base import Frozen
+from domain.instrument import Instrument
+from domain.money import Amount, Quantity
+
+
+class AccountSnapshot(Frozen):
+    """The account as the broker shows it, in account currency.
+
+    `equity`, `cash` and `buying_power` are None where the broker did not say: missing is not
+    zero, and blocks entries (faults.md §3 row 63).
+    """
+
+    account_id: str
+    currency: str = "USD"
+    equity: Amount | None = None
+    last_equity: Amount | None = None
+    cash: Amount | None = None
+    buying_power: Amount | None = None
+    options_buying_power: Amount | None = None
+    options_level: int | None = None
+    shorting_enabled: bool | None = None
+    trading_blocked: bool = False
+    multiplier: Quantity | None = None
+    read_at: AwareDatetime
+
+
+class MarketClock(Frozen):
+    """The venue's clock: `market_now` is market time; `speed` is 1 except in simulation."""
+
+    market_now: AwareDatetime
+    is_open: bool
+    next_open: AwareDatetime | None = None
+    next_close: AwareDatetime | None = None
+    halted_symbols: tuple[str, ...] = ()
+
+
+class AssetInfo(Frozen):
+    """An instrument with what the broker allows on it."""
+
+    instrument: Instrument
+    tradable: bool
+    shortable: bool | None = None
+    easy_to_borrow: bool | None = None
+    marginable: bool | None = None
+    fractionable: bool | None = None

@@ -1,0 +1,37 @@
+"""What a broker can do and refuses. Exit layouts are chosen from this table (architecture §6)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from domain.base import Frozen
+
+
+class BracketChildren(StrEnum):
+    """When the exits of a native bracket start to work."""
+
+    ON_FULL_FILL = "on_full_fill"
+    PER_FILL = "per_fill"
+    NONE = "none"
+
+
+class Capabilities(Frozen):
+    """What this broker can do and refuses; one row of brokers/index §3."""
+
+    broker: str
+    bracket_children: BracketChildren = BracketChildren.NONE
+    oco: bool = False
+    oto: bool = False
+    combo_legs_max: int = 0
+    combo_stop: bool = False
+    opposite_side_while_entry_works: bool = False
+    exits_reserve_position: bool = True
+    reduce_only: bool = False
+    replace: bool = True
+    replace_makes_new_id: bool = True
+    replace_changes_quantity: bool = True
+    client_id_unique_for_ever: bool = False
+    executions_have_ids: bool = True
+    option_stop_orders: bool = False
+    fractional: bool = False
+    requests_per_minute: int = 200

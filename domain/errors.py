@@ -1,0 +1,77 @@
+"""The error tree. The `code` is the contract; the text is for people.
+
+HoldfastError
+├── BadInput          refused at the edge before any durable effect (faults.md §3)
+├── IllegalTransition a (state, event) pair that is not in the order table
+├── Transient         may be repeated as it is
+├── Refused           the venue or a limit said no; will not change by asking again
+├── Uncertain         sent, no answer: look up by client id, never resend blindly
+└── Broken            our bug or an impossible state: page a person
+"""
+
+from __future__ import annotations
+
+
+class HoldfastError(Exception):
+    """Base of every error that Holdfast raises on purpose."""
+
+    code = "HOLDFAST"
+
+    def __init__(self, text: str, *, code: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        if code is not None:
+            self.code = code
+
+
+class BadInput(HoldfastError):
+    """A value from outside was refused.
+
+    Carries the machine code, the path of the field, the shortened escaped value and the allowed
+    range, so that one line tells a person what to change.
+    """
+
+    code = "BAD_INPUT"
+
+    def __init__(self, code: str, field: str, value: object = "", allowed: str = "") -> None:
+        shown = ascii(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        allowed_text = f" allowed={allowed}" if allowed else ""
+        super().__init__(f"{code} field={field} value={shown}{allowed_text}", code=code)
+        self.field = field
+        self.value = shown
+        self.allowed = allowed
+
+
+class IllegalTransition(HoldfastError):
+    code = "ILLEGAL_TRANSITION"
+
+
+class Transient(HoldfastError):
+    """May be repeated. `retry_after_s` is the venue's wish, if it gave one."""
+
+    code = "TRANSIENT"
+
+    def __init__(
+        self, text: str, *, code: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(text, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class Refused(HoldfastError):
+    code = "REFUSED"
+
+
+class Uncertain(HoldfastError):
+    code = "UNCERTAIN"
+
+
+class Broken(HoldfastError):
+    code = "BROKEN"
+
+
+class PriceUnavailable(Refused):
+    """No valid price. There is no fallback price, ever (requirements #167)."""
+
+    code = "PRICE_UNAVAILABLE"

@@ -1,0 +1,385 @@
+"""What the world told a trade. Facts only update knowledge; `desired` and `next_steps` decide.
+
+A fact is immutable and carries when it was learned (`at`, wall UTC). Batches are one model
+around the discriminated union, so that decoding stays cheap (style.md 5a).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field, JsonValue, TypeAdapter, ValidationError
+
+from domain.base import Frozen
+from domain.control import KillMode
+from domain.entry import EntryTicket
+from domain.money import Amount, NetPrice, Quantity, SignedQuantity
+from domain.order import Fill, OrderSnapshot, Position, Quote
+
+
+class _Fact(Frozen):
+    at: AwareDatetime
+
+
+class RiskReserved(_Fact):
+    """The gate approved and reserved; the ticket holds size, ladder and what was known."""
+
+    kind: Literal["risk_reserved"] = "risk_reserved"
+    ticket: EntryTicket
+
+
+class RiskRefused(_Fact):
+    kind: Literal["risk_refused"] = "risk_refused"
+    code: str
+    text: str = ""
+    facts: dict[str, str] = Field(default_factory=dict)
+
+
+class OrderAccepted(_Fact):
+    """The broker has our order; `order.legs` are its children."""
+
+    kind: Literal["order_accepted"] = "order_accepted"
+    client_id: str
+    order: OrderSnapshot
+
+
+class OrderRejected(_Fact):
+    kind: Literal["order_rejected"] = "order_rejected"
+    client_id: str
+    code: str
+    text: str = ""
+
+
+class OrderNotSent(_Fact):
+    """Definitely not sent (gate refused, connect refused, 429, queue timed out)."""
+
+    kind: Literal["order_not_sent"] = "order_not_sent"
+    client_id: str
+    code: str
+    text: str = ""
+    retry_after_s: float | None = None
+
+
+class OrderUnknown(_Fact):
+    kind: Literal["order_unknown"] = "order_unknown"
+    client_id: str
+    reason: str
+
+
+class OrderResolved(_Fact):
+    """Evidence about an unknown order: the order, or None = proven never accepted."""
+
+    kind: Literal["order_resolved"] = "order_resolved"
+    client_id: str
+    order: OrderSnapshot | None
+    evidence: str = ""
+
+
+class OrderReported(_Fact):
+    """The broker's own current view of one of our orders (read-back, stream, snapshot)."""
+
+    kind: Literal["order_reported"] = "order_reported"
+    order: OrderSnapshot
+    event: str = ""
+
+
+class FillReported(_Fact):
+    kind: Literal["fill_reported"] = "fill_reported"
+    fill: Fill
+
+
+class FillBusted(_Fact):
+    kind: Literal["fill_busted"] = "fill_busted"
+    fill_key: str
+
+
+class FillCorrected(_Fact):
+    kind: Literal["fill_corrected"] = "fill_corrected"
+    fill_key: str
+    fill: Fill
+
+
+class CancelAsked(_Fact):
+    """The broker took the cancel request: not proof of death."""
+
+    kind: Literal["cancel_asked"] = "cancel_asked"
+    client_id: str
+
+
+class CancelRejected(_Fact):
+    kind: Literal["cancel_rejected"] = "cancel_rejected"
+    client_id: str
+    code: str
+    text: str = ""
+
+
+class ReplaceConfirmed(_Fact):
+    """The venue took the replacement; the old order stays live until proven dead (D1)."""
+
+    kind: Literal["replace_confirmed"] = "replace_confirmed"
+    old_client_id: str
+    new_client_id: str
+    order: OrderSnapshot
+
+
+class ReplaceRejected(_Fact):
+    kind: Literal["replace_rejected"] = "replace_rejected"
+    old_client_id: str
+    new_client_id: str
+    code: str
+    text: str = ""
+
+
+class QuoteRead(_Fact):
+    """Net quote of one trade unit and when it was read; absent sides are None."""
+
+    kind: Literal["quote_read"] = "quote_read"
+    quote: Quote
+
+
+class BrokerSnapshot(_Fact):
+    """Broker truth about this trade's orders and symbols, read between `started_at` and `at`.
+
+    Missing is not flat (R6): `complete` is False when any page failed, and then nothing may be
+    concluded from absence. `fills` are all executions of this trade known to the ledger after
+    the read was booked.
+    """
+
+    kind: Literal["broker_snapshot"] = "broker_snapshot"
+    started_at: AwareDatetime
+    orders: tuple[OrderSnapshot, ...]
+    positions: tuple[Position, ...]
+    fills: tuple[Fill, ...]
+    complete: bool = True
+
+
+class ExitTriggered(_Fact):
+    """A rule of the exit watch fired; (rule_id, position_epoch) makes it happen once."""
+
+    kind: Literal["exit_triggered"] = "exit_triggered"
+    rule_id: str
+    position_epoch: int
+    mark: NetPrice | None = None
+    text: str = ""
+
+
+class DeadlinePassed(_Fact):
+    kind: Literal["deadline_passed"] = "deadline_passed"
+    name: str
+
+
+class FlattenRequested(_Fact):
+    kind: Literal["flatten_requested"] = "flatten_requested"
+    command_id: str
+    by: str
+    reason: str
+
+
+class KillEngaged(_Fact):
+    kind: Literal["kill_engaged"] = "kill_engaged"
+    command_id: str
+    mode: KillMode
+    by: str
+    reason: str
+
+
+class SessionChanged(_Fact):
+    """Trading hours as UTC market instants, computed by an activity."""
+
+    kind: Literal["session_changed"] = "session_changed"
+    is_open: bool
+    next_open: AwareDatetime | None = None
+    next_close: AwareDatetime | None = None
+
+
+class TradingHalted(_Fact):
+    kind: Literal["trading_halted"] = "trading_halted"
+    symbol: str
+
+
+class TradingResumed(_Fact):
+    kind: Literal["trading_resumed"] = "trading_resumed"
+    symbol: str
+
+
+class FeeBooked(_Fact):
+    kind: Literal["fee_booked"] = "fee_booked"
+    activity_id: str
+    amount: Amount
+    fill_key: str | None = None
+
+
+class FundingPaid(_Fact):
+    kind: Literal["funding_paid"] = "funding_paid"
+    activity_id: str
+    amount: Amount
+
+
+class AdjustmentKind(StrEnum):
+    BASE_COIN_FEE = "base_coin_fee"
+    SPLIT = "split"
+    ASSIGNMENT = "assignment"
+    EXERCISE = "exercise"
+    EXPIRY = "expiry"
+    LIQUIDATION = "liquidation"
+    ADL = "adl"
+    DUST = "dust"
+    EXTERNAL = "external"
+
+
+class PositionAdjusted(_Fact):
+    """A change of position that no fill explains, with its price if it has one."""
+
+    kind: Literal["position_adjusted"] = "position_adjusted"
+    adjustment_id: str
+    symbol: str
+    quantity: SignedQuantity
+    price: NetPrice | None = None
+    adjustment: AdjustmentKind
+
+
+class DiscrepancyFound(_Fact):
+    kind: Literal["discrepancy_found"] = "discrepancy_found"
+    code: str
+    text: str = ""
+
+
+class OperatorVerb(StrEnum):
+    PAUSE = "pause"
+    RESUME = "resume"
+    TAKE_OVER = "take_over"
+    HAND_BACK = "hand_back"
+    MOVE_STOP = "move_stop"
+    RESOLVE_ORDER = "resolve_order"
+    CANCEL_ENTRY = "cancel_entry"
+
+
+class OperatorCommand(_Fact):
+    kind: Literal["operator_command"] = "operator_command"
+    command_id: str
+    by: str
+    verb: OperatorVerb
+    reason: str = ""
+    price: NetPrice | None = None
+    quantity: Quantity | None = None
+    client_id: str | None = None
+    resolution: Literal["filled", "dead"] | None = None
+    evidence: str = ""
+
+
+class VersionChanged(_Fact):
+    """A new build is current: hand the state over at the next quiet point."""
+
+    kind: Literal["version_changed"] = "version_changed"
+    build_id: str
+
+
+class Settled(_Fact):
+    """The ledger booked the close; fees may still be estimated."""
+
+    kind: Literal["settled"] = "settled"
+    realised: Amount
+    fees: Amount
+    fees_estimated: bool
+
+
+class CommandFailed(_Fact):
+    """A step ended without an answer (activity failure). The next look repairs it."""
+
+    kind: Literal["command_failed"] = "command_failed"
+    step: str
+    code: str
+    text: str = ""
+
+
+Fact = Annotated[
+    RiskReserved
+    | RiskRefused
+    | OrderAccepted
+    | OrderRejected
+    | OrderNotSent
+    | OrderUnknown
+    | OrderResolved
+    | OrderReported
+    | FillReported
+    | FillBusted
+    | FillCorrected
+    | CancelAsked
+    | CancelRejected
+    | ReplaceConfirmed
+    | ReplaceRejected
+    | QuoteRead
+    | BrokerSnapshot
+    | ExitTriggered
+    | DeadlinePassed
+    | FlattenRequested
+    | KillEngaged
+    | SessionChanged
+    | TradingHalted
+    | TradingResumed
+    | FeeBooked
+    | FundingPaid
+    | PositionAdjusted
+    | DiscrepancyFound
+    | OperatorCommand
+    | VersionChanged
+    | Settled
+    | CommandFailed,
+    Field(discriminator="kind"),
+]
+
+_FACT: TypeAdapter[Fact] = TypeAdapter(Fact)
+
+
+class FactBatch(Frozen):
+    """What every order activity answers, in the order in which it happened."""
+
+    facts: tuple[Fact, ...] = ()
+
+
+ENVELOPE_VERSION = 1
+ENVELOPE_FACTS_MAX = 64
+
+
+class FactEnvelope(Frozen):
+    """A doorbell that always decodes: the SDK drops a signal that does not (architecture §4).
+
+    `body` is {"facts": [...]} as JSON values; `as_facts` turns what it cannot read into a
+    `DiscrepancyFound` (faults.md §3 row 64, A6).
+    """
+
+    kind: str = "facts"
+    version: int = ENVELOPE_VERSION
+    sender: str = ""
+    body: JsonValue = None
+
+    @classmethod
+    def of(cls, *facts: Fact, sender: str = "") -> FactEnvelope:
+        return cls(
+            sender=sender,
+            body={"facts": [_FACT.dump_python(fact, mode="json") for fact in facts]},
+        )
+
+    def as_facts(self, now: Any) -> tuple[Fact, ...]:
+        """The facts inside; each unreadable one becomes a discrepancy. Never raises."""
+        if self.version > ENVELOPE_VERSION:
+            return (_unreadable(now, "SCHEMA_VERSION", f"version was {self.version}"),)
+        rows = self.body.get("facts") if isinstance(self.body, dict) else None
+        if not isinstance(rows, list):
+            return (_unreadable(now, "SCHEMA_VERSION", "body was not a list of facts"),)
+        facts: list[Fact] = []
+        for row in rows[:ENVELOPE_FACTS_MAX]:
+            try:
+                facts.append(_FACT.validate_python(row))
+            except ValidationError as error:
+                first = error.errors()[0]
+                text = f"{first['type']} at {'.'.join(str(part) for part in first['loc'])}"
+                facts.append(_unreadable(now, "FACT_UNREADABLE", text[:200]))
+        if len(rows) > ENVELOPE_FACTS_MAX:
+            facts.append(_unreadable(now, "FACTS_TOO_MANY", f"{len(rows)} facts in one signal"))
+        return tuple(facts)
+
+
+def _unreadable(now: Any, code: str, text: str) -> DiscrepancyFound:
+    return DiscrepancyFound(at=now, code=code, text=text)
