@@ -19,7 +19,7 @@ from pydantic import AwareDatetime
 
 from domain.base import Frozen
 from domain.errors import IllegalTransition
-from domain.ids import IntentKey, Purpose, client_order_id
+from domain.ids import IntentKey, client_order_id
 from domain.money import ZERO, NetPrice, Price, Quantity, SignedQuantity
 
 
