@@ -1,0 +1,159 @@
+"""The limits of one account: configuration without defaults, refused when it contradicts itself.
+
+A limit that is missing is a start-up error, never a guess (faults.md §3 rows 21, 48, 49). The
+sample numbers of the README are examples in a file, not defaults in this code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Self
+
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from domain.base import Frozen
+from domain.errors import BadInput
+from domain.instrument import Instrument
+from domain.money import Amount, Number
+
+COLLAR_FRACTION_MAX = Decimal("0.5")
+RESTRICTED_LIST_AGE_S_MAX = 86_400
+
+
+class RestrictedList(Frozen):
+    """Symbols that may not be entered, and the wall instant for which the list is right.
+
+    Older than a day it is no list any more and entries fail closed (faults.md control 9).
+    """
+
+    symbols: tuple[str, ...] = ()
+    as_of: AwareDatetime
+
+
+class Limits(Frozen):
+    """Pre-trade limits of one account. Every number is required; fractions are of 1 (0.02 = 2 %).
+
+    Notionals are account currency, ages and cut-offs wall or market seconds as named in the
+    gate: quote ages are wall time, the blocked minutes and the expiry cut-off are market time.
+
+    Raises (as validation errors): `CONFIG_COLLAR_RANGE` for a collar outside (0, 0.5],
+    `CONFIG_RANGE` for a number outside its own range, `CONFIG_CONTRADICTION` where two limits
+    cannot both be meant (faults.md §3 rows 21 and 49).
+    """
+
+    max_order_notional: Amount
+    max_order_quantity: Number
+    max_total_notional: Amount
+    collar_fraction: Number
+    max_open_positions: int
+    max_symbol_fraction: Number
+    max_daily_loss_fraction: Number
+    max_messages_per_minute: int
+    quote_max_age_s: Number
+    option_quote_max_age_s: Number
+    account_max_age_s: Number
+    batch_max_age_s: Number
+    batch_fresh_fraction_min: Number
+    entry_blocked_first_s: Number = Field(description="market seconds after the open")
+    entry_blocked_last_s: Number = Field(description="market seconds before the close")
+    exit_time_min_s: Number
+    expiry_days_min: int
+    expiry_cutoff_s: Number
+    options_level_min: int
+    allow_short: bool
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Self:
+        if not 0 < self.collar_fraction <= COLLAR_FRACTION_MAX:
+            raise PydanticCustomError(
+                "CONFIG_COLLAR_RANGE", "collar_fraction allowed: 0 < x <= 0.5"
+            )
+        for name in _ABOVE_ZERO:
+            if getattr(self, name) <= 0:
+                raise PydanticCustomError("CONFIG_RANGE", "{name} allowed: > 0", {"name": name})
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise PydanticCustomError("CONFIG_RANGE", "{name} allowed: >= 0", {"name": name})
+        for name in _FRACTIONS:
+            if not 0 < getattr(self, name) <= 1:
+                raise PydanticCustomError(
+                    "CONFIG_RANGE", "{name} allowed: 0 < x <= 1", {"name": name}
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_contradictions(self) -> Self:
+        if self.max_order_notional > self.max_total_notional:
+            raise PydanticCustomError(
+                "CONFIG_CONTRADICTION", "max_order_notional was above max_total_notional"
+            )
+        if self.quote_max_age_s > self.batch_max_age_s:
+            raise PydanticCustomError(
+                "CONFIG_CONTRADICTION", "quote_max_age_s was above batch_max_age_s"
+            )
+        if self.option_quote_max_age_s > self.batch_max_age_s:
+            raise PydanticCustomError(
+                "CONFIG_CONTRADICTION", "option_quote_max_age_s was above batch_max_age_s"
+            )
+        return self
+
+
+_ABOVE_ZERO = (
+    "max_order_notional",
+    "max_order_quantity",
+    "max_total_notional",
+    "max_open_positions",
+    "max_messages_per_minute",
+    "quote_max_age_s",
+    "option_quote_max_age_s",
+    "account_max_age_s",
+    "batch_max_age_s",
+)
+_NOT_NEGATIVE = (
+    "entry_blocked_first_s",
+    "entry_blocked_last_s",
+    "exit_time_min_s",
+    "expiry_days_min",
+    "expiry_cutoff_s",
+    "options_level_min",
+)
+_FRACTIONS = ("max_symbol_fraction", "max_daily_loss_fraction", "batch_fresh_fraction_min")
+
+
+def read_limits(values: Mapping[str, Any], where: str = "limits") -> Limits:
+    """Limits from configuration values; strict about names.
+
+    Raises:
+        BadInput: `CONFIG_MISSING`, `CONFIG_UNKNOWN_KEY` (with the nearest name),
+            `CONFIG_TYPE`, or the code of the validator (faults.md §3 rows 21, 48, 49).
+    """
+    known = tuple(Limits.model_fields)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise BadInput("CONFIG_UNKNOWN_KEY", f"{where}.{key}", "", near[0] if near else "")
+    for name in known:
+        if name not in values or values[name] is None or values[name] == "":
+            raise BadInput("CONFIG_MISSING", f"{where}.{name}", "", "no default exists")
+    try:
+        return Limits.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        code = first["type"] if first["type"].isupper() else "CONFIG_TYPE"
+        path = ".".join((where, *(str(part) for part in first["loc"])))
+        raise BadInput(code, path, first["input"] if first["loc"] else "", first["msg"]) from None
+
+
+def check_collar_against_tick(limits: Limits, instrument: Instrument, price: Decimal) -> None:
+    """Refuses a collar that holds no valid price but the reference itself (row 49).
+
+    Raises:
+        BadInput: `CONFIG_CONTRADICTION`.
+    """
+    width = abs(price) * limits.collar_fraction
+    tick = instrument.tick_at(price)
+    if width < tick:
+        raise BadInput("CONFIG_CONTRADICTION", "collar_fraction", width, f">= tick {tick}")
