@@ -1,0 +1,491 @@
+"""What the ledger takes and answers: plain frozen values, safe to put into a payload.
+
+Quantities and prices are `Decimal`, instants aware UTC. Every record mirrors one row of
+`ledger.tables`; the code of an enum is its text in the database.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import AwareDatetime, Field, JsonValue
+
+from domain.base import Frozen
+from domain.control import ApiBreakerState, BreakerState, ConditionKind, Control
+from domain.facts import AdjustmentKind
+from domain.money import Amount, NetPrice, Quantity, SignedQuantity
+from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
+from domain.plan import TradePlan
+
+EXTERNAL = "EXTERNAL"
+"""Owner of positions that no trade of ours explains (I20)."""
+ALL_ACCOUNTS = "*"
+"""The control row that holds kills of scope `all`, accounts of tomorrow included."""
+
+
+# --- order gate --------------------------------------------------------------------------------
+
+
+class IntentState(StrEnum):
+    """What we know about the send of an intent. UNKNOWN is a state, not an error (I10)."""
+
+    SENDING = "sending"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    NOT_SENT = "not_sent"
+
+
+class GateCode(StrEnum):
+    """Why the last-hop gate refused; nothing was sent and nothing may be sent."""
+
+    NOT_ARMED = "NOT_ARMED"
+    KILLED = "KILLED"
+    NOT_AFTER = "NOT_AFTER"
+    BREAKER_TRIPPED = "BREAKER_TRIPPED"
+    API_BREAKER_OPEN = "API_BREAKER_OPEN"
+    CONDITION_ACTIVE = "CONDITION_ACTIVE"
+    ACCOUNT_UNKNOWN = "ACCOUNT_UNKNOWN"
+    CONTROL_LOCKED = "CONTROL_LOCKED"
+    INTENT_LOCKED = "INTENT_LOCKED"
+    INTENT_BODY_DIFFERS = "INTENT_BODY_DIFFERS"
+
+
+class OrderOwner(Frozen):
+    """Whose order it is: what a kill scope is matched against."""
+
+    account: str
+    strategy: str
+    symbols: tuple[str, ...]
+    trade_id: str
+
+
+class IntentRecord(Frozen):
+    """One intent row with everything known about its order.
+
+    `status` is the broker's last word and None before any; `is_live` says whether the order may
+    still trade. `filled_quantity` is the broker's cumulative number, not the booked fills.
+    """
+
+    intent: OrderIntent
+    owner: OrderOwner
+    state: IntentState
+    attempt_token: str
+    attempts: int
+    gate_at: AwareDatetime
+    sent_at: AwareDatetime | None = None
+    answered_at: AwareDatetime | None = None
+    broker_order_id: str | None = None
+    status: BrokerOrderStatus | None = None
+    filled_quantity: Quantity
+    snapshot: OrderSnapshot | None = None
+    code: str = ""
+    text: str = ""
+    build_id: str = ""
+    config_hash: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """True while the order may be or come to be at the broker."""
+        if self.state in (IntentState.REJECTED, IntentState.NOT_SENT):
+            return False
+        return self.snapshot is None or not self.snapshot.is_terminal
+
+
+class GatePermit(Frozen):
+    """The right to send this intent once, now. Check `still_mine` and the 150 ms rule first."""
+
+    kind: Literal["permit"] = "permit"
+    record: IntentRecord
+
+
+class GateRefused(Frozen):
+    """Definitely not sent."""
+
+    kind: Literal["refused"] = "refused"
+    code: GateCode
+    text: str = ""
+
+
+class IntentExists(Frozen):
+    """An earlier attempt was here: resolve or adopt, do not send (I1)."""
+
+    kind: Literal["exists"] = "exists"
+    record: IntentRecord
+
+
+GateAnswer = GatePermit | GateRefused | IntentExists
+
+
+class ChildOrder(Frozen):
+    """A broker-made order (bracket, OCO, OTO child) linked to our intent by its parent."""
+
+    broker_order_id: str
+    parent_client_id: str
+    parent_broker_id: str
+    client_id: str | None = None
+    snapshot: OrderSnapshot
+
+
+class SnapshotBooking(Frozen):
+    """What `record_snapshot` did. `known` is False for an order that is not ours."""
+
+    known: bool
+    client_id: str | None = None
+    trade_id: str | None = None
+    fills_attributed: int = 0
+
+
+# --- control -----------------------------------------------------------------------------------
+
+
+class KillAnswer(Frozen):
+    """The kill is in force from this commit on.
+
+    `in_flight` are covered intents in `sending` or `unknown`, reducing ones included: each
+    increasing one must be cancelled, resolved or named in the receipt. `working` are the covered
+    accepted increasing orders that are not known dead.
+    """
+
+    controls: tuple[Control, ...]
+    was_engaged: bool
+    in_flight: tuple[IntentRecord, ...] = ()
+    working: tuple[IntentRecord, ...] = ()
+
+
+class ResetRequest(Frozen):
+    """A wish to lift kills, waiting for its second person or its five minutes."""
+
+    request_id: str
+    account: str
+    command_ids: tuple[str, ...]
+    requested_by: str
+    reason: str
+    approvals_needed: int
+    requested_at: AwareDatetime
+    confirmable_at: AwareDatetime
+    expires_at: AwareDatetime
+    confirmed_by: str | None = None
+
+
+class ConditionRecord(Frozen):
+    """A condition that blocks entries while active; empty `symbol` means every symbol."""
+
+    account: str
+    kind: ConditionKind
+    symbol: str = ""
+    text: str = ""
+    since: AwareDatetime
+
+
+class BreakerRecord(Frozen):
+    """Risk breaker of an account. A missing row reads as TRIPPED with reason MISSING."""
+
+    account: str
+    state: BreakerState
+    reason: str = ""
+    text: str = ""
+    changed_by: str = ""
+    changed_at: AwareDatetime | None = None
+
+
+class ApiBreakerRecord(Frozen):
+    """API breaker of a broker. A missing row reads as OPEN."""
+
+    broker: str
+    state: ApiBreakerState
+    failures: int = 0
+    changed_at: AwareDatetime | None = None
+
+
+class AccountRecord(Frozen):
+    account: str
+    broker: str
+    currency: str
+    armed: bool
+
+
+class EquityBaseline(Frozen):
+    """Equity at the account's roll, stored once per roll (architecture §7)."""
+
+    account: str
+    roll: AwareDatetime
+    equity: Amount
+    read_at: AwareDatetime
+
+
+# --- fills and money ---------------------------------------------------------------------------
+
+
+class FillBooking(Frozen):
+    """`trade_id` None: nobody of ours owns the order yet (EXTERNAL until it is attributed).
+
+    `differs`: the key was booked before with another quantity, price, symbol or side; the first
+    row stands and a person must look.
+    """
+
+    fill_key: str
+    is_new: bool
+    trade_id: str | None
+    differs: bool = False
+
+
+class FillRecord(Frozen):
+    """One booked execution; a reversal row names in `reverses` the key that it undoes."""
+
+    fill: Fill
+    account: str
+    broker: str
+    trade_id: str | None
+    reverses: str | None = None
+    booked_at: AwareDatetime
+
+    @property
+    def is_reversal(self) -> bool:
+        return self.reverses is not None
+
+
+class FeeRecord(Frozen):
+    """A fee booked by the broker on its own row; cost > 0, in account currency."""
+
+    activity_id: str
+    account: str
+    amount: Amount
+    trade_id: str | None = None
+    symbol: str | None = None
+    broker_order_id: str | None = None
+    fill_key: str | None = None
+    text: str = ""
+    venue_time: AwareDatetime
+
+
+class AdjustmentRecord(Frozen):
+    """A change of position that no fill explains; `trade_id` None books it to EXTERNAL."""
+
+    adjustment_id: str
+    account: str
+    trade_id: str | None = None
+    symbol: str
+    quantity: SignedQuantity
+    price: NetPrice | None = None
+    kind: AdjustmentKind
+    text: str = ""
+    at: AwareDatetime
+
+
+class TradePosition(Frozen):
+    """Signed quantity that a trade (or EXTERNAL) owns in a symbol, fills and adjustments."""
+
+    trade_id: str
+    symbol: str
+    quantity: SignedQuantity
+
+
+# --- risk --------------------------------------------------------------------------------------
+
+
+class VerdictKind(StrEnum):
+    PASSED = "passed"
+    REFUSED = "refused"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class GateVerdict(Frozen):
+    """One check of the risk gate, in gate order; never silently passed."""
+
+    check: str
+    verdict: VerdictKind
+    code: str = ""
+    text: str = ""
+    facts: dict[str, str] = Field(default_factory=dict)
+
+
+class ReserveRequest(Frozen):
+    """Who asks for risk; the rest of the plan is the evaluator's business."""
+
+    trade_id: str
+    account: str
+    strategy: str
+    symbol: str
+
+
+class Reservation(Frozen):
+    """Risk held for one trade. `released_at` set = counts nothing any more."""
+
+    reservation_id: str
+    trade_id: str
+    account: str
+    strategy: str
+    symbol: str
+    quantity: Quantity
+    notional: Amount
+    loss: Amount
+    reserved_at: AwareDatetime
+    released_at: AwareDatetime | None = None
+    release_reason: str = ""
+
+
+class WorkingOrder(Frozen):
+    """One of our orders that may still trade; `remaining` = quantity − filled."""
+
+    client_id: str
+    trade_id: str
+    symbol: str
+    side: Side
+    remaining: Quantity
+    limit_price: NetPrice | None = None
+    increasing: bool
+
+
+class RiskBook(Frozen):
+    """Everything the gate may count, read in one transaction under the account's lock.
+
+    `reservations` are the unreleased ones of the account (working orders and open positions of
+    our trades are inside them). `positions` are by trade, EXTERNAL included. `messages_last_60_s`
+    counts intents that passed the gate. Missing breakers read as tripped / open.
+    """
+
+    account: str
+    read_at: AwareDatetime
+    control: Control
+    conditions: tuple[ConditionRecord, ...] = ()
+    risk_breaker: BreakerRecord
+    api_breaker: ApiBreakerRecord
+    reservations: tuple[Reservation, ...] = ()
+    positions: tuple[TradePosition, ...] = ()
+    working_orders: tuple[WorkingOrder, ...] = ()
+    messages_last_60_s: int = 0
+    baseline: EquityBaseline | None = None
+
+    @property
+    def open_trades(self) -> int:
+        """Number of trades that hold risk."""
+        return len(self.reservations)
+
+
+class ReserveDecision(Frozen):
+    """What the evaluator decided. `document` is kept as it is (e.g. the entry ticket)."""
+
+    approved: bool
+    quantity: Quantity
+    notional: Amount
+    loss: Amount
+    verdicts: tuple[GateVerdict, ...] = ()
+    code: str = ""
+    text: str = ""
+    document: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class ReserveResult(Frozen):
+    """Answer of `reserve`; a repeat gives the first answer with `is_new` False (B2, B3).
+
+    `reservation` is None when the gate refused.
+    """
+
+    is_new: bool
+    reservation_id: str
+    decision: ReserveDecision
+    reservation: Reservation | None = None
+
+
+# --- trades, signals, watches ------------------------------------------------------------------
+
+
+class TradeRecord(Frozen):
+    """The trade's row. `stage` is the fold's stage text; `closed_at` None = open.
+
+    `document` is free JSON of the owner (state summary, exported story of a closed trade).
+    """
+
+    trade_id: str
+    account: str
+    session: str
+    strategy: str
+    symbol: str
+    plan: TradePlan
+    stage: str
+    protection: str = ""
+    result: str = ""
+    story: str = ""
+    realised: Amount | None = None
+    fees: Amount | None = None
+    fees_estimated: bool = True
+    build_id: str = ""
+    config_hash: str = ""
+    document: dict[str, JsonValue] = Field(default_factory=dict)
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    closed_at: AwareDatetime | None = None
+    settled_at: AwareDatetime | None = None
+
+
+class SignalRecord(Frozen):
+    """Every signal with its decision: `decision` is e.g. taken, refused, late, duplicate."""
+
+    signal_id: str
+    session: str
+    account: str
+    strategy: str
+    symbol: str
+    side: Side | None = None
+    decision: str
+    code: str = ""
+    text: str = ""
+    trade_id: str | None = None
+    signal_time: AwareDatetime
+    recorded_at: AwareDatetime
+    document: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class WatchRecord(Frozen):
+    """One rule of the exit watch. Unique by (trade, rule); a newer epoch restarts progress."""
+
+    account: str
+    trade_id: str
+    rule_id: str
+    position_epoch: int
+    symbol: str
+    document: dict[str, JsonValue] = Field(default_factory=dict)
+    high_water_mark: NetPrice | None = None
+    last_mark: NetPrice | None = None
+    confirmations: int = 0
+    confirmed_at: AwareDatetime | None = None
+    evaluated_at: AwareDatetime | None = None
+
+
+# --- operations --------------------------------------------------------------------------------
+
+
+class LeaseRecord(Frozen):
+    name: str
+    holder: str
+    epoch: int
+    expires_at: AwareDatetime
+
+
+class AuditRow(Frozen):
+    """One link of the chain; `hash` covers everything else and the previous hash."""
+
+    sequence: int
+    at: AwareDatetime
+    actor: str
+    action: str
+    subject: str
+    details: str
+    previous_hash: str
+    hash: str
+
+
+class AuditProblemKind(StrEnum):
+    EDITED = "edited"
+    DELETED = "deleted"
+    REORDERED = "reordered"
+
+
+class AuditProblem(Frozen):
+    """A row the verifier does not believe (faults.md control 24)."""
+
+    sequence: int
+    kind: AuditProblemKind
+    text: str
