@@ -34,7 +34,7 @@ PLUGIN_NAME = "holdfast"
 
 # Pure or signature-only code: shared with the host instead of being imported again for every
 # workflow run (measured: 39 -> 3 ms CPU per start, style.md §5b).
-PASSED_THROUGH = ("domain", "activities", "brokers.port")
+PASSED_THROUGH = ("domain", "activities", "brokers.port", "workflows._lifecycle")
 
 AnyInterceptor = temporalio.client.Interceptor | temporalio.worker.Interceptor
 
@@ -44,6 +44,7 @@ def holdfast_plugin(
     interceptors: Sequence[AnyInterceptor] = (),
     failpoints: Failpoints | None = None,
     strict_imports: bool = False,
+    also_passed_through: Sequence[str] = (),
 ) -> SimplePlugin:
     """The one runtime definition of Holdfast.
 
@@ -53,10 +54,13 @@ def holdfast_plugin(
             unless `HOLDFAST_FAILPOINT` is set.
         strict_imports: Tests set it: a module that a workflow imports without passing it through
             then breaks the build instead of costing CPU at every start.
+        also_passed_through: Modules of a test framework that test workflows import.
     """
     points = parse_failpoints(os.environ) if failpoints is None else failpoints
     all_interceptors: list[AnyInterceptor] = list(interceptors)
-    runner: WorkflowRunner = sandboxed_runner(strict_imports=strict_imports)
+    runner: WorkflowRunner = sandboxed_runner(
+        strict_imports=strict_imports, also_passed_through=also_passed_through
+    )
     if points:
         all_interceptors.append(FailpointInterceptor(points))
         runner = _FailpointRunner(runner, points)
@@ -68,9 +72,13 @@ def holdfast_plugin(
     )
 
 
-def sandboxed_runner(*, strict_imports: bool = False) -> SandboxedWorkflowRunner:
+def sandboxed_runner(
+    *, strict_imports: bool = False, also_passed_through: Sequence[str] = ()
+) -> SandboxedWorkflowRunner:
     """Sandbox with Holdfast's pure packages passed through."""
-    restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(
+        *PASSED_THROUGH, *also_passed_through
+    )
     if strict_imports:
         restrictions = restrictions.with_import_notification_policy(
             SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH

@@ -1,0 +1,69 @@
+# Two commands on a fresh machine: `make run` and `make test`. Needs Python >= 3.11 and make.
+#   make run            play a recorded day as a paper session (KEEP=1 leaves the stack up)
+#   make test           every test; make lint; make bench
+#   make lock           write requirements.lock anew from pyproject.toml
+#   PYTHON=python3.12 make test    another interpreter
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP_OF_LOCK := $(VENV)/installed
+PIP_FLAGS := --no-deps --require-hashes --disable-pip-version-check --quiet
+KEEP ?= 0
+RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
+# Unit and contract tests share nothing; the rest own real servers and run one after another.
+PARALLEL_TESTS := $(wildcard tests/unit tests/contract tests/simulation)
+SERIAL_TESTS := $(wildcard tests/test_architecture.py tests/replay tests/workflow tests/e2e)
+
+.PHONY: run test test-fast test-slow lint format bench lock clean install
+.DEFAULT_GOAL := test
+
+install: $(STAMP_OF_LOCK)
+
+# The stamp holds the lock file's hash: a checkout with the same lock installs nothing again,
+# whatever its file times say.
+$(STAMP_OF_LOCK): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this was " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@hash=$$($(BIN)/python -c 'import hashlib; print(hashlib.sha256(open("requirements.lock", "rb").read()).hexdigest())'); \
+	if [ "$$(cat $@ 2>/dev/null)" = "$$hash" ]; then touch $@; else \
+	  echo "installing pinned dependencies into $(VENV)"; \
+	  $(BIN)/python -m pip install $(PIP_FLAGS) -r requirements.lock && echo "$$hash" > $@; \
+	fi
+
+run: install
+	@$(BIN)/python starter.py demo $(RUN_FLAGS)
+
+test: test-fast test-slow
+
+test-fast: install
+	@test -d ../shared/data/open || echo "NOTE: ../shared/data/open is not there: tests on recorded market data are left out"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PARALLEL_TESTS)
+
+test-slow: install
+	$(BIN)/python -m pytest -q $(SERIAL_TESTS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m tests.bench
+
+# uv is a tool of the maintainer, not of a run: it comes from the registry when it is asked for.
+# mlfinpy pins old numpy and numba; only its data file is used, so it is appended as it stands.
+lock: install
+	@test -x .uv/bin/uv || ($(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet uv)
+	@.uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --group dev --quiet -o .uv/resolved.lock
+	@sed -n '/^mlfinpy==/,/[^\\]$$/p' requirements.lock > .uv/data.lock
+	@(echo "# Written by make lock; installed with pip --no-deps --require-hashes."; \
+	  cat .uv/resolved.lock .uv/data.lock) > requirements.lock
+
+clean:
+	rm -rf $(VENV) .uv .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis reports
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
