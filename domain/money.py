@@ -154,6 +154,14 @@ def divide(dividend: Decimal, divisor: Decimal) -> Decimal:
     return CTX.divide(dividend, divisor)
 
 
+def multiply(*factors: Decimal) -> Decimal:
+    """Product to 34 significant digits, half even, whatever the thread's context is."""
+    product = ONE
+    for factor in factors:
+        product = CTX.multiply(product, factor)
+    return product
+
+
 def round_down_to_step(number: Decimal, step: Decimal) -> Decimal:
     """Largest multiple of `step` (> 0) that is <= `number`; negative numbers go down too."""
     return _to_step(number, step, ROUND_FLOOR)
