@@ -23,7 +23,10 @@ from observability.plugin import holdfast_plugin
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "open"
 # Imported by test files that define a workflow of their own.
-TEST_MODULES = ("_pytest", "pytest", "pytest_asyncio", "hypothesis", "pluggy", "iniconfig")
+TEST_MODULES = (
+    *("_pytest", "pytest", "pytest_asyncio", "hypothesis", "pluggy", "iniconfig"),
+    *("deploy", "observability", "tests"),
+)
 SHARED_DATA_MISSING = "../shared/data/open is not there: tests on recorded market data left out"
 
 

@@ -50,5 +50,6 @@ async def test_search_attributes_are_registered_by_the_servers_flags(
     temporal_client: Client,
 ) -> None:
     for attribute in SEARCH_ATTRIBUTES:
-        query = f"{attribute.name} = 'nothing'"
+        # Backquotes: `Mode` alone is a word of the query language.
+        query = f"`{attribute.name}` = 'nothing'"
         assert (await temporal_client.count_workflows(query)).count == 0
