@@ -1,0 +1,73 @@
+"""Schedules as code (architecture §4): reconcile every five minutes per account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+
+from domain.ids import TRADE_QUEUE, reconcile_workflow_id
+
+RECONCILE_WORKFLOW = "Reconcile"
+RECONCILE_EVERY = timedelta(minutes=5)
+# The default is a year: a recovered server would run a storm of stale passes.
+CATCH_UP_WINDOW = timedelta(minutes=5)
+# Under SKIP one wedged run would silently stop the schedule for ever.
+EXECUTION_TIMEOUT = timedelta(minutes=2)
+TASK_TIMEOUT = timedelta(seconds=3)
+
+
+def reconcile_schedule_id(account: str) -> str:
+    return f"schedule/{reconcile_workflow_id(account)}"
+
+
+def reconcile_schedule(
+    account: str,
+    arguments: Sequence[Any],
+    *,
+    task_queue: str = TRADE_QUEUE,
+    every: timedelta = RECONCILE_EVERY,
+) -> Schedule:
+    """Starts `Reconcile` with these arguments; a pass that still runs is not overlapped."""
+    return Schedule(
+        action=ScheduleActionStartWorkflow(
+            RECONCILE_WORKFLOW,
+            args=list(arguments),
+            id=reconcile_workflow_id(account),
+            task_queue=task_queue,
+            execution_timeout=EXECUTION_TIMEOUT,
+            task_timeout=TASK_TIMEOUT,
+            static_summary=f"broker truth against ledger, account {account}",
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP_WINDOW),
+    )
+
+
+async def ensure_schedule(client: Client, schedule_id: str, schedule: Schedule) -> None:
+    """Creates the schedule, or brings the existing one to this definition.
+
+    A paused schedule stays paused: the kill may have paused it.
+    """
+    try:
+        await client.create_schedule(schedule_id, schedule)
+    except ScheduleAlreadyRunningError:
+
+        async def replaced(current: ScheduleUpdateInput) -> ScheduleUpdate:
+            schedule.state = current.description.schedule.state
+            return ScheduleUpdate(schedule)
+
+        await client.get_schedule_handle(schedule_id).update(replaced)
