@@ -93,7 +93,7 @@ def entry_prices(
     mid = arrival.mid
     if mid is None or arrival.bid is None or arrival.ask is None or arrival.bid > arrival.ask:
         raise PriceUnavailable(f"quote of {arrival.symbol} was {arrival.bid}/{arrival.ask}")
-    instrument = _price_instrument(plan)
+    instrument = price_instrument(plan)
     bounds = collar(mid, collar_fraction, mid if gross is None else gross, instrument)
     sign = plan.side.sign
     far = bounds.high if plan.side is Side.BUY else bounds.low
@@ -114,7 +114,7 @@ def entry_prices(
     return EntryPrices(start=start, worst=worst, collar=bounds)
 
 
-def _price_instrument(plan: TradePlan) -> Instrument:
+def price_instrument(plan: TradePlan) -> Instrument:
     """The instrument whose tick rules the net price: the finest tick of the legs."""
     if not plan.is_combo:
         return plan.instrument
@@ -169,7 +169,7 @@ def loss_between(
     return multiply(distance, quantity, instrument.multiplier)
 
 
-def unit_notional(plan: TradePlan, prices: EntryPrices) -> Decimal:
+def unit_notional(plan: TradePlan, start: Decimal, worst: Decimal) -> Decimal:
     """Value of one trade unit at the dearest price of the walk, in account currency.
 
     For a combo the larger of the net price and the structure's maximum loss: a credit spread
@@ -177,11 +177,11 @@ def unit_notional(plan: TradePlan, prices: EntryPrices) -> Decimal:
     """
     if plan.instrument.inverse and not plan.is_combo:
         return plan.multiplier
-    dearest = max(abs(prices.start), abs(prices.worst))
+    dearest = max(abs(start), abs(worst))
     plain = multiply(dearest, plan.multiplier)
     if not plan.is_combo:
         return plain
-    bound = structure_loss(plan, prices.worst, {})
+    bound = structure_loss(plan, worst, {})
     return plain if bound is None else max(plain, bound)
 
 
@@ -214,7 +214,7 @@ def size_entry(plan: TradePlan, prices: EntryPrices) -> SizedEntry:
     """
     stop = stop_at_worst(plan, prices.worst)
     per_unit = _loss_per_unit(plan, prices.worst, stop)
-    notional = unit_notional(plan, prices)
+    notional = unit_notional(plan, prices.start, prices.worst)
     wish = _wished_quantity(plan, per_unit, notional)
     quantity = _lots(plan, wish)
     if quantity <= 0 or quantity < _smallest(plan):

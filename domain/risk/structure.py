@@ -57,8 +57,8 @@ def worst_losses(
     for name in sorted({underlying_of(holding.instrument) for holding in holdings}):
         group = [held for held in holdings if underlying_of(held.instrument) == name]
         expiries = {held.instrument.expiry for held in group if _is_option(held)}
-        moments: list[date | None] = sorted(day for day in expiries if day is not None)
-        for moment in [*moments, None]:
+        moments: tuple[date | None, ...] = tuple(sorted(day for day in expiries if day is not None))
+        for moment in (*moments, None):
             alive = [held for held in group if _lives_at(held, moment)]
             found[name, moment] = _worst(alive, _mark_of(name, group, marks))
     return found
