@@ -21,7 +21,7 @@ from decimal import (
 )
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from domain.base import Frozen
@@ -37,6 +37,7 @@ CENT = Decimal("0.01")
 
 MAGNITUDE_MAX = Decimal("1e15")
 DECIMAL_PLACES_MAX = 12
+_AMOUNT_PLACES = 8
 _TEXT_MAX = 48
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 _NOT_FINITE = frozenset({"nan", "snan", "-nan", "inf", "-inf", "+inf", "infinity", "-infinity"})
@@ -124,6 +125,9 @@ SignedQuantity = Annotated[Decimal, BeforeValidator(exact)]
 Amount = Annotated[Decimal, BeforeValidator(exact)]
 """Signed money in the account currency."""
 
+Calculated = Annotated[Decimal, Field(strict=True)]
+"""Result of a computation: up to 34 digits, never a float. Not for values from outside."""
+
 
 class Money(Frozen):
     """An amount with its currency. Only equal currencies add."""
@@ -177,6 +181,14 @@ def _to_step(number: Decimal, step: Decimal, rounding: str) -> Decimal:
         raise ValueError(f"step was {step}, allowed: > 0")
     steps = CTX.divide(number, step).to_integral_value(rounding=rounding, context=CTX)
     return CTX.multiply(steps, step)
+
+
+def amount_up(amount: Decimal) -> Decimal:
+    """A computed amount as `Amount` can hold it: at most 8 decimals, upwards (reservations)."""
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, int) and exponent >= -_AMOUNT_PLACES:
+        return amount
+    return amount.quantize(Decimal(1).scaleb(-_AMOUNT_PLACES), rounding=ROUND_CEILING, context=CTX)
 
 
 def round_to_cent(amount: Decimal) -> Decimal:

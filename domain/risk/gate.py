@@ -18,7 +18,7 @@ from decimal import Decimal
 
 from domain.entry import RiskApproved
 from domain.errors import HoldfastError
-from domain.money import ZERO
+from domain.money import ZERO, amount_up
 from domain.risk import checks_order, checks_portfolio, checks_state
 from domain.risk.gate_types import GateDecision, GateInput, RiskRefusal, Verdict
 from domain.risk.verdicts import refused
@@ -130,6 +130,7 @@ _NAMES = {name for name, _ in CHECKS}
 def _amount(measure: Callable[[GateInput], Decimal | None], given: GateInput) -> Decimal | None:
     """What is measured, or None where it cannot be: the refusing verdict says why."""
     try:
-        return measure(given)
+        amount = measure(given)
     except (HoldfastError, ArithmeticError):
         return None
+    return None if amount is None else amount_up(amount)

@@ -13,7 +13,18 @@ from decimal import ROUND_DOWN, Decimal
 from domain.base import Frozen
 from domain.errors import PriceUnavailable, Refused
 from domain.instrument import Instrument, InstrumentKind
-from domain.money import CTX, ONE, ZERO, Amount, NetPrice, Number, Quantity, divide, multiply
+from domain.money import (
+    CTX,
+    ONE,
+    ZERO,
+    Amount,
+    NetPrice,
+    Number,
+    Quantity,
+    amount_up,
+    divide,
+    multiply,
+)
 from domain.order import Quote, Side
 from domain.plan import ConfidenceSize, FixedSize, TradePlan, WalkStart
 from domain.risk.structure import Holding, max_loss
@@ -223,8 +234,8 @@ def size_entry(plan: TradePlan, prices: EntryPrices) -> SizedEntry:
         quantity=quantity,
         prices=prices,
         stop_price=stop,
-        loss_at_worst=None if per_unit is None else multiply(per_unit, quantity),
-        notional=multiply(notional, quantity),
+        loss_at_worst=None if per_unit is None else amount_up(multiply(per_unit, quantity)),
+        notional=amount_up(multiply(notional, quantity)),
     )
 
 

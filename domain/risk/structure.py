@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from domain.base import Frozen
 from domain.instrument import Instrument, InstrumentKind, OptionRight
-from domain.money import ZERO, SignedQuantity, multiply, total
+from domain.money import ZERO, Calculated, SignedQuantity, multiply, total
 
 
 class Holding(Frozen):
@@ -29,8 +29,8 @@ class WorstLoss(Frozen):
     `runaway` > 0: each point up costs that much more without end (a naked short).
     """
 
-    bounded: SignedQuantity
-    runaway: SignedQuantity
+    bounded: Calculated
+    runaway: Calculated
 
     @property
     def is_unlimited(self) -> bool:
