@@ -105,11 +105,23 @@ class FeeActivity(Frozen):
     venue_time: AwareDatetime
 
 
+class FrameProblem(Frozen):
+    """A frame or row that could not be read: quarantined, reported, never a crash."""
+
+    kind: Literal["problem"] = "problem"
+    code: str
+    text: str
+
+
 class ExecutionPage(Frozen):
-    """Executions after a cursor, oldest first; pass `cursor` to continue."""
+    """Executions after a cursor, oldest first; pass `cursor` to continue.
+
+    `problems` are rows that could not be read: told, never silently dropped. A row may come twice.
+    """
 
     fills: tuple[Fill, ...]
     fees: tuple[FeeActivity, ...] = ()
+    problems: tuple[FrameProblem, ...] = ()
     cursor: str | None
     has_more: bool = False
 
@@ -129,14 +141,6 @@ class StreamReady(Frozen):
 
     kind: Literal["ready"] = "ready"
     at: AwareDatetime
-
-
-class FrameProblem(Frozen):
-    """A frame that could not be read: quarantined, reported, never a crash."""
-
-    kind: Literal["problem"] = "problem"
-    code: str
-    text: str
 
 
 StreamEvent = OrderUpdate | StreamReady | FrameProblem

@@ -1,0 +1,488 @@
+"""Alpaca's words in the domain's words. Pure: values in, values out, nothing fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from types import MappingProxyType
+
+from pydantic import ValidationError
+
+from brokers.alpaca.requests import COMBO_LEGS_MAX, fill_key
+from brokers.alpaca.wire import (
+    WireAccount,
+    WireAsset,
+    WireCancelled,
+    WireClock,
+    WireFee,
+    WireFill,
+    WireOrder,
+    WirePosition,
+    WireQuote,
+    WireTradeUpdate,
+    read_wire,
+)
+from brokers.errors import BROKER_BAD_BODY, FEE_INVALID, FILL_INCONSISTENT, safe_text
+from brokers.port import FeeActivity, FrameProblem, OrderUpdate
+from domain.account import AccountSnapshot, AssetInfo, MarketClock
+from domain.capabilities import BracketChildren, Capabilities
+from domain.errors import Uncertain
+from domain.instrument import Instrument, InstrumentKind
+from domain.money import ONE, ZERO
+from domain.occ import looks_like_option, option_instrument
+from domain.order import (
+    BrokerOrderStatus,
+    Fill,
+    OrderClass,
+    OrderSnapshot,
+    OrderType,
+    Position,
+    Quote,
+    Side,
+    TimeInForce,
+)
+
+ALPACA_CAPABILITIES = Capabilities(
+    broker="alpaca",
+    bracket_children=BracketChildren.ON_FULL_FILL,
+    oco=True,
+    oto=True,
+    combo_legs_max=COMBO_LEGS_MAX,
+    combo_stop=False,
+    opposite_side_while_entry_works=False,
+    exits_reserve_position=True,
+    reduce_only=False,
+    replace=True,
+    replace_makes_new_id=True,
+    replace_changes_quantity=True,
+    client_id_unique_for_ever=True,
+    executions_have_ids=True,
+    option_stop_orders=False,
+    fractional=True,
+    requests_per_minute=200,
+)
+
+_STATUS = MappingProxyType(
+    {
+        # The venue has it but refuses a replace in these three (brokers/alpaca.md §3).
+        "accepted": BrokerOrderStatus.PENDING,
+        "pending_new": BrokerOrderStatus.PENDING,
+        "accepted_for_bidding": BrokerOrderStatus.PENDING,
+        "pending_review": BrokerOrderStatus.PENDING,
+        "new": BrokerOrderStatus.WORKING,
+        "partially_filled": BrokerOrderStatus.WORKING,
+        # A trade is guaranteed but not yet there; the end of a day is not the end of a gtc
+        # order; sums of the day are pending: none of the three is final.
+        "stopped": BrokerOrderStatus.WORKING,
+        "done_for_day": BrokerOrderStatus.WORKING,
+        "calculated": BrokerOrderStatus.WORKING,
+        "held": BrokerOrderStatus.HELD,
+        "suspended": BrokerOrderStatus.HELD,
+        "pending_cancel": BrokerOrderStatus.PENDING_CANCEL,
+        "pending_replace": BrokerOrderStatus.PENDING_REPLACE,
+        "filled": BrokerOrderStatus.FILLED,
+        "canceled": BrokerOrderStatus.CANCELED,
+        "expired": BrokerOrderStatus.EXPIRED,
+        "replaced": BrokerOrderStatus.REPLACED,
+        "rejected": BrokerOrderStatus.REJECTED,
+    }
+)
+_CLASS = MappingProxyType(
+    {
+        "bracket": OrderClass.BRACKET,
+        "oco": OrderClass.OCO,
+        "oto": OrderClass.OTO,
+        "mleg": OrderClass.COMBO,
+    }
+)
+_SIDE = MappingProxyType(
+    {"buy": Side.BUY, "sell": Side.SELL, "sell_short": Side.SELL, "buy_to_cover": Side.BUY}
+)
+_TYPE = MappingProxyType({kind.value: kind for kind in OrderType})
+_TIME_IN_FORCE = MappingProxyType({tif.value: tif for tif in TimeInForce})
+FILL_EVENTS = frozenset({"fill", "partial_fill"})
+EVENTS = FILL_EVENTS | {
+    "new",
+    "accepted",
+    "pending_new",
+    "canceled",
+    "expired",
+    "done_for_day",
+    "replaced",
+    "rejected",
+    "held",
+    "stopped",
+    "pending_cancel",
+    "pending_replace",
+    "calculated",
+    "suspended",
+    "restated",
+    "order_replace_rejected",
+    "order_cancel_rejected",
+    "trade_bust",
+    "trade_correct",
+}
+_CRYPTO = re.compile(r"[A-Z0-9]+/[A-Z0-9]+")
+SYMBOL_KIND_STOCK = "stock"
+SYMBOL_KIND_OPTION = "option"
+SYMBOL_KIND_CRYPTO = "crypto"
+
+
+def order_snapshot(raw: object, parent_broker_id: str | None = None) -> OrderSnapshot:
+    """One order with its children or combo legs.
+
+    An unknown status becomes `UNKNOWN` beside `raw_status` (faults.md §3 row 57). Quantities that
+    contradict each other become `UNKNOWN` with `reject_code=FILL_INCONSISTENT` (row 58): the
+    order stays visible, nobody concludes anything from it.
+
+    Raises:
+        Uncertain: `BROKER_ID_TYPE` or `BROKER_BAD_BODY`; the row cannot be used at all.
+    """
+    return _snapshot(read_wire(WireOrder, raw), parent_broker_id)
+
+
+def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:
+    order_class = _CLASS.get(wire.order_class, OrderClass.SIMPLE)
+    wrong = _contradiction(wire, order_class)
+    status = BrokerOrderStatus.UNKNOWN if wrong else _STATUS.get(wire.status)
+    return OrderSnapshot(
+        broker_order_id=wire.id,
+        client_id=wire.client_order_id,
+        symbol=wire.symbol,
+        side=_SIDE.get(wire.side),
+        order_class=order_class,
+        order_type=_TYPE.get(wire.type or wire.order_type),
+        time_in_force=_TIME_IN_FORCE.get(wire.time_in_force),
+        quantity=max(wire.qty or ZERO, ZERO),
+        filled_quantity=max(wire.filled_qty or ZERO, ZERO),
+        average_fill_price=wire.filled_avg_price or None,
+        limit_price=wire.limit_price,
+        stop_price=_positive(wire.stop_price),
+        status=status if status is not None else BrokerOrderStatus.UNKNOWN,
+        raw_status=wire.status,
+        reject_code=FILL_INCONSISTENT if wrong else "",
+        reject_text=wrong or wire.reject_reason,
+        replaces_broker_id=wire.replaces,
+        replaced_by_broker_id=wire.replaced_by,
+        parent_broker_id=parent_broker_id,
+        submitted_at=wire.submitted_at or wire.created_at,
+        updated_at=wire.updated_at,
+        legs=tuple(_snapshot(leg, wire.id) for leg in wire.legs or ()),
+    )
+
+
+def _contradiction(wire: WireOrder, order_class: OrderClass) -> str:
+    """What cannot be true about the quantities of this order, or ""."""
+    filled = wire.filled_qty or ZERO
+    if filled < 0 or (wire.qty is not None and wire.qty < 0):
+        return "a quantity was below zero"
+    if wire.qty is not None and filled > wire.qty:
+        return f"filled quantity was {filled} of {wire.qty}"
+    if wire.status == "filled" and wire.qty is not None and filled < wire.qty:
+        return f"status was filled with {filled} of {wire.qty}"
+    # The net price of a combo may be zero or a credit; a share never costs nothing.
+    if filled and order_class is not OrderClass.COMBO and not _positive(wire.filled_avg_price):
+        return f"average price was {wire.filled_avg_price} with {filled} filled"
+    return ""
+
+
+def check_fill_progress(before: OrderSnapshot, after: OrderSnapshot) -> None:
+    """Checks two looks at one order, the later one second.
+
+    Raises:
+        Uncertain: `FILL_INCONSISTENT` when the cumulative quantity went down or passed the
+            ordered quantity (faults.md §3 row 58): quarantine, page a person.
+    """
+    if before.broker_order_id != after.broker_order_id:
+        raise Uncertain("the two looks were at different orders", code=FILL_INCONSISTENT)
+    if after.filled_quantity < before.filled_quantity:
+        raise Uncertain(
+            f"filled quantity was {before.filled_quantity}, then {after.filled_quantity}",
+            code=FILL_INCONSISTENT,
+        )
+    if after.quantity and after.filled_quantity > after.quantity:
+        raise Uncertain(
+            f"filled quantity was {after.filled_quantity} of {after.quantity}",
+            code=FILL_INCONSISTENT,
+        )
+
+
+def flat_count(orders: Iterable[OrderSnapshot]) -> int:
+    """Orders with all their children: what a page limit may have counted."""
+    return sum(1 + flat_count(order.legs) for order in orders)
+
+
+def activity(raw: object) -> Fill | FeeActivity | FrameProblem | None:
+    """One row of the account activities; None for a kind that is neither fill nor fee.
+
+    A row that cannot be read becomes a problem beside the others: one bad row must not hide all
+    executions after it (faults.md §3 rows 58, 59, 62).
+    """
+    kind = raw.get("activity_type") if isinstance(raw, dict) else None
+    if kind == "FILL":
+        try:
+            return _fill(read_wire(WireFill, raw))
+        except Uncertain as error:
+            return FrameProblem(code=error.code, text=safe_text(f"activity {_id_of(raw)}: {error}"))
+    if kind == "FEE":
+        try:
+            return _fee(read_wire(WireFee, raw))
+        except Uncertain as error:
+            return FrameProblem(code=FEE_INVALID, text=safe_text(f"fee {_id_of(raw)}: {error}"))
+    if kind is None:
+        return FrameProblem(code=BROKER_BAD_BODY, text="an activity row had no activity_type")
+    return None
+
+
+def _fill(wire: WireFill) -> Fill:
+    side = _SIDE.get(wire.side)
+    if side is None or wire.transaction_time is None:
+        raise Uncertain("side or transaction_time could not be read", code=BROKER_BAD_BODY)
+    if wire.price <= 0 or wire.qty <= 0 or wire.cum_qty < wire.qty:
+        raise Uncertain(
+            f"price {wire.price}, quantity {wire.qty}, cumulative {wire.cum_qty}",
+            code=FILL_INCONSISTENT,
+        )
+    return Fill(
+        fill_key=fill_key(wire.order_id, wire.cum_qty),
+        broker_order_id=wire.order_id,
+        symbol=wire.symbol,
+        side=side,
+        quantity=wire.qty,
+        price=wire.price,
+        execution_id=wire.execution_id or wire.id,
+        cumulative_quantity=wire.cum_qty,
+        venue_time=wire.transaction_time,
+    )
+
+
+def _fee(wire: WireFee) -> FeeActivity:
+    if wire.moment is None:
+        raise Uncertain("no time was given", code=FEE_INVALID)
+    if wire.currency not in ("", "USD"):
+        raise Uncertain(f"currency was {wire.currency}", code=FEE_INVALID)
+    return FeeActivity(
+        activity_id=wire.id,
+        # The venue books a cost as a negative amount; here cost > 0.
+        amount=-wire.net_amount if wire.net_amount else ZERO,
+        symbol=wire.symbol or None,
+        broker_order_id=wire.order_id,
+        text=wire.description,
+        venue_time=wire.moment,
+    )
+
+
+def _id_of(raw: object) -> str:
+    return safe_text(raw.get("id"))[:80] if isinstance(raw, dict) else ""
+
+
+def trade_update(raw: object) -> tuple[OrderUpdate | FrameProblem, ...]:
+    """The data of one `trade_updates` frame.
+
+    An unknown event still carries a readable order: both the order and the problem are told. A
+    combo parent gives no fill: the executions of its legs have ids and prices of their own.
+
+    Raises:
+        Uncertain: the order inside could not be read.
+    """
+    wire = read_wire(WireTradeUpdate, raw)
+    order = _snapshot(wire.order, None)
+    problems: list[FrameProblem] = []
+    fill: Fill | None = None
+    if wire.event not in EVENTS:
+        problems.append(FrameProblem(code="EVENT_UNKNOWN", text=f"event was {wire.event!r}"))
+    if order.reject_code == FILL_INCONSISTENT:
+        problems.append(FrameProblem(code=FILL_INCONSISTENT, text=order.reject_text))
+    elif wire.event in FILL_EVENTS and order.symbol:
+        found = _stream_fill(wire, order)
+        if isinstance(found, Fill):
+            fill = found
+        else:
+            problems.append(found)
+    update = OrderUpdate(
+        event=wire.event, order=order, fill=fill, position_quantity=wire.position_qty
+    )
+    return (*problems, update)
+
+
+def _stream_fill(wire: WireTradeUpdate, order: OrderSnapshot) -> Fill | FrameProblem:
+    moment = wire.timestamp or order.updated_at
+    price, quantity = _positive(wire.price), _positive(wire.qty)
+    if order.side is None or price is None or quantity is None or moment is None:
+        return FrameProblem(
+            code=FILL_INCONSISTENT, text=f"the fill of {wire.order.id} had no price, size or time"
+        )
+    if order.filled_quantity < quantity:
+        return FrameProblem(
+            code=FILL_INCONSISTENT,
+            text=f"fill was {quantity} with {order.filled_quantity} filled in all",
+        )
+    return Fill(
+        fill_key=fill_key(order.broker_order_id, order.filled_quantity),
+        broker_order_id=order.broker_order_id,
+        client_id=order.client_id,
+        symbol=order.symbol,
+        side=order.side,
+        quantity=quantity,
+        price=price,
+        execution_id=wire.execution_id or "",
+        cumulative_quantity=order.filled_quantity,
+        venue_time=moment,
+    )
+
+
+def position(raw: object) -> Position:
+    """A holding; the sign comes from the quantity, or from `side` where that is unsigned."""
+    wire = read_wire(WirePosition, raw)
+    quantity = -abs(wire.qty) if wire.side == "short" else wire.qty
+    available = wire.qty_available
+    return Position(
+        symbol=wire.symbol,
+        quantity=quantity,
+        average_price=wire.avg_entry_price,
+        available_quantity=abs(available) if available is not None else None,
+    )
+
+
+def account_snapshot(raw: object, account_id: str, read_at: datetime) -> AccountSnapshot:
+    """The account. Sums that cannot be read are None and block entries, never zero (row 63)."""
+    wire = read_wire(WireAccount, raw)
+    level = wire.options_trading_level
+    return AccountSnapshot(
+        account_id=account_id,
+        currency=wire.currency or "USD",
+        equity=wire.equity,
+        last_equity=wire.last_equity,
+        cash=wire.cash,
+        buying_power=wire.buying_power,
+        options_buying_power=wire.options_buying_power,
+        options_level=int(level) if level is not None else None,
+        shorting_enabled=wire.shorting_enabled,
+        trading_blocked=bool(
+            wire.trading_blocked or wire.account_blocked or wire.trade_suspended_by_user
+        ),
+        multiplier=_positive(wire.multiplier),
+        read_at=read_at,
+    )
+
+
+def market_clock(raw: object) -> MarketClock:
+    """The venue's clock.
+
+    Raises:
+        Uncertain: the time or the open flag was missing.
+    """
+    wire = read_wire(WireClock, raw)
+    if wire.timestamp is None or wire.is_open is None:
+        raise Uncertain("the clock had no time or no open flag", code=BROKER_BAD_BODY)
+    return MarketClock(
+        market_now=wire.timestamp,
+        is_open=wire.is_open,
+        next_open=wire.next_open,
+        next_close=wire.next_close,
+        halted_symbols=wire.halted_symbols,
+    )
+
+
+def asset_info(raw: object) -> AssetInfo:
+    """An instrument with what the venue allows on it; `tradable` is False unless stated.
+
+    Raises:
+        Uncertain: the row could not be read.
+        BadInput: `OCC_FORMAT` or `OPTION_NONSTANDARD` for an option symbol (rows 30, 31).
+    """
+    fields = {**raw, "asset_class": raw.get("class")} if isinstance(raw, dict) else raw
+    wire = read_wire(WireAsset, fields)
+    return AssetInfo(
+        instrument=_instrument(wire),
+        tradable=wire.tradable is True and wire.status in ("active", ""),
+        shortable=wire.shortable,
+        easy_to_borrow=wire.easy_to_borrow,
+        marginable=wire.marginable,
+        fractionable=wire.fractionable,
+    )
+
+
+def _instrument(wire: WireAsset) -> Instrument:
+    tick = _positive(wire.price_increment)
+    lot = _positive(wire.min_trade_increment)
+    multiplier = _positive(wire.multiplier) or _positive(wire.size)
+    if symbol_kind(wire.symbol) == SYMBOL_KIND_OPTION:
+        return option_instrument(
+            wire.symbol,
+            tick_size=tick or Decimal("0.01"),
+            multiplier=multiplier or Decimal(100),
+            calendar=wire.calendar or "XNYS",
+        )
+    is_crypto = wire.asset_class == "crypto" or _CRYPTO.fullmatch(wire.symbol) is not None
+    return Instrument(
+        symbol=wire.symbol,
+        kind=InstrumentKind.CRYPTO if is_crypto else InstrumentKind.EQUITY,
+        multiplier=multiplier or ONE,
+        tick_size=tick or Decimal("0.01"),
+        # The penny rule of equities, unless the venue states one step for all prices.
+        sub_dollar_tick_size=None if tick or is_crypto else Decimal("0.0001"),
+        lot_size=lot or ONE,
+        min_quantity=_positive(wire.min_order_size) or lot or ONE,
+        calendar=wire.calendar or ("24/7" if is_crypto else "XNYS"),
+    )
+
+
+def symbol_kind(symbol: str) -> str:
+    """Which market-data endpoint serves the symbol."""
+    if looks_like_option(symbol):
+        return SYMBOL_KIND_OPTION
+    return SYMBOL_KIND_CRYPTO if _CRYPTO.fullmatch(symbol) else SYMBOL_KIND_STOCK
+
+
+def quotes(raw: object, wanted: frozenset[str]) -> dict[str, Quote]:
+    """The readable quotes among those wanted; a missing or unreadable one is simply absent.
+
+    A zero or unreadable side is None: no price is not a price of zero (faults.md §3 row 32).
+    """
+    rows = raw.get("quotes") if isinstance(raw, dict) else None
+    if not isinstance(rows, dict):
+        raise Uncertain("the body had no quotes", code=BROKER_BAD_BODY)
+    found: dict[str, Quote] = {}
+    for symbol, row in rows.items():
+        quote = _quote(symbol, row) if symbol in wanted else None
+        if quote is not None:
+            found[symbol] = quote
+    return found
+
+
+def _quote(symbol: str, row: object) -> Quote | None:
+    if not isinstance(row, dict):
+        return None
+    try:
+        wire = WireQuote.model_validate({**row, "ask_size": row.get("as")})
+        if wire.t is None:
+            return None
+        return Quote(
+            symbol=symbol,
+            bid=_positive(wire.bp),
+            ask=_positive(wire.ap),
+            bid_size=_not_negative(wire.bs),
+            ask_size=_not_negative(wire.ask_size),
+            venue_time=wire.t,
+        )
+    except ValidationError:
+        return None
+
+
+def cancelled_ids(raw: object) -> tuple[str, ...]:
+    """Ids whose cancel was taken in a bulk answer (207)."""
+    if not isinstance(raw, list):
+        raise Uncertain("the bulk answer was not a list", code=BROKER_BAD_BODY)
+    rows = [read_wire(WireCancelled, row) for row in raw]
+    return tuple(row.id for row in rows if 200 <= row.status < 300)
+
+
+def _positive(number: Decimal | None) -> Decimal | None:
+    return number if number is not None and number > 0 else None
+
+
+def _not_negative(number: Decimal | None) -> Decimal | None:
+    return number if number is not None and number >= 0 else None

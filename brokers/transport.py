@@ -1,0 +1,147 @@
+"""The one HTTP door of every adapter: one attempt, one deadline, nothing hidden.
+
+No retries, no redirects, no proxies or netrc from the environment. A later move from httpx to
+another client is a change of this file only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+import httpx
+
+from brokers.errors import BadBody, Lost, NotSent
+
+REQUEST_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 2.0
+# Shorter than the five seconds after which common servers close an idle connection: a request
+# on a connection that the server is just closing would be an unknown outcome for nothing.
+KEEPALIVE_EXPIRY_S = 2.0
+BODY_BYTES_MAX = 32 * 1024 * 1024
+POOL_SIZE = 20
+POOL_SIZE_RESERVED = 4
+
+# The connection was never made, so nothing was sent.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the venue: HTTP status, lower-case headers and the raw body."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> object:
+        """The body as JSON values with Decimals for fractions; NaN stays the text "NaN".
+
+        Raises:
+            BadBody: not JSON (HTML page, empty, cut, wrong charset, too deep).
+        """
+        return parse_json(self.content)
+
+
+def parse_json(content: bytes | str) -> object:
+    """Exact JSON: no number passes through a float.
+
+    Raises:
+        BadBody: the text was not JSON.
+    """
+    try:
+        value: object = json.loads(content, parse_float=Decimal, parse_constant=str)
+    except (ValueError, RecursionError, ArithmeticError) as error:
+        raise BadBody(f"the body was not JSON: {type(error).__name__}") from None
+    return value
+
+
+class HttpTransport:
+    """One connection pool to one venue host.
+
+    Args:
+        base_url: Scheme and host; every path is appended to it.
+        headers: Sent with every request (keys).
+        timeout_s: Deadline of one whole call, wall seconds.
+        reserved: A small pool of its own for the kill path, so that slow ordinary calls can
+            never hold its connections (faults.md F5).
+        inner: Replaces the network (MockTransport, ASGITransport) in tests and simulation.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        reserved: bool = False,
+        inner: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        size = POOL_SIZE_RESERVED if reserved else POOL_SIZE
+        self._timeout_s = timeout_s
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            headers=dict(headers),
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            limits=httpx.Limits(
+                max_connections=size,
+                max_keepalive_connections=size,
+                keepalive_expiry=KEEPALIVE_EXPIRY_S,
+            ),
+            transport=inner,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Reply:
+        """Makes exactly one attempt.
+
+        Raises:
+            NotSent: no connection was made.
+            Lost: anything else without a complete answer, the deadline included.
+        """
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        request = self._client.build_request(
+            method, path, params=params, content=content, headers=headers
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._exchange(request)
+        except _NOT_SENT as error:
+            raise NotSent(f"{type(error).__name__} before anything was sent") from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise Lost(f"{type(error).__name__} after {method} was sent") from error
+        except TimeoutError as error:
+            raise Lost(f"no answer to {method} within {self._timeout_s} s") from error
+
+    async def _exchange(self, request: httpx.Request) -> Reply:
+        response = await self._client.send(request, stream=True)
+        try:
+            content = bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > BODY_BYTES_MAX:
+                    raise Lost(f"the body was longer than {BODY_BYTES_MAX} bytes")
+        finally:
+            await response.aclose()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(response.status_code, headers, bytes(content))
+
+    async def aclose(self) -> None:
+        """Closes the pool. Calls in flight end as lost."""
+        await self._client.aclose()
