@@ -10,7 +10,7 @@ from domain.base import Frozen
 
 
 class KillMode(StrEnum):
-    """`block`: no new risk. `cancel_entries`: also cancel what can increase risk. `flatten`: all out."""
+    """`block`: no new risk. `cancel_entries`: also cancel what adds risk. `flatten`: all out."""
 
     BLOCK = "block"
     CANCEL_ENTRIES = "cancel_entries"

@@ -1,0 +1,277 @@
+"""Protection and exits as they should be right now: layout, tranches, ratchet, reducing exit.
+
+The layout is chosen from the broker's capabilities (architecture §6). Exit quantity never exceeds
+what the position covers where exits reserve it (I4); the stop is monotone per side (I8).
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from domain import trade_state as ts
+from domain.base import Frozen
+from domain.ids import Purpose
+from domain.money import ZERO
+from domain.order import (
+    OpenClose,
+    OrderBody,
+    OrderClass,
+    OrderLeg,
+    OrderType,
+    Side,
+    TimeInForce,
+)
+from domain.plan import PlanLeg, RatchetKind, RatchetStep
+from domain.trade_state import Role, TradeState
+
+EXIT_COLLAR_MULTIPLES = (1, 2, 4)
+"""Rungs of a reducing exit; after the last one market if allowed (architecture §6)."""
+
+
+class Layout(StrEnum):
+    OCO_PER_TRANCHE = "oco_per_tranche"
+    STOP_PER_TRANCHE = "stop_per_tranche"
+    TARGETS_ONLY = "targets_only"
+    WATCHED = "watched"
+
+
+class DesiredExit(Frozen):
+    """One exit that should be working: a tranche's rest with its target and stop."""
+
+    tranche: int
+    quantity: Decimal
+    target_price: Decimal | None
+    stop_price: Decimal | None
+
+
+def layout(state: TradeState) -> Layout:
+    """How this trade's exits rest at this broker."""
+    assert state.ticket is not None
+    if state.plan.is_combo or state.plan.instrument.kind == "option":
+        return Layout.OCO_PER_TRANCHE if _option_oco(state) else Layout.WATCHED
+    if not ts.can_rest_stop(state):
+        return Layout.TARGETS_ONLY if state.plan.targets else Layout.WATCHED
+    if any(target.price is not None for target in state.plan.targets):
+        return Layout.OCO_PER_TRANCHE if state.ticket.capabilities.oco else Layout.STOP_PER_TRANCHE
+    return Layout.STOP_PER_TRANCHE
+
+
+def _option_oco(state: TradeState) -> bool:
+    assert state.ticket is not None
+    return state.ticket.capabilities.option_stop_orders and not state.plan.is_combo
+
+
+def desired_exits(state: TradeState) -> tuple[DesiredExit, ...]:
+    """Exits that should be working for what is held now, one per tranche with a rest.
+
+    Their quantities add up to the held units, whatever was filled outside the tranches: what
+    other exits took is taken off the last tranches first.
+    """
+    held = ts.held_units(state)
+    chosen = layout(state)
+    if held <= 0 or chosen is Layout.WATCHED:
+        return ()
+    left = state.plan.instrument.lot_down(held)
+    exits: list[DesiredExit] = []
+    for tranche, size in enumerate(ts.tranche_quantities(state)):
+        quantity = min(max(size - ts.tranche_sold(state, tranche), ZERO), left)
+        left -= quantity
+        if quantity <= 0:
+            continue
+        target = None if chosen is Layout.STOP_PER_TRANCHE else ts.target_price(state, tranche)
+        stop = None if chosen is Layout.TARGETS_ONLY else state.stop_price
+        if target is None and stop is None:
+            continue
+        exits.append(
+            DesiredExit(tranche=tranche, quantity=quantity, target_price=target, stop_price=stop)
+        )
+    return tuple(exits)
+
+
+def ratcheted_stop(state: TradeState) -> Decimal | None:
+    """The stop after all ratchet steps whose tranche has filled; never looser than before."""
+    stop = state.stop_price
+    first = ts.initial_stop(state)
+    if first is None:
+        return stop
+    if stop is None or not _stop_is_fixed(state):
+        # Until the exits stand, the stop follows the average entry of an offset plan.
+        stop = first
+    for step in state.plan.ratchet:
+        if step.after_target - 1 in ts.targets_filled(state):
+            price = _ratchet_price(state, step)
+            if price is not None:
+                stop = tighter(state.plan.side, stop, ts.protective_tick(state, price))
+    return stop
+
+
+def _stop_is_fixed(state: TradeState) -> bool:
+    return ts.entry_is_dead(state) or any(o.role is Role.STOP for o in state.orders)
+
+
+def tighter(side: Side, one: Decimal, other: Decimal) -> Decimal:
+    """The stop that protects more: the higher for longs, the lower for shorts."""
+    return max(one, other) if side is Side.BUY else min(one, other)
+
+
+def _ratchet_price(state: TradeState, step: RatchetStep) -> Decimal | None:
+    average = ts.average_price(state, Role.ENTRY)
+    reached = ts.target_price(state, step.after_target - 1)
+    sign = state.plan.side.sign
+    match step.kind:
+        case RatchetKind.BREAK_EVEN:
+            return None if average is None else average + sign * step.distance
+        case RatchetKind.PREVIOUS_TARGET:
+            if step.after_target >= 2:
+                return ts.target_price(state, step.after_target - 2)
+            return average
+        case RatchetKind.TRAIL:
+            return None if reached is None else reached - sign * step.distance
+
+
+# --- order bodies -----------------------------------------------------------------------------
+
+
+def exit_body(state: TradeState, wanted: DesiredExit, today: date) -> tuple[Purpose, OrderBody]:
+    """Body of the resting exit of one tranche: OCO, plain stop or plain target."""
+    plan = state.plan
+    side = plan.side.opposite
+    base = OrderBody(
+        symbol=plan.symbol,
+        side=side,
+        quantity=wanted.quantity,
+        order_type=OrderType.LIMIT,
+        time_in_force=_exit_time_in_force(state, wanted.quantity),
+        limit_price=wanted.target_price,
+        intent_date=today,
+    )
+    if wanted.target_price is not None and wanted.stop_price is not None:
+        return Purpose.OCO, base.model_copy(
+            update={
+                "order_class": OrderClass.OCO,
+                "stop_loss_price": wanted.stop_price,
+                "stop_loss_limit_price": stop_limit_price(state, wanted.stop_price),
+            }
+        )
+    if wanted.stop_price is not None:
+        limit = stop_limit_price(state, wanted.stop_price)
+        return Purpose.STOP, base.model_copy(
+            update={
+                "order_type": OrderType.STOP if limit is None else OrderType.STOP_LIMIT,
+                "stop_price": wanted.stop_price,
+                "limit_price": limit,
+            }
+        )
+    return Purpose.TARGET, base
+
+
+def stop_limit_price(state: TradeState, stop_price: Decimal) -> Decimal | None:
+    """Limit behind the stop if the plan asks for a stop-limit, else None (stop-market)."""
+    if state.plan.stop is None or state.plan.stop.limit_offset is None:
+        return None
+    instrument = state.plan.instrument
+    sign = state.plan.side.sign
+    raw = stop_price - sign * state.plan.stop.limit_offset
+    return instrument.tick_down(raw) if sign > 0 else instrument.tick_up(raw)
+
+
+def _exit_time_in_force(state: TradeState, quantity: Decimal) -> TimeInForce:
+    """Resting exits outlive the day unless the venue allows DAY only (options, fractions)."""
+    instrument = state.plan.instrument
+    fractional = quantity != quantity.to_integral_value()
+    if instrument.kind == "option" or fractional or state.plan.is_combo:
+        return TimeInForce.DAY
+    return TimeInForce.GTC
+
+
+def entry_legs(legs: tuple[PlanLeg, ...], effect: OpenClose) -> tuple[OrderLeg, ...]:
+    """Legs of a combo order; closing turns every side round."""
+    return tuple(
+        OrderLeg(
+            symbol=leg.instrument.symbol,
+            side=leg.side if effect is OpenClose.OPEN else leg.side.opposite,
+            ratio=leg.ratio,
+            effect=effect,
+        )
+        for leg in legs
+    )
+
+
+def reducing_exit_body(state: TradeState, units: Decimal, now: datetime) -> OrderBody | None:
+    """Body of the order that takes `units` (signed, as held) off now; None without a price.
+
+    The limit is the far side of a fresh quote widened by the collar of the current rung; after
+    the last rung it is a market order if those are allowed.
+    """
+    assert state.ticket is not None
+    quantity = abs(units)
+    side = state.plan.side.opposite if units > 0 else state.plan.side
+    combo = state.plan.is_combo
+    base = OrderBody(
+        symbol=state.plan.symbol,
+        order_class=OrderClass.COMBO if combo else OrderClass.SIMPLE,
+        side=Side.BUY if combo else side,
+        quantity=quantity,
+        order_type=OrderType.MARKET,
+        time_in_force=TimeInForce.DAY,
+        legs=entry_legs(state.plan.legs, OpenClose.CLOSE) if combo else (),
+        intent_date=now.date(),
+    )
+    if state.exit.rung >= len(EXIT_COLLAR_MULTIPLES) and state.ticket.allow_market_exits:
+        return base
+    limit = _exit_limit(state, side)
+    if limit is None:
+        return None
+    return base.model_copy(update={"order_type": OrderType.LIMIT, "limit_price": limit})
+
+
+def _exit_limit(state: TradeState, side: Side) -> Decimal | None:
+    """Marketable limit of this rung, never widened past zero for a single-leg sell."""
+    assert state.ticket is not None
+    if state.quote is None:
+        return None
+    rung = min(state.exit.rung, len(EXIT_COLLAR_MULTIPLES) - 1)
+    fraction = state.ticket.exit_collar_fraction * EXIT_COLLAR_MULTIPLES[rung]
+    instrument = state.plan.instrument
+    if state.plan.is_combo:
+        # Closing buys the reversed structure: its net ask is minus our net bid.
+        if state.quote.bid is None:
+            return None
+        reversed_ask = -state.quote.bid
+        return instrument.tick_up(reversed_ask + abs(reversed_ask) * fraction)
+    if side is Side.SELL:
+        if state.quote.bid is None or state.quote.bid <= 0:
+            return None
+        return max(
+            instrument.tick_down(state.quote.bid * (1 - fraction)),
+            instrument.tick_at(state.quote.bid),
+        )
+    if state.quote.ask is None or state.quote.ask <= 0:
+        return None
+    return instrument.tick_up(state.quote.ask * (1 + fraction))
+
+
+def leg_exit_bodies(state: TradeState, now: datetime) -> tuple[tuple[int, OrderBody], ...]:
+    """Leg-by-leg market exits of an unbalanced structure, bought-back shorts first.
+
+    Only used under flatten or a stuck imbalance; a long is never sold under a short that is
+    still open (peers.md §4 row 21), so longs wait until no short is left.
+    """
+    shorts: list[tuple[int, OrderBody]] = []
+    longs: list[tuple[int, OrderBody]] = []
+    for number, leg in enumerate(state.plan.legs, start=1):
+        quantity = ts.position_of(state, leg.instrument.symbol)
+        if quantity == 0:
+            continue
+        body = OrderBody(
+            symbol=leg.instrument.symbol,
+            side=Side.SELL if quantity > 0 else Side.BUY,
+            quantity=abs(quantity),
+            order_type=OrderType.MARKET,
+            time_in_force=TimeInForce.DAY,
+            intent_date=now.date(),
+        )
+        (longs if quantity > 0 else shorts).append((number, body))
+    return tuple(shorts or longs)

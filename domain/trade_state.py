@@ -1,0 +1,509 @@
+"""The state of one trade: a plain value that survives every crash and continue-as-new.
+
+Only knowledge is stored. Stage, position, tranche rest and deadlines are derived from it by the
+functions below, so that no two fields can disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from pydantic import AwareDatetime
+
+from domain.base import Frozen
+from domain.clock import ClockMap
+from domain.commands import Alert
+from domain.control import KillMode
+from domain.entry import EntryTicket
+from domain.facts import PositionAdjusted
+from domain.ids import IntentKey, Purpose
+from domain.money import ZERO, Amount, NetPrice, Quantity, divide, total
+from domain.order import (
+    LIVE_STATES,
+    Fill,
+    OrderIntent,
+    OrderState,
+    Quote,
+    Side,
+)
+from domain.plan import TradePlan
+
+KNOWLEDGE_MAX_AGE_S = 15.0
+
+
+class Role(StrEnum):
+    """What an order does for the trade."""
+
+    ENTRY = "entry"
+    STOP = "stop"
+    TARGET = "target"
+    EXIT = "exit"
+
+
+class Stage(StrEnum):
+    RESERVING = "reserving"
+    ENTERING = "entering"
+    OPEN = "open"
+    EXITING = "exiting"
+    CLOSING = "closing"
+    NEEDS_OPERATOR = "needs_operator"
+    REFUSED = "refused"
+    NOT_FILLED = "not_filled"
+    CLOSED = "closed"
+
+
+FINAL_STAGES = frozenset({Stage.REFUSED, Stage.NOT_FILLED, Stage.CLOSED})
+
+
+class Outcome(StrEnum):
+    REFUSED = "refused"
+    NOT_FILLED = "not_filled"
+    CLOSED = "closed"
+
+
+class OrderRecord(Frozen):
+    """The trade's knowledge of one order, or of one child that the broker made.
+
+    `client_id` is ours, or `<parent>.<n>` for a broker-made child. `intent` is None for children.
+    `reported_filled` is the broker's cumulative quantity: more than the booked fills means that
+    an execution is missing here.
+    """
+
+    client_id: str
+    role: Role
+    state: OrderState
+    symbol: str
+    side: Side
+    quantity: Quantity
+    tranche: int | None = None
+    leg: int = 0
+    limit_price: NetPrice | None = None
+    stop_price: NetPrice | None = None
+    intent: OrderIntent | None = None
+    broker_order_id: str | None = None
+    leg_broker_ids: tuple[str, ...] = ()
+    parent_client_id: str | None = None
+    replaces: str | None = None
+    reported_filled: Quantity = ZERO
+    changed_at: AwareDatetime
+    broker_updated_at: AwareDatetime | None = None
+    reject_code: str = ""
+    refusals: int = 0
+    retry_at: AwareDatetime | None = None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE_STATES
+
+    def is_named(self, client_id: str | None, broker_order_id: str | None) -> bool:
+        """True if either id is this order's."""
+        if client_id is not None and client_id == self.client_id:
+            return True
+        return broker_order_id is not None and (
+            broker_order_id == self.broker_order_id or broker_order_id in self.leg_broker_ids
+        )
+
+
+class WalkProgress(Frozen):
+    """Where the walk is. `ended` is empty while it goes on, else the reason."""
+
+    step: int = 0
+    started_at: AwareDatetime | None = None
+    next_step_at: AwareDatetime | None = None
+    partial_since: AwareDatetime | None = None
+    ended: str = ""
+
+
+class ExitProgress(Frozen):
+    """A reducing exit on its way. `reason` empty means none. `rung` widens the collar."""
+
+    reason: str = ""
+    command_id: str = ""
+    rung: int = 0
+    sent_at: AwareDatetime | None = None
+    retry_at: AwareDatetime | None = None
+    asked_at: AwareDatetime | None = None
+    pending: str = ""
+
+
+class Hours(Frozen):
+    """Trading hours as UTC market instants and halts of this trade's symbols."""
+
+    is_open: bool = True
+    next_open: AwareDatetime | None = None
+    next_close: AwareDatetime | None = None
+    halted: tuple[str, ...] = ()
+    read_at: AwareDatetime | None = None
+
+
+class NakedClock(Frozen):
+    """Wall seconds with a position and no live stop that should have one (I4)."""
+
+    since: AwareDatetime | None = None
+    total_s: float = 0.0
+    longest_s: float = 0.0
+
+
+class TradeState(Frozen):
+    """Everything a trade knows. `installation` and `clock` never change."""
+
+    schema_version: int = 1
+    plan: TradePlan
+    installation: str
+    clock: ClockMap
+    ticket: EntryTicket | None = None
+    refusal_code: str = ""
+    refusal_text: str = ""
+    orders: tuple[OrderRecord, ...] = ()
+    fills: tuple[Fill, ...] = ()
+    busted: tuple[str, ...] = ()
+    adjustments: tuple[PositionAdjusted, ...] = ()
+    fee_ids: tuple[str, ...] = ()
+    fees: Amount = ZERO
+    walk: WalkProgress = WalkProgress()
+    exit: ExitProgress = ExitProgress()
+    stop_price: NetPrice | None = None
+    hours: Hours = Hours()
+    quote: Quote | None = None
+    quote_read_at: AwareDatetime | None = None
+    knowledge_at: AwareDatetime | None = None
+    read_needed: str = ""
+    read_after: AwareDatetime | None = None
+    first_fill_at: AwareDatetime | None = None
+    imbalance_since: AwareDatetime | None = None
+    position_epoch: int = 0
+    watched_epoch: int = 0
+    kill_mode: KillMode | None = None
+    paused: bool = False
+    taken_over: bool = False
+    needs_operator: str = ""
+    seen_commands: tuple[str, ...] = ()
+    naked: NakedClock = NakedClock()
+    alerts: tuple[Alert, ...] = ()
+    proven_closed: bool = False
+    settled: bool = False
+    realised: Amount | None = None
+    new_build: str = ""
+    restored: bool = False
+
+    @classmethod
+    def planned(cls, plan: TradePlan, installation: str, clock: ClockMap) -> TradeState:
+        """The state before anything happened."""
+        return cls(plan=plan, installation=installation, clock=clock)
+
+    def order(self, client_id: str) -> OrderRecord | None:
+        return next((record for record in self.orders if record.client_id == client_id), None)
+
+    def find(self, client_id: str | None, broker_order_id: str | None) -> OrderRecord | None:
+        """The order with either id, newest first."""
+        for record in reversed(self.orders):
+            if record.is_named(client_id, broker_order_id):
+                return record
+        return None
+
+    def live(self, *roles: Role) -> tuple[OrderRecord, ...]:
+        """Live orders, of these roles if any are given, oldest first."""
+        return tuple(o for o in self.orders if o.is_live and (not roles or o.role in roles))
+
+    def with_order(self, record: OrderRecord) -> TradeState:
+        """State with the record added, or put in place of the one with its client id."""
+        if self.order(record.client_id) is None:
+            return self.model_copy(update={"orders": (*self.orders, record)})
+        orders = tuple(record if o.client_id == record.client_id else o for o in self.orders)
+        return self.model_copy(update={"orders": orders})
+
+    def changed(self, **update: object) -> TradeState:
+        """Copy with these fields; callers pass validated values only."""
+        return self.model_copy(update=update)
+
+    def next_key(self, purpose: Purpose, leg: int = 0) -> IntentKey:
+        """The key of the next intent for this purpose: sequences count up from 1."""
+        used = [
+            o.intent.key.sequence
+            for o in self.orders
+            if o.intent is not None and o.intent.key.purpose == purpose and o.intent.key.leg == leg
+        ]
+        return IntentKey(
+            trade_id=self.plan.trade_id, leg=leg, purpose=purpose, sequence=max(used, default=0) + 1
+        )
+
+
+def booked_fills(state: TradeState) -> Iterator[Fill]:
+    """Fills that count: all but the busted ones."""
+    return (fill for fill in state.fills if fill.fill_key not in state.busted)
+
+
+def fills_of(state: TradeState, record: OrderRecord) -> tuple[Fill, ...]:
+    return tuple(f for f in booked_fills(state) if record.is_named(f.client_id, f.broker_order_id))
+
+
+def filled_quantity(state: TradeState, record: OrderRecord) -> Decimal:
+    """Booked quantity of the order in its own units (combo units for a combo)."""
+    fills = fills_of(state, record)
+    if state.plan.is_combo and record.leg == 0:
+        return min(
+            (
+                divide(
+                    total(f.quantity for f in fills if f.symbol == leg.instrument.symbol),
+                    Decimal(leg.ratio),
+                )
+                for leg in state.plan.legs
+            ),
+            default=ZERO,
+        )
+    return total(fill.quantity for fill in fills)
+
+
+def missing_fills(state: TradeState) -> tuple[OrderRecord, ...]:
+    """Orders of which the broker reports more filled than the executions booked here."""
+    return tuple(
+        record for record in state.orders if record.reported_filled > filled_quantity(state, record)
+    )
+
+
+def position_of(state: TradeState, symbol: str) -> Decimal:
+    """Signed quantity of one symbol: fills plus booked adjustments (conservation)."""
+    return total(f.signed_quantity for f in booked_fills(state) if f.symbol == symbol) + total(
+        a.quantity for a in state.adjustments if a.symbol == symbol
+    )
+
+
+def leg_units(state: TradeState) -> tuple[Decimal, ...]:
+    """Signed trade units that each leg holds; equal for a balanced structure."""
+    return tuple(
+        divide(position_of(state, leg.instrument.symbol), Decimal(leg.side.sign * leg.ratio))
+        for leg in state.plan.legs
+    )
+
+
+def held_units(state: TradeState) -> Decimal:
+    """Whole structure units held: > 0 as planned, < 0 the wrong way round, 0 flat.
+
+    For a combo the smallest leg counts; what other legs hold beyond it is imbalance.
+    """
+    units = leg_units(state)
+    return min(units, key=abs)
+
+
+def is_flat(state: TradeState) -> bool:
+    return all(units == 0 for units in leg_units(state))
+
+
+def is_balanced(state: TradeState) -> bool:
+    units = leg_units(state)
+    return all(unit == units[0] for unit in units)
+
+
+def entry_fills(state: TradeState) -> tuple[Fill, ...]:
+    return tuple(
+        fill
+        for record in state.orders
+        if record.role is Role.ENTRY
+        for fill in fills_of(state, record)
+    )
+
+
+def entry_quantity(state: TradeState) -> Decimal:
+    """Units that the entry has filled in total (never falls while the trade exits)."""
+    return total(filled_quantity(state, o) for o in state.orders if o.role is Role.ENTRY)
+
+
+def average_price(state: TradeState, *roles: Role) -> Decimal | None:
+    """Average net price per trade unit over the fills of these roles; None without fills.
+
+    For a combo: the sum over legs of leg average x ratio, signed by the leg's side in the
+    structure, so that a debit is positive.
+    """
+    records = [o for o in state.orders if o.role in roles]
+    net = ZERO
+    for leg in state.plan.legs:
+        fills = [
+            f
+            for record in records
+            for f in fills_of(state, record)
+            if f.symbol == leg.instrument.symbol
+        ]
+        quantity = total(f.quantity for f in fills)
+        if quantity == 0:
+            return None
+        average = divide(total(f.quantity * f.price for f in fills), quantity)
+        sign = leg.side.sign if state.plan.is_combo else 1
+        net += sign * leg.ratio * average
+    return net
+
+
+def tranche_quantities(state: TradeState) -> tuple[Decimal, ...]:
+    """Filled quantity cut into tranches: each rounded down to the lot, the last the remainder.
+
+    Without targets there is one tranche (E9: sums to the filled quantity for every size).
+    """
+    filled = entry_quantity(state)
+    targets = state.plan.targets
+    if len(targets) <= 1:
+        return (filled,)
+    sizes = [state.plan.instrument.lot_down(filled * target.fraction) for target in targets[:-1]]
+    return (*sizes, filled - total(sizes))
+
+
+def tranche_sold(state: TradeState, tranche: int) -> Decimal:
+    """Units already taken off this tranche (0-based) by its own exits."""
+    return total(
+        filled_quantity(state, o)
+        for o in state.orders
+        if o.tranche == tranche and o.role is not Role.ENTRY
+    )
+
+
+def target_price(state: TradeState, tranche: int) -> Decimal | None:
+    """Tick-valid target price of the tranche, or None for a runner."""
+    if tranche >= len(state.plan.targets):
+        return None
+    price = state.plan.targets[tranche].price
+    average = average_price(state, Role.ENTRY)
+    if price is None or average is None:
+        return None
+    raw = price.at(average)
+    instrument = state.plan.instrument
+    return instrument.tick_down(raw) if state.plan.side is Side.BUY else instrument.tick_up(raw)
+
+
+def initial_stop(state: TradeState) -> Decimal | None:
+    """Tick-valid stop of the plan for the average entry so far, in the protective direction."""
+    average = average_price(state, Role.ENTRY)
+    if state.plan.stop is None or average is None:
+        return None
+    return protective_tick(state, state.plan.stop.price.at(average))
+
+
+def protective_tick(state: TradeState, price: Decimal) -> Decimal:
+    """Nearest tick on the side that protects more: up for longs, down for shorts."""
+    instrument = state.plan.instrument
+    return instrument.tick_up(price) if state.plan.side is Side.BUY else instrument.tick_down(price)
+
+
+def wants_exit(state: TradeState) -> bool:
+    return bool(state.exit.reason)
+
+
+def can_rest_stop(state: TradeState) -> bool:
+    """True if the broker can hold a stop order for this trade's structure."""
+    if state.plan.stop is None or state.ticket is None:
+        return False
+    capabilities = state.ticket.capabilities
+    if state.plan.is_combo:
+        return capabilities.combo_stop
+    if state.plan.instrument.kind == "option":
+        return capabilities.option_stop_orders
+    return True
+
+
+class Protection(StrEnum):
+    """Protection class shown on every trade (architecture §6)."""
+
+    NONE = "none"
+    RESTING = "resting"
+    MONITORED = "monitored"
+    DEFINED = "defined"
+    DORMANT = "dormant"
+    NAKED = "naked"
+
+
+def resting_stop_quantity(state: TradeState) -> Decimal:
+    """Units covered by stops that the broker is known to hold."""
+    return total(
+        max(record.quantity - filled_quantity(state, record), ZERO)
+        for record in state.live(Role.STOP)
+        if record.state
+        in (
+            OrderState.WORKING,
+            OrderState.HELD,
+            OrderState.PENDING_CANCEL,
+            OrderState.PENDING_REPLACE,
+        )
+        and not _is_successor_of_live(state, record)
+    )
+
+
+def _is_successor_of_live(state: TradeState, record: OrderRecord) -> bool:
+    """True if the order it replaces still counts as live: the pair covers once."""
+    if record.replaces is None:
+        return False
+    old = state.order(record.replaces)
+    return old is not None and old.is_live
+
+
+def protection(state: TradeState) -> Protection:
+    """How the position is protected right now."""
+    held = abs(held_units(state))
+    if is_flat(state):
+        return Protection.NONE
+    if can_rest_stop(state):
+        if resting_stop_quantity(state) >= held:
+            closed = not state.hours.is_open or bool(state.hours.halted)
+            return Protection.DORMANT if closed else Protection.RESTING
+        return Protection.NAKED
+    if state.plan.max_loss is not None and is_balanced(state):
+        return Protection.DEFINED
+    return Protection.MONITORED if state.watched_epoch else Protection.NAKED
+
+
+def stage(state: TradeState) -> Stage:
+    """The stage a person sees; derived, never stored."""
+    if state.refusal_code:
+        return Stage.REFUSED
+    if state.settled:
+        return Stage.CLOSED if entry_quantity(state) or state.fills else Stage.NOT_FILLED
+    if state.needs_operator:
+        return Stage.NEEDS_OPERATOR
+    if state.ticket is None:
+        return Stage.RESERVING
+    if not is_flat(state):
+        if wants_exit(state):
+            return Stage.EXITING
+        return Stage.ENTERING if not entry_is_dead(state) else Stage.OPEN
+    return Stage.CLOSING if entry_is_dead(state) else Stage.ENTERING
+
+
+def entry_is_dead(state: TradeState) -> bool:
+    """True if no entry can fill any more: the walk is over and none is live."""
+    return bool(state.walk.ended) and not state.live(Role.ENTRY)
+
+
+def is_final(state: TradeState) -> bool:
+    return state.settled or bool(state.refusal_code)
+
+
+def exit_reason(state: TradeState) -> str:
+    """Why the position went: the role or reason of the exit that filled last."""
+    last: tuple[datetime, OrderRecord] | None = None
+    for record in state.orders:
+        if record.role is Role.ENTRY:
+            continue
+        for fill in fills_of(state, record):
+            if last is None or fill.venue_time >= last[0]:
+                last = (fill.venue_time, record)
+    if last is None:
+        return state.exit.reason or state.walk.ended
+    role = last[1].role
+    if role is Role.EXIT:
+        return state.exit.reason or "exit"
+    if role is Role.STOP and targets_filled(state):
+        return "ratcheted_stop"
+    return str(role)
+
+
+def targets_filled(state: TradeState) -> tuple[int, ...]:
+    """0-based tranches whose target filled completely, in order."""
+    filled = []
+    for tranche, size in enumerate(tranche_quantities(state)):
+        sold = total(
+            filled_quantity(state, o)
+            for o in state.orders
+            if o.tranche == tranche and o.role is Role.TARGET
+        )
+        if size > 0 and sold >= size:
+            filled.append(tranche)
+    return tuple(filled)
