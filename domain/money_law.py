@@ -17,6 +17,7 @@ from domain.base import Frozen
 from domain.errors import PriceUnavailable
 from domain.instrument import Instrument, InstrumentKind, OptionRight
 from domain.money import (
+    CTX,
     ONE,
     ZERO,
     Calculated,
@@ -103,11 +104,14 @@ def realised_pnl(
         PriceUnavailable: an inverse contract with a price that is not above zero.
     """
     if not instrument.inverse:
-        return multiply((exit_price - entry) * side.sign, quantity, instrument.multiplier)
+        return multiply(
+            CTX.subtract(exit_price, entry) * side.sign, quantity, instrument.multiplier
+        )
     if entry <= 0 or exit_price <= 0:
         raise PriceUnavailable(f"inverse prices were {entry} and {exit_price}")
     # One division keeps the result exact to 34 digits: (exit - entry) / (entry x exit).
-    sized = multiply(quantity, instrument.multiplier, (exit_price - entry) * side.sign)
+    moved = CTX.subtract(exit_price, entry) * side.sign
+    sized = multiply(quantity, instrument.multiplier, moved)
     return divide(sized, multiply(entry, exit_price))
 
 
@@ -152,9 +156,10 @@ def _average(
 ) -> Decimal:
     """Quantity-weighted mean; harmonic for inverse contracts, which keeps the coin exact."""
     if instrument.inverse:
-        coins = divide(held, average) + divide(added, price)
+        coins = CTX.add(divide(held, average), divide(added, price))
         return divide(held + added, coins)
-    return divide(multiply(held, average) + multiply(added, price), held + added)
+    cost = CTX.add(multiply(held, average), multiply(added, price))
+    return divide(cost, held + added)
 
 
 def fifo_lots(instrument: Instrument, fills: Iterable[Fill]) -> LotLedger:
@@ -312,8 +317,8 @@ def _rate(instrument: Instrument, account: str, rates: Mapping[str, Decimal]) ->
 class AssignedShares(Frozen):
     """What an assignment or exercise leaves: signed shares at a basis that holds the premium."""
 
-    quantity: SignedQuantity
-    basis_price: NetPrice
+    quantity: Calculated
+    basis_price: Calculated
 
 
 def assigned_shares(option: Instrument, contracts: Decimal, premium: Decimal) -> AssignedShares:
