@@ -1,0 +1,172 @@
+"""The local stack leaves no orphan, whatever ends it (architecture §10; faults.md H rows).
+
+Real PostgreSQL and Temporal, real signals; processes are recognised by pid and start time, and
+what they left behind by their process session.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local import control
+from deploy.local.control import down, start_detached, status
+from deploy.local.processes import ChildSpec
+from deploy.local.runfile import RunInfo, run_file
+from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
+from tests.e2e.stack_program import small_child, stack
+
+GONE_TIMEOUT_S = 10.0
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    # A zombie of a killed supervisor is ours to reap; a living one is stopped.
+    down(tmp_path)
+    for process in control._DETACHED:
+        process.wait(GONE_TIMEOUT_S)
+    control._DETACHED.clear()
+
+
+def start(data_dir: Path) -> RunInfo:
+    for marker in data_dir.glob("*.ready"):
+        marker.unlink()
+    command = [sys.executable, "-m", "tests.e2e.stack_program", str(data_dir)]
+    return start_detached(command, data_dir)
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float) -> float:
+    """Waits for the condition; returns the seconds that it took."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < timeout_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - begin
+
+
+def sessions_alive(info: RunInfo) -> list[str]:
+    """Command lines of all processes in the sessions of the stack's children (Linux)."""
+    leaders = {entry.pid for entry in info.processes}
+    alive = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            if os.getsid(pid) in leaders and (folder / "cmdline").read_bytes():
+                alive.append((folder / "cmdline").read_text().replace("\0", " ")[:80])
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return alive
+
+
+def all_gone(info: RunInfo) -> bool:
+    """No child lives, nor the supervisor where that is not this very process."""
+    own = info.supervisor.pid == os.getpid()
+    entries = info.processes if own else (info.supervisor, *info.processes)
+    marks_gone = not any(entry.mark.is_alive() for entry in entries)
+    return marks_gone and (sys.platform != "linux" or not sessions_alive(info))
+
+
+def test_sigkill_of_the_supervisor_leaves_no_orphan_and_the_next_start_works(
+    data_dir: Path,
+) -> None:
+    first = start(data_dir)
+    assert {entry.name for entry in first.processes} == {
+        *("postgres", "temporal", "exchange", "worker")
+    }
+    assert status(data_dir).is_up
+
+    os.kill(first.supervisor.pid, signal.SIGKILL)
+    second = start(data_dir)
+
+    # The second start swept what the first one left, before it started anything itself.
+    eventually(lambda: all_gone(first), "the first stack is gone", GONE_TIMEOUT_S)
+    assert status(data_dir).is_up
+    assert second.ledger_dsn != first.ledger_dsn
+
+    os.kill(second.supervisor.pid, signal.SIGKILL)
+    eventually(lambda: all_gone(second), "nothing is left without a sweep", GONE_TIMEOUT_S)
+    assert not status(data_dir).is_up
+
+
+def test_stop_signal_drains_workers_before_the_servers_and_exits_clean(data_dir: Path) -> None:
+    info = start(data_dir)
+    mode = stat.S_IMODE(run_file(data_dir).stat().st_mode)
+    assert mode == 0o600, oct(mode)
+
+    assert down(data_dir)
+
+    assert all_gone(info)
+    assert not run_file(data_dir).exists()
+    worker, exchange = data_dir / "worker.story", data_dir / "exchange.story"
+    assert worker.read_text() == "worker drained\n"
+    assert exchange.read_text() == "exchange drained\n"
+    assert worker.stat().st_mtime_ns < exchange.stat().st_mtime_ns
+    assert not down(data_dir)
+
+
+def test_killed_server_is_started_again_and_reported(data_dir: Path) -> None:
+    lines: list[str] = []
+    plain = stack(data_dir)
+    config = StackConfig(
+        data_dir=data_dir, workers=plain.workers, report=lines.append, web_ui=False, fsync=False
+    )
+    supervisor = Supervisor(config)
+    with supervisor.running() as info:
+        for name in ("temporal", "postgres"):
+            entry = info.process(name)
+            assert entry is not None
+            os.kill(entry.pid, signal.SIGKILL)
+
+            def is_back(name: str = name, old_pid: int = entry.pid) -> bool:
+                supervisor.check()
+                now = supervisor.info.process(name)
+                return now is not None and now.pid != old_pid and now.mark.is_alive()
+
+            eventually(is_back, f"{name} is back", 20.0)
+        assert supervisor.info.temporal_address == info.temporal_address
+        assert supervisor.info.ledger_dsn == info.ledger_dsn
+    assert [line for line in lines if line.startswith("temporal ended with exit code -9")]
+    assert [line for line in lines if line.startswith("postgres ended with exit code -9")]
+    assert all_gone(supervisor.info)
+
+
+def test_second_supervisor_on_the_same_directory_is_refused(data_dir: Path) -> None:
+    info = start(data_dir)
+    with pytest.raises(StackFailed) as refused:
+        Supervisor(stack(data_dir)).start()
+    assert refused.value.code == "ALREADY_RUNNING"
+    assert read_supervisor_pid(data_dir) == info.supervisor.pid
+    assert status(data_dir).is_up
+
+
+def test_child_that_dies_at_start_is_shown_with_its_log_and_nothing_stays(
+    data_dir: Path,
+) -> None:
+    def broken(info: RunInfo) -> ChildSpec:
+        spec = small_child("worker", Path(info.data_dir) / "never.story")
+        return ChildSpec(
+            name="worker",
+            command=(sys.executable, "-c", "raise SystemExit('no such account')"),
+            ready=spec.ready,
+        )
+
+    config = StackConfig(data_dir=data_dir, workers=(broken,), web_ui=False, fsync=False)
+    supervisor = Supervisor(config)
+    with pytest.raises(StackFailed, match=r"worker ended with exit code 1.*\n.*no such account"):
+        supervisor.start()
+    assert all_gone(supervisor.info)
+    assert not run_file(data_dir).exists()
+
+
+def read_supervisor_pid(data_dir: Path) -> int:
+    info = status(data_dir).info
+    assert info is not None
+    return info.supervisor.pid
