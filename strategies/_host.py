@@ -1,0 +1,114 @@
+"""Child process that runs one strategy file: `python -m strategies._host FILE`.
+
+A strategy is somebody's code: it may raise, return nonsense, exit or never come back. In a
+process of its own none of that reaches the worker. It talks in lines of JSON over its standard
+streams; what the strategy prints goes to standard error. Not imported by anything.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from domain.errors import BadInput
+from domain.signal import Decision, Signal
+from strategies.registry import Answer, Question
+
+TRACEBACK_MAX = 4000
+
+
+def main(path: Path) -> None:
+    """Loads the file, says whether that worked, then answers questions until the pipe closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # a print inside the strategy must not land between our lines
+    module, problem = _load(path)
+    answers.write((problem or Answer(code="READY")).model_dump_json() + "\n")
+    if module is None:
+        return
+    for line in sys.stdin:
+        question = Question.model_validate_json(line)
+        # Should the parent die while the strategy hangs, the alarm ends this process.
+        signal.setitimer(signal.ITIMER_REAL, question.timeout_s * 2)
+        answer = _ask(module, question)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(answer.model_dump_json() + "\n")
+
+
+def _load(path: Path) -> tuple[Any, Answer | None]:
+    spec = importlib.util.spec_from_file_location(f"strategy_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        return None, Answer(code="STRATEGY_BROKEN", text="not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pydantic look their own module up by name.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit):
+        return None, Answer(code="STRATEGY_BROKEN", text=_traceback())
+    if not callable(getattr(module, "generate_signal", None)):
+        return None, Answer(code="STRATEGY_BROKEN", text="generate_signal was missing")
+    return module, None
+
+
+def _ask(module: Any, question: Question) -> Answer:
+    context = question.context
+    try:
+        said = module.generate_signal(question.bars, context)
+    except ValidationError as error:
+        return _invalid(error)
+    except (Exception, SystemExit):
+        return Answer(code="STRATEGY_RAISED", text=_traceback())
+    try:
+        if said is None:
+            decision = Decision.none(context, "the strategy returned None")
+        elif isinstance(said, Signal):
+            # Values made with model_construct skip validation; the wire does not.
+            decision = Decision.take(Signal.model_validate(said.model_dump()))
+        else:
+            shown = said.model_dump() if isinstance(said, Decision) else said
+            decision = Decision.model_validate(shown)
+    except ValidationError as error:
+        return _invalid(error)
+    return _checked(decision, question)
+
+
+def _checked(decision: Decision, question: Question) -> Answer:
+    """A strategy speaks for itself, its instrument and its newest bar only."""
+    context, signal_ = question.context, decision.signal
+    mine = (context.strategy, context.instrument.symbol, context.now)
+    if (decision.strategy, decision.symbol, decision.bar_time) != mine:
+        return Answer(code="STRATEGY_ANSWER", text="the decision was about something else")
+    if signal_ is None:
+        return Answer(code="DECISION", decision=decision)
+    if (signal_.strategy, signal_.symbol, signal_.bar_time) != mine:
+        return Answer(code="STRATEGY_ANSWER", text="the signal was about something else")
+    try:
+        expected = Signal.derive(context, signal_.side, draft=None, kind=signal_.kind)
+    except BadInput as error:
+        return Answer(code=error.code, text=error.text)
+    if signal_.signal_id != expected.signal_id:
+        return Answer(code="STRATEGY_ANSWER", text="signal_id was not derived from its bar")
+    return Answer(code="DECISION", decision=decision)
+
+
+def _invalid(error: ValidationError) -> Answer:
+    """NaN, floats and wrong types, named by the code of the money types (faults.md §3)."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    code = first["type"] if first["type"].isupper() else "STRATEGY_ANSWER"
+    return Answer(code=code, text=f"field={where} {first['msg']}")
+
+
+def _traceback() -> str:
+    return traceback.format_exc()[-TRACEBACK_MAX:]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
