@@ -29,6 +29,7 @@ from brokers.port import FeeActivity, FrameProblem, OrderUpdate
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import BracketChildren, Capabilities
 from domain.errors import Uncertain
+from domain.evidence import check_order_progress
 from domain.instrument import Instrument, InstrumentKind
 from domain.money import ONE, ZERO
 from domain.occ import looks_like_option, option_instrument
@@ -144,26 +145,24 @@ def order_snapshot(raw: object, parent_broker_id: str | None = None) -> OrderSna
 
 
 def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:
-    order_class = _CLASS.get(wire.order_class, OrderClass.SIMPLE)
-    wrong = _contradiction(wire, order_class)
-    status = BrokerOrderStatus.UNKNOWN if wrong else _STATUS.get(wire.status)
-    return OrderSnapshot(
+    quantity, filled = wire.qty or ZERO, wire.filled_qty or ZERO
+    order = OrderSnapshot(
         broker_order_id=wire.id,
         client_id=wire.client_order_id,
         symbol=wire.symbol,
         side=_SIDE.get(wire.side),
-        order_class=order_class,
+        order_class=_CLASS.get(wire.order_class, OrderClass.SIMPLE),
         order_type=_TYPE.get(wire.type or wire.order_type),
         time_in_force=_TIME_IN_FORCE.get(wire.time_in_force),
-        quantity=max(wire.qty or ZERO, ZERO),
-        filled_quantity=max(wire.filled_qty or ZERO, ZERO),
-        average_fill_price=wire.filled_avg_price or None,
+        quantity=max(quantity, ZERO),
+        filled_quantity=max(filled, ZERO),
+        # The venue shows an average of zero before the first fill.
+        average_fill_price=wire.filled_avg_price if filled > 0 else None,
         limit_price=wire.limit_price,
         stop_price=_positive(wire.stop_price),
-        status=status if status is not None else BrokerOrderStatus.UNKNOWN,
+        status=_STATUS.get(wire.status, BrokerOrderStatus.UNKNOWN),
         raw_status=wire.status,
-        reject_code=FILL_INCONSISTENT if wrong else "",
-        reject_text=wrong or wire.reject_reason,
+        reject_text=wire.reject_reason,
         replaces_broker_id=wire.replaces,
         replaced_by_broker_id=wire.replaced_by,
         parent_broker_id=parent_broker_id,
@@ -171,42 +170,16 @@ def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:
         updated_at=wire.updated_at,
         legs=tuple(_snapshot(leg, wire.id) for leg in wire.legs or ()),
     )
-
-
-def _contradiction(wire: WireOrder, order_class: OrderClass) -> str:
-    """What cannot be true about the quantities of this order, or ""."""
-    filled = wire.filled_qty or ZERO
-    if filled < 0 or (wire.qty is not None and wire.qty < 0):
-        return "a quantity was below zero"
-    if wire.qty is not None and filled > wire.qty:
-        return f"filled quantity was {filled} of {wire.qty}"
-    if wire.status == "filled" and wire.qty is not None and filled < wire.qty:
-        return f"status was filled with {filled} of {wire.qty}"
-    # The net price of a combo may be zero or a credit; a share never costs nothing.
-    if filled and order_class is not OrderClass.COMBO and not _positive(wire.filled_avg_price):
-        return f"average price was {wire.filled_avg_price} with {filled} filled"
-    return ""
-
-
-def check_fill_progress(before: OrderSnapshot, after: OrderSnapshot) -> None:
-    """Checks two looks at one order, the later one second.
-
-    Raises:
-        Uncertain: `FILL_INCONSISTENT` when the cumulative quantity went down or passed the
-            ordered quantity (faults.md §3 row 58): quarantine, page a person.
-    """
-    if before.broker_order_id != after.broker_order_id:
-        raise Uncertain("the two looks were at different orders", code=FILL_INCONSISTENT)
-    if after.filled_quantity < before.filled_quantity:
-        raise Uncertain(
-            f"filled quantity was {before.filled_quantity}, then {after.filled_quantity}",
-            code=FILL_INCONSISTENT,
-        )
-    if after.quantity and after.filled_quantity > after.quantity:
-        raise Uncertain(
-            f"filled quantity was {after.filled_quantity} of {after.quantity}",
-            code=FILL_INCONSISTENT,
-        )
+    finding = check_order_progress(None, order)
+    if finding is None and quantity >= 0 and filled >= 0:
+        return order
+    return order.model_copy(
+        update={
+            "status": BrokerOrderStatus.UNKNOWN,
+            "reject_code": FILL_INCONSISTENT,
+            "reject_text": finding.text if finding is not None else "a quantity was below zero",
+        }
+    )
 
 
 def flat_count(orders: Iterable[OrderSnapshot]) -> int:

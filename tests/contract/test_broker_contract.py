@@ -1,0 +1,590 @@
+"""Numbered contract cases that every broker adapter passes on every face (style.md rule 21)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from brokers.port import (
+    Accepted,
+    AuthNeeded,
+    CancelRequested,
+    Duplicate,
+    NotCancelable,
+    NotExecuted,
+    OrderNotFound,
+    Rejected,
+    UnknownOutcome,
+)
+from brokers.shadow import DryRunBroker
+from domain.errors import BadInput, Refused, Transient, Uncertain
+from domain.ids import Purpose
+from domain.order import (
+    BrokerOrderStatus,
+    OpenClose,
+    OrderClass,
+    OrderLeg,
+    OrderType,
+    Side,
+    TimeInForce,
+)
+from tests.contract.broker_faces import MARKET_NOW, ScriptedFace, bracket, combo, intent
+
+CALL_A, CALL_B = "SPY261218C00600000", "SPY261218C00610000"
+MISSING = "00000000-0000-4000-8000-00000000dead"
+
+
+@pytest.fixture
+async def face() -> AsyncIterator[ScriptedFace]:
+    venue = ScriptedFace()
+    yield venue
+    await venue.aclose()
+
+
+async def placed(face: ScriptedFace, sequence: int, **options: Any) -> Accepted:
+    outcome = await face.broker.place(intent(sequence, **options))
+    assert isinstance(outcome, Accepted)
+    return outcome
+
+
+async def test_bc01_limit_order_is_accepted_under_our_id(face: ScriptedFace):
+    wish = intent(1, quantity="10", limit="100.25")
+    outcome = await face.broker.place(wish)
+    assert isinstance(outcome, Accepted)
+    assert outcome.order.client_id == wish.client_id
+    assert outcome.order.quantity == 10
+    assert outcome.order.limit_price == Decimal("100.25")
+    assert not outcome.order.is_terminal
+    assert await face.accepted(wish.client_id) == 1
+
+
+async def test_bc02_numbers_travel_as_plain_text(face: ScriptedFace):
+    await placed(face, 1, quantity="1E+2", limit="1650.50")
+    sent = face.requests[-1].content
+    assert b'"qty":"100"' in sent
+    assert b'"limit_price":"1650.50"' in sent
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, 40310000, "insufficient buying power"),
+        (403, 40310000, "potential wash trade detected. use complex orders"),
+        (422, 42210000, "potential wash trade detected. use complex orders"),
+        (422, 42210000, "sub-penny increment does not fulfill minimum pricing criteria"),
+        (422, 40010001, "order_id is missing"),
+        (404, 40410000, "asset not found"),
+        (400, 40010000, "request body format is invalid"),
+    ],
+)
+async def test_bc03_refusal_with_a_code_is_rejected(
+    face: ScriptedFace, status: int, code: int, message: str
+):
+    await face.fault(
+        "refuse", method="POST", status=status, body={"code": code, "message": message}
+    )
+    wish = intent(1)
+    outcome = await face.broker.place(wish)
+    assert outcome == Rejected(code=str(code), text=message)
+    assert await face.accepted(wish.client_id) == 0
+
+
+async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace):
+    body = {
+        "code": 40310000,
+        "message": "insufficient qty available for order",
+        "existing_qty": "10",
+        "held_for_orders": "10",
+        "available": "0",
+    }
+    await face.fault("refuse", method="POST", status=403, body=body)
+    outcome = await face.broker.place(intent(1, side=Side.SELL))
+    assert isinstance(outcome, Rejected)
+    assert "held_for_orders=10 available=0" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("drop_reply", {}),
+        ("late_reply", {"delay_s": 1.0}),
+        ("error_after", {"status": 500}),
+        ("error_after", {"status": 502}),
+        ("error_after", {"status": 503}),
+        ("error_after", {"status": 504}),
+        ("truncated", {}),
+        ("html", {}),
+    ],
+)
+async def test_bc05_accepted_without_an_answer_is_unknown_then_found(
+    face: ScriptedFace, kind: str, params: dict[str, Any]
+):
+    """C2, C3: never rejected, never sent twice; the lookup by client id resolves it."""
+    wish = intent(1)
+    await face.fault(kind, method="POST", **params)
+    assert isinstance(await face.broker.place(wish), UnknownOutcome)
+    found = await face.broker.order_by_client_id(wish.client_id)
+    assert found is not None
+    assert found.client_id == wish.client_id
+    assert await face.accepted(wish.client_id) == 1
+
+
+async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: ScriptedFace):
+    wish = intent(1)
+    await face.fault("error_before", method="POST", status=503)
+    assert isinstance(await face.broker.place(wish), UnknownOutcome)
+    assert await face.broker.order_by_client_id(wish.client_id) is None
+    assert await face.accepted(wish.client_id) == 0
+
+
+@pytest.mark.parametrize("kind", ["drop_reply", "error_before"])
+async def test_bc07_posting_the_same_id_again_leaves_exactly_one_order(
+    face: ScriptedFace, kind: str
+):
+    """C11: accepted or duplicate, both are one order."""
+    wish = intent(1)
+    await face.fault(kind, method="POST")
+    assert isinstance(await face.broker.place(wish), UnknownOutcome)
+    again = await face.broker.place(wish)
+    assert isinstance(again, Duplicate if kind == "drop_reply" else Accepted)
+    assert isinstance(await face.broker.place(wish), Duplicate)
+    assert await face.accepted(wish.client_id) == 1
+
+
+async def test_bc08_id_stays_taken_after_the_cancel(face: ScriptedFace):
+    outcome = await placed(face, 1)
+    assert await face.broker.cancel(outcome.order.broker_order_id) == CancelRequested()
+    assert isinstance(await face.broker.place(intent(1)), Duplicate)
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        (None, None),
+        ("2", 2.0),
+        ("0", 0.0),
+        ("-1", None),
+        ("1e9", 60.0),
+        ("nan", None),
+        ("soon", None),
+        ("Wed, 04 Mar 2026 15:00:30 GMT", 30.0),
+        ("Wed, 04 Mar 2020 15:00:30 GMT", 0.0),
+    ],
+)
+async def test_bc09_rate_limit_is_not_executed_with_a_bounded_wait(
+    face: ScriptedFace, header: str | None, wait_s: float | None
+):
+    """C4."""
+    wish = intent(1)
+    await face.fault("rate_limited", method="POST", retry_after=header)
+    outcome = await face.broker.place(wish)
+    assert isinstance(outcome, NotExecuted)
+    assert (outcome.code, outcome.retry_after_s) == ("RATE_LIMITED", wait_s)
+    assert await face.accepted(wish.client_id) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, None),
+        (401, {"code": 40110000, "message": "unauthorized"}),
+        (403, {"message": "forbidden."}),
+    ],
+)
+async def test_bc10_refused_keys_are_auth_needed(face: ScriptedFace, status: int, body: Any):
+    """F6."""
+    face.answer("POST", "/v2/orders", status, body)
+    face.answer("GET", "/v2/orders", status, body)
+    assert isinstance(await face.broker.place(intent(1)), AuthNeeded)
+    with pytest.raises(Refused) as refused:
+        await face.broker.open_orders()
+    assert refused.value.code == "AUTH_NEEDED"
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (200, b""),
+        (204, b""),
+        (200, b"[]"),
+        (200, b"null"),
+        (200, b"\xff\xfe\x00"),
+        (200, b"[" * 100_000),
+        (403, b"<html>blocked</html>"),
+        (404, b"<html>no route</html>"),
+        (422, b""),
+        (302, b""),
+        (408, b"{}"),
+        (418, b"{}"),
+    ],
+)
+async def test_bc11_answer_that_the_venue_did_not_write_is_unknown(
+    face: ScriptedFace, status: int, content: bytes
+):
+    """§3 row 60: after a send only the venue's own words are definite."""
+    face.answer("POST", "/v2/orders", status, content=content)
+    assert isinstance(await face.broker.place(intent(1)), UnknownOutcome)
+
+
+@pytest.mark.parametrize("bad_id", [None, 17, "", 1.5, "a b", "x" * 129])
+async def test_bc12_order_without_a_proper_id_is_unknown(face: ScriptedFace, bad_id: Any):
+    """§3 row 59."""
+    wish = intent(1)
+    body = {"id": bad_id, "client_order_id": wish.client_id, "status": "new", "qty": "10"}
+    face.answer("POST", "/v2/orders", 200, body)
+    outcome = await face.broker.place(wish)
+    assert isinstance(outcome, UnknownOutcome)
+    assert "BROKER_ID_TYPE" in outcome.reason
+
+
+async def test_bc13_answer_about_another_order_is_unknown(face: ScriptedFace):
+    face.answer("POST", "/v2/orders", 200, {"id": "x", "client_order_id": "y", "status": "new"})
+    assert isinstance(await face.broker.place(intent(1)), UnknownOutcome)
+
+
+async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: ScriptedFace):
+    """D5."""
+    order = (await placed(face, 1)).order
+    await face.fill(order.broker_order_id, "10", "100.00")
+    assert isinstance(await face.broker.cancel(order.broker_order_id), NotCancelable)
+    after = await face.broker.order(order.broker_order_id)
+    assert after is not None
+    assert (after.status, after.filled_quantity) == (BrokerOrderStatus.FILLED, 10)
+
+
+async def test_bc15_cancel_of_a_missing_order_is_not_found(face: ScriptedFace):
+    assert isinstance(await face.broker.cancel(MISSING), OrderNotFound)
+    assert await face.broker.order(MISSING) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("drop_reply", UnknownOutcome),
+        ("error_after", UnknownOutcome),
+        ("rate_limited", NotExecuted),
+    ],
+)
+async def test_bc16_cancel_without_an_answer_is_never_a_confirmation(
+    face: ScriptedFace, kind: str, expected: type
+):
+    """D4."""
+    order = (await placed(face, 1)).order
+    await face.fault(kind, method="DELETE")
+    assert isinstance(await face.broker.cancel(order.broker_order_id), expected)
+
+
+async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: ScriptedFace):
+    old = (await placed(face, 1, limit="100.00")).order
+    wish = intent(2, limit="100.25")
+    outcome = await face.broker.replace(old.broker_order_id, wish)
+    assert isinstance(outcome, Accepted)
+    assert outcome.order.broker_order_id != old.broker_order_id
+    assert outcome.order.replaces_broker_id == old.broker_order_id
+    assert outcome.order.client_id == wish.client_id
+    before = await face.broker.order(old.broker_order_id)
+    assert before is not None
+    assert before.status is BrokerOrderStatus.REPLACED
+    assert before.replaced_by_broker_id == outcome.order.broker_order_id
+
+
+async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: ScriptedFace):
+    """D1."""
+    old = (await placed(face, 1)).order
+    wish = intent(2, limit="101.00")
+    await face.fault("drop_reply", method="PATCH")
+    assert isinstance(await face.broker.replace(old.broker_order_id, wish), UnknownOutcome)
+    assert await face.broker.order_by_client_id(wish.client_id) is not None
+
+
+async def test_bc19_replace_of_a_done_order_is_rejected(face: ScriptedFace):
+    old = (await placed(face, 1)).order
+    await face.fill(old.broker_order_id, "10", "100.00")
+    outcome = await face.broker.replace(old.broker_order_id, intent(2, limit="101.00"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "42210000"
+
+
+async def test_bc20_bracket_children_name_their_parent(face: ScriptedFace):
+    outcome = await face.broker.place(bracket(1))
+    assert isinstance(outcome, Accepted)
+    order = outcome.order
+    assert order.order_class is OrderClass.BRACKET
+    assert {leg.parent_broker_id for leg in order.legs} == {order.broker_order_id}
+    assert {leg.side for leg in order.legs} == {Side.SELL}
+    assert {leg.status for leg in order.legs} == {BrokerOrderStatus.HELD}
+    assert {leg.limit_price or leg.stop_price for leg in order.legs} == {
+        Decimal("110.00"),
+        Decimal("95.00"),
+    }
+    (listed,) = await face.broker.open_orders()
+    assert len(listed.legs) == 2
+
+
+async def test_bc21_oco_target_is_the_parent_of_its_stop(face: ScriptedFace):
+    wish = intent(
+        1,
+        side=Side.SELL,
+        limit="110.00",
+        purpose=Purpose.OCO,
+        order_class=OrderClass.OCO,
+        time_in_force=TimeInForce.GTC,
+        stop_loss_price=Decimal("95.00"),
+    )
+    outcome = await face.broker.place(wish)
+    assert isinstance(outcome, Accepted)
+    assert outcome.order.limit_price == 110
+    (stop,) = outcome.order.legs
+    assert stop.parent_broker_id == outcome.order.broker_order_id
+    assert (stop.side, stop.stop_price) == (Side.SELL, 95)
+
+
+async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace):
+    legs = (
+        OrderLeg(symbol=CALL_A, side=Side.BUY),
+        OrderLeg(symbol=CALL_B, side=Side.SELL, ratio=2, effect=OpenClose.CLOSE),
+    )
+    outcome = await face.broker.place(combo(1, "-1.25", legs))
+    assert isinstance(outcome, Accepted)
+    order = outcome.order
+    assert (order.order_class, order.limit_price, order.symbol) == (
+        OrderClass.COMBO,
+        Decimal("-1.25"),
+        "",
+    )
+    assert [(leg.symbol, leg.quantity) for leg in order.legs] == [(CALL_A, 10), (CALL_B, 20)]
+    sent = face.requests[-1].content
+    assert b'"position_intent":"sell_to_close"' in sent
+    assert b'"symbol":"SPY",' not in sent
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        intent(1, limit=None, order_type=OrderType.LIMIT),
+        intent(1, limit=None, order_type=OrderType.STOP),
+        intent(1, order_class=OrderClass.BRACKET, take_profit_price=Decimal(110)),
+        intent(1, order_class=OrderClass.OTO),
+        intent(1, limit=None, order_class=OrderClass.OCO, stop_loss_price=Decimal(95)),
+        combo(1, "1.00", (OrderLeg(symbol=CALL_A, side=Side.BUY),)),
+        combo(1, "1.00", (OrderLeg(symbol=CALL_A, side=Side.BUY),) * 2),
+        combo(1, "1.00", tuple(OrderLeg(symbol=f"L{n}", side=Side.BUY) for n in range(5))),
+    ],
+)
+async def test_bc23_body_that_the_wire_cannot_say_is_rejected_unsent(face: ScriptedFace, wish: Any):
+    outcome = await face.broker.place(wish)
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "ORDER_BODY_INVALID"
+    assert face.requests == []
+
+
+async def test_bc24_partial_fills_come_once_each_in_order(face: ScriptedFace):
+    """I7: the fill key names order and cumulative quantity."""
+    order = (await placed(face, 1)).order
+    await face.fill(order.broker_order_id, "3", "100.00")
+    await face.fill(order.broker_order_id, "7", "100.25")
+    page = await face.broker.executions_since(None)
+    name = order.broker_order_id
+    assert [fill.fill_key for fill in page.fills] == [f"{name}:3", f"{name}:10"]
+    assert [fill.quantity for fill in page.fills] == [3, 7]
+    assert [fill.price for fill in page.fills] == [Decimal("100.00"), Decimal("100.25")]
+    assert not page.has_more
+
+
+async def test_bc25_paging_loses_and_doubles_no_execution(face: ScriptedFace):
+    """F1: 350 fills, three to the millisecond, read page by page while more arrive."""
+    order = (await placed(face, 1, quantity="400")).order
+    for _ in range(350):
+        await face.fill(order.broker_order_id, "1", "100.00")
+    keys: list[str] = []
+    cursor, has_more = None, True
+    while has_more:
+        page = await face.broker.executions_since(cursor)
+        keys += [fill.fill_key for fill in page.fills]
+        assert page.cursor is not None
+        cursor, has_more = page.cursor, page.has_more
+    assert len(keys) == len(set(keys)) == 350
+    for _ in range(50):
+        await face.fill(order.broker_order_id, "1", "100.00")
+    while True:
+        page = await face.broker.executions_since(cursor)
+        keys += [fill.fill_key for fill in page.fills]
+        cursor = page.cursor
+        if not page.has_more:
+            break
+    assert set(keys) == {f"{order.broker_order_id}:{n}" for n in range(1, 401)}
+
+
+async def test_bc26_late_row_that_sorts_before_the_cursor_is_still_read(face: ScriptedFace):
+    order = (await placed(face, 1)).order
+    await face.fill(order.broker_order_id, "4", "100.00")
+    cursor = (await face.broker.executions_since(None)).cursor
+    await face.fill(order.broker_order_id, "6", "100.00")
+    # The same millisecond, but a random part below the one that was read already.
+    face.activities[-1]["id"] = face.activities[0]["id"].split("::")[0] + "::!"
+    page = await face.broker.executions_since(cursor)
+    assert f"{order.broker_order_id}:10" in {fill.fill_key for fill in page.fills}
+
+
+async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace):
+    """§3 rows 59 and 62."""
+    order = (await placed(face, 1)).order
+    for _ in range(3):
+        await face.fill(order.broker_order_id, "1", "100.00")
+    face.activities[0]["order_id"] = None
+    face.activities[1]["price"] = "0"
+    at = face.activities[0]["transaction_time"]
+    for number, amount in (("1", "NaN"), ("2", "-0.03")):
+        face.activities.append(
+            {
+                "activity_type": "FEE",
+                "id": f"20260304000000000::fee{number}",
+                "net_amount": amount,
+                "transaction_time": at,
+            }
+        )
+    page = await face.broker.executions_since(None)
+    assert [fill.cumulative_quantity for fill in page.fills] == [3]
+    assert sorted(problem.code for problem in page.problems) == [
+        "BROKER_ID_TYPE",
+        "FEE_INVALID",
+        "FILL_INCONSISTENT",
+    ]
+    assert [fee.amount for fee in page.fees] == [Decimal("0.03")]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "garbage", "p|x|y|z", "t|2026-03-04", "p|2026-03-04T00:00Z|"]
+)
+async def test_bc28_foreign_cursor_is_refused(face: ScriptedFace, cursor: str):
+    with pytest.raises(BadInput, match="PAGE_INVALID"):
+        await face.broker.executions_since(cursor)
+    assert face.requests == []
+
+
+async def test_bc29_more_than_one_page_of_open_orders_is_complete(face: ScriptedFace):
+    for sequence in range(1, 1203):
+        await placed(face, sequence)
+    orders = await face.broker.open_orders()
+    assert len(orders) == len({order.broker_order_id for order in orders}) == 1202
+    pages = [r for r in face.requests if r.method == "GET"]
+    assert len(pages) == 3
+
+
+async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(face: ScriptedFace):
+    order = (await placed(face, 1)).order
+    row = face.orders[order.broker_order_id]
+    face.answer("GET", "/v2/orders", 200, [{**row, "id": f"o{n}"} for n in range(500)])
+    with pytest.raises(Uncertain) as stuck:
+        await face.broker.open_orders()
+    assert stuck.value.code == "PAGE_STUCK"
+
+
+async def test_bc31_one_unreadable_order_makes_the_list_an_error(face: ScriptedFace):
+    """R6: missing is not flat."""
+    order = (await placed(face, 1)).order
+    row = face.orders[order.broker_order_id]
+    face.answer("GET", "/v2/orders", 200, [row, {**row, "id": None}])
+    with pytest.raises(Uncertain) as odd:
+        await face.broker.open_orders()
+    assert odd.value.code == "BROKER_ID_TYPE"
+
+
+@pytest.mark.parametrize("word", ["pending_review_two", "", None, 7])
+async def test_bc32_unknown_status_is_unknown_beside_the_word(face: ScriptedFace, word: Any):
+    """§3 row 57."""
+    order = (await placed(face, 1)).order
+    face.orders[order.broker_order_id]["status"] = word
+    seen = await face.broker.order(order.broker_order_id)
+    assert seen is not None
+    assert seen.status is BrokerOrderStatus.UNKNOWN
+    assert seen.raw_status == (word if isinstance(word, str) else "")
+    assert not seen.is_terminal
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("rate_limited", "RATE_LIMITED"),
+        ("error_before", "BROKER_ERROR"),
+        ("drop_reply", "NO_ANSWER"),
+        ("html", "BROKER_BAD_BODY"),
+        ("truncated", "BROKER_BAD_BODY"),
+    ],
+)
+async def test_bc33_failed_read_may_be_repeated(face: ScriptedFace, kind: str, code: str):
+    order = (await placed(face, 1)).order
+    await face.fault(kind, method="GET")
+    with pytest.raises(Transient) as failed:
+        await face.broker.order(order.broker_order_id)
+    assert failed.value.code == code
+    assert await face.broker.order(order.broker_order_id) is not None
+
+
+async def test_bc34_page_of_a_proxy_is_not_a_missing_order(face: ScriptedFace):
+    """C5: a 404 that the venue did not write proves even less."""
+    face.answer("GET", f"/v2/orders/{MISSING}", 404, content=b"<html>no route</html>")
+    with pytest.raises(Transient):
+        await face.broker.order(MISSING)
+
+
+async def test_bc35_bulk_cancel_names_what_was_taken(face: ScriptedFace):
+    first, second = [(await placed(face, n)).order for n in (1, 2)]
+    assert set(await face.broker.cancel_all()) == {first.broker_order_id, second.broker_order_id}
+    body = [
+        {"id": "a", "status": 200},
+        {"id": "b", "status": 500, "body": {"code": 50010000, "message": "failed"}},
+    ]
+    face.answer("DELETE", "/v2/orders", 207, body)
+    assert await face.broker.cancel_all() == ("a",)
+    face.answer("DELETE", "/v2/orders", 500, {"message": "no"})
+    with pytest.raises(Uncertain):
+        await face.broker.cancel_all()
+
+
+async def test_bc36_dry_run_reads_and_never_writes(face: ScriptedFace):
+    order = (await placed(face, 1)).order
+    dry = DryRunBroker(face.broker)
+    wish = intent(2)
+    writes = len([r for r in face.requests if r.method != "GET"])
+    assert await dry.place(wish) == Rejected(code="DRY_RUN", text="dry run: nothing was sent")
+    replaced = await dry.replace(order.broker_order_id, intent(3))
+    assert isinstance(replaced, Rejected)
+    cancelled = await dry.cancel(order.broker_order_id)
+    assert isinstance(cancelled, NotExecuted)
+    assert await dry.cancel_all() == ()
+    assert len([r for r in face.requests if r.method != "GET"]) == writes
+    assert [write.verb for write in dry.recorded] == ["place", "replace", "cancel", "cancel_all"]
+    assert dry.recorded[0].intent == wish
+    assert await dry.order(order.broker_order_id) == order
+    assert await dry.open_orders() == (order,)
+
+
+async def test_bc37_orders_since_finds_done_orders_too(face: ScriptedFace):
+    order = (await placed(face, 1)).order
+    await face.fill(order.broker_order_id, "10", "100.00")
+    since = MARKET_NOW - timedelta(hours=1)
+    assert [o.status for o in await face.broker.orders_since(since)] == [BrokerOrderStatus.FILLED]
+    assert await face.broker.open_orders() == ()
+    assert await face.broker.orders_since(MARKET_NOW + timedelta(hours=1)) == ()
+
+
+async def test_bc38_foreign_id_cannot_leave_its_folder(face: ScriptedFace):
+    assert await face.broker.order("../account") is None
+    assert await face.broker.order("..") is None
+    assert all(r.url.raw_path.startswith(b"/v2/orders/") for r in face.requests)
+    with pytest.raises(Refused) as unknown:
+        await face.broker.asset("../x")
+    assert unknown.value.code == "SYMBOL_UNKNOWN"
+
+
+async def test_bc39_first_cursor_is_the_start_of_the_venues_day(face: ScriptedFace):
+    page = await face.broker.executions_since(None)
+    query = next(r for r in face.requests if r.url.path.endswith("activities")).url.params
+    midnight = MARKET_NOW.replace(hour=0)
+    assert timedelta(0) < midnight - datetime.fromisoformat(query["after"]) <= timedelta(minutes=1)
+    assert page.cursor == f"t|{midnight:%Y-%m-%dT%H:%M:%S}Z"
