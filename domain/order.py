@@ -193,9 +193,9 @@ class OrderEvent(StrEnum):
     BUSTED = "busted"
 
 
-def _rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
+def _single_rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
     state, event = OrderState, OrderEvent
-    table: dict[tuple[OrderState, OrderEvent], OrderState] = {
+    return {
         # Nothing was sent: a definite end. Only legal while no broker answer exists.
         (state.PENDING_NEW, event.NOT_SENT): state.NOT_SENT,
         (state.UNKNOWN, event.NOT_SENT): state.NOT_SENT,
@@ -205,6 +205,10 @@ def _rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
         (state.WORKING, event.UNKNOWN): state.WORKING,
         (state.HELD, event.ACCEPTED): state.WORKING,
         (state.HELD, event.HELD): state.HELD,
+        (state.HELD, event.CANCEL_REJECTED): state.HELD,
+        (state.HELD, event.REPLACE_REJECTED): state.HELD,
+        (state.HELD, event.UNKNOWN): state.HELD,
+        (state.UNKNOWN, event.CANCEL_REJECTED): state.UNKNOWN,
         (state.PENDING_NEW, event.HELD): state.HELD,
         (state.UNKNOWN, event.HELD): state.HELD,
         (state.WORKING, event.HELD): state.HELD,
@@ -212,6 +216,12 @@ def _rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
         (state.PENDING_CANCEL, event.ACCEPTED): state.PENDING_CANCEL,
         (state.PENDING_REPLACE, event.ACCEPTED): state.PENDING_REPLACE,
         (state.PENDING_CANCEL, event.CANCEL_REQUESTED): state.PENDING_CANCEL,
+        (state.PENDING_CANCEL, event.HELD): state.PENDING_CANCEL,
+        (state.PENDING_CANCEL, event.UNKNOWN): state.PENDING_CANCEL,
+        (state.PENDING_CANCEL, event.REPLACE_REQUESTED): state.PENDING_CANCEL,
+        (state.PENDING_REPLACE, event.HELD): state.PENDING_REPLACE,
+        (state.PENDING_REPLACE, event.UNKNOWN): state.PENDING_REPLACE,
+        (state.PENDING_REPLACE, event.CANCEL_REJECTED): state.PENDING_REPLACE,
         (state.PENDING_REPLACE, event.CANCEL_REQUESTED): state.PENDING_CANCEL,
         (state.PENDING_REPLACE, event.REPLACE_REQUESTED): state.PENDING_REPLACE,
         (state.PENDING_CANCEL, event.CANCEL_REJECTED): state.WORKING,
@@ -229,11 +239,16 @@ def _rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
         (state.NOT_SENT, event.PARTIAL_FILL): state.WORKING,
         (state.FILLED, event.BUSTED): state.WORKING,
     }
+
+
+def _rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
+    state, event = OrderState, OrderEvent
+    table = _single_rows()
     for open_state in (state.PENDING_NEW, state.UNKNOWN, state.WORKING):
         table[open_state, event.ACCEPTED] = state.WORKING
         table[open_state, event.PARTIAL_FILL] = state.WORKING
     table[state.HELD, event.PARTIAL_FILL] = state.WORKING
-    for live in LIVE_STATES:
+    for live in sorted(LIVE_STATES):
         table[live, event.FILL] = state.FILLED
         table[live, event.CANCELED] = state.CANCELED
         table[live, event.EXPIRED] = state.EXPIRED
@@ -246,7 +261,7 @@ def _rows() -> dict[tuple[OrderState, OrderEvent], OrderState]:
         table[live, event.BUSTED] = live
         # Cancelling by client id is allowed on an unknown order.
         table[live, event.CANCEL_REQUESTED] = state.PENDING_CANCEL
-    for done in TERMINAL_STATES:
+    for done in sorted(TERMINAL_STATES):
         # Doubled and late news never leave a terminal state (I7) ...
         for late in (
             event.CANCEL_REQUESTED,
