@@ -219,7 +219,7 @@ def quote_fault(quote: Quote) -> str:
         return "QUOTE_ONE_SIDED"
     if quote.bid <= 0 and quote.ask <= 0:
         return "QUOTE_EMPTY"
-    if quote.bid > quote.ask:
+    if quote.bid >= quote.ask:
         return "QUOTE_CROSSED"
     return ""
 
