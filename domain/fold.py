@@ -68,6 +68,7 @@ from domain.trade_state import OrderRecord, Role, TradeState
 SEEN_COMMANDS_MAX = 256
 RETRY_DEFAULT_S = 1.0
 RETRY_MAX_S = 60.0
+PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS"})
 
 _EVENT_OF_STATUS = {
     BrokerOrderStatus.PENDING: OrderEvent.ACCEPTED,
@@ -141,7 +142,7 @@ def _risk_reserved(state: TradeState, fact: RiskReserved, now: datetime) -> Trad
         quote=ticket.arrival,
         quote_read_at=fact.at,
         knowledge_at=fact.at,
-        walk=ts.WalkProgress(started_at=now),
+        walk=state.walk.model_copy(update={"started_at": now}),
     )
 
 
@@ -173,7 +174,8 @@ def _order_rejected(state: TradeState, fact: OrderRejected, now: datetime) -> Tr
     record = state.order(fact.client_id)
     if record is None:
         return alert(state, "ORDER_UNATTRIBUTED", f"rejection of {fact.client_id}")
-    return state.with_order(_move(record, OrderEvent.REJECTED, now, reject_code=fact.code))
+    state = state.with_order(_move(record, OrderEvent.REJECTED, now, reject_code=fact.code))
+    return _free_predecessor(state, record, now)
 
 
 def _order_not_sent(state: TradeState, fact: OrderNotSent, now: datetime) -> TradeState:
@@ -181,15 +183,23 @@ def _order_not_sent(state: TradeState, fact: OrderNotSent, now: datetime) -> Tra
     if record is None:
         return state
     wait_s = min(max(fact.retry_after_s or RETRY_DEFAULT_S, 0.1), RETRY_MAX_S)
-    return state.with_order(
-        _move(
-            record,
-            OrderEvent.NOT_SENT,
-            now,
-            reject_code=fact.code,
-            retry_at=now + timedelta(seconds=wait_s),
-        )
-    )
+    retry_at = now + timedelta(seconds=wait_s)
+    after = _move(record, OrderEvent.NOT_SENT, now, reject_code=fact.code, retry_at=retry_at)
+    if fact.code in PARKING_CODES:
+        state = alert(state, fact.code, fact.text or record.client_id, AlertSeverity.CRITICAL)
+        state = state.changed(needs_operator=f"{fact.code}: {record.client_id}")
+    return _free_predecessor(state.with_order(after), record, now, retry_at)
+
+
+def _free_predecessor(
+    state: TradeState, record: OrderRecord, now: datetime, retry_at: datetime | None = None
+) -> TradeState:
+    """A replacement that never came to be leaves the old order as it was."""
+    old = state.order(record.replaces) if record.replaces is not None else None
+    if old is None or not old.is_live:
+        return state
+    after = _move(old, OrderEvent.REPLACE_REJECTED, now)
+    return state.with_order(after.model_copy(update={"retry_at": retry_at}))
 
 
 def _order_unknown(state: TradeState, fact: OrderUnknown, now: datetime) -> TradeState:
@@ -207,7 +217,8 @@ def _order_resolved(state: TradeState, fact: OrderResolved, now: datetime) -> Tr
     record = state.order(fact.client_id)
     if record is None or record.state in TERMINAL_STATES:
         return state
-    return state.with_order(_move(record, OrderEvent.NOT_SENT, now, reject_code="PROVEN_ABSENT"))
+    after = _move(record, OrderEvent.NOT_SENT, now, reject_code="PROVEN_ABSENT")
+    return _free_predecessor(state.with_order(after), record, now)
 
 
 def _cancel_asked(state: TradeState, fact: CancelAsked, now: datetime) -> TradeState:
@@ -337,12 +348,10 @@ def _book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
         return state
     record = state.find(fill.client_id, fill.broker_order_id)
     if record is None:
-        return alert(
-            state,
-            "FILL_UNATTRIBUTED",
-            f"{fill.broker_order_id} {fill.quantity} {fill.symbol}",
-            AlertSeverity.CRITICAL,
-        )
+        # A child that the broker made may fill before we ever saw it: look, then book.
+        text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
+        state = alert(state, "FILL_UNATTRIBUTED", text, AlertSeverity.CRITICAL)
+        return state.changed(read_needed="a fill of an unknown order")
     state = state.changed(
         fills=(*state.fills, fill),
         fees=state.fees + (fill.fee or ZERO),

@@ -34,6 +34,7 @@ def new_intent(
         tranche=tranche,
         replaces=replaces,
         not_after=not_after,
+        keeps_quantity=replaces is not None,
         reason=reason,
     )
     record = OrderRecord(

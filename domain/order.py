@@ -104,7 +104,9 @@ class OrderIntent(Frozen):
 
     `increasing` is False only for orders that the domain computed to be reducing from the
     broker-confirmed position. `replaces` names the client id of the order that this one takes
-    over from. `not_after` ends the right to send (entries only).
+    over from; with `keeps_quantity` the replace leaves the quantity to the broker, so that it cannot
+    restore what filled meanwhile (peers.md §4 row 7). `not_after` ends the right to send (entries
+    only).
     """
 
     key: IntentKey
@@ -114,6 +116,7 @@ class OrderIntent(Frozen):
     tranche: int | None = None
     replaces: str | None = None
     not_after: AwareDatetime | None = None
+    keeps_quantity: bool = False
     reason: str = ""
 
     @classmethod
@@ -127,6 +130,7 @@ class OrderIntent(Frozen):
         tranche: int | None = None,
         replaces: str | None = None,
         not_after: AwareDatetime | None = None,
+        keeps_quantity: bool = False,
         reason: str = "",
     ) -> OrderIntent:
         """Builds the intent with its derived client id."""
@@ -138,6 +142,7 @@ class OrderIntent(Frozen):
             tranche=tranche,
             replaces=replaces,
             not_after=not_after,
+            keeps_quantity=keeps_quantity,
             reason=reason,
         )
 

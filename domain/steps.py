@@ -44,6 +44,7 @@ from domain.walk import entry_step, walk_deadlines
 
 CANCEL_RECHECK_S = 2.0
 CANCEL_REFUSALS_MAX = 5
+GROUP_DEATH_S = 5.0
 EXIT_WAIT_S = 3.0
 EXIT_ASK_S = 1.0
 EXIT_CLOSED_ASK_S = 5.0
@@ -102,11 +103,21 @@ def _phases(state: TradeState) -> tuple[Callable[..., _Step], ...]:
     if state.taken_over and not ts.wants_exit(state):
         return (_know,)
     if state.taken_over or state.needs_operator:
-        return (_resolve_unknown, _drop_entries, _know, _notice_wrong, _get_out, _protect, _close)
+        return (
+            _resolve_unknown,
+            _drop_entries,
+            _know,
+            _drop_doubles,
+            _notice_wrong,
+            _get_out,
+            _protect,
+            _close,
+        )
     return (
         _resolve_unknown,
         _drop_entries,
         _know,
+        _drop_doubles,
         _notice_wrong,
         _get_out,
         _protect,
@@ -166,6 +177,9 @@ def _order_deadlines(state: TradeState) -> list[datetime]:
             times.append(record.retry_at)
         if record.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE):
             times.append(record.changed_at + timedelta(seconds=CANCEL_RECHECK_S))
+        filled_at = _partner_filled_at(state, record) if record.is_live else None
+        if filled_at is not None:
+            times.append(filled_at + timedelta(seconds=GROUP_DEATH_S))
         if record.state is OrderState.UNKNOWN:
             times.append(record.changed_at + timedelta(seconds=PROTECT_UNKNOWN_S))
             times.append(record.changed_at + timedelta(seconds=UNKNOWN_PARK_S))
@@ -273,6 +287,32 @@ def _is_fresh(state: TradeState, now: datetime) -> bool:
     return (now - state.knowledge_at).total_seconds() <= ts.KNOWLEDGE_MAX_AGE_S
 
 
+def _drop_doubles(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
+    """An order that outlives its replacement is a second live order: cancel the old one (D1)."""
+    doubles = tuple(
+        o
+        for o in state.live()
+        if o.state is OrderState.PENDING_REPLACE
+        and (now - o.changed_at).total_seconds() >= CANCEL_RECHECK_S
+        and state.knowledge_at is not None
+        and state.knowledge_at > o.changed_at + timedelta(seconds=CANCEL_RECHECK_S)
+        and any(new.replaces == o.client_id and _is_settled(new) for new in state.orders)
+    )
+    for double in doubles:
+        state = alert(state, "REPLACE_DOUBLED", double.client_id, AlertSeverity.CRITICAL)
+    commands = tuple(
+        CancelOrder(
+            client_id=o.client_id,
+            broker_order_id=o.broker_order_id,
+            urgency=Urgency.EXIT,
+            summary=f"cancel doubled {o.role} {o.quantity} {o.symbol}",
+        )
+        for o in doubles
+        if f"order/{o.client_id}" not in busy
+    )
+    return state, commands, False
+
+
 def _notice_wrong(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
     """A flipped position or a stuck leg imbalance is closed once (E4, peers §4 row 21)."""
     if ts.held_units(state) < 0 and not ts.wants_exit(state):
@@ -312,8 +352,8 @@ def _cancel(
     """Cancel commands for the groups of these orders; a refused one waits and is counted."""
     commands: list[Command] = []
     for record in records:
-        if _follows_another(state, record):
-            continue  # cancelling the leading order cancels the group
+        if _follows_another(state, record) or _dies_with_partner(state, record, now):
+            continue  # the broker cancels the group
         if record.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_NEW):
             continue
         if record.state is OrderState.UNKNOWN and record.broker_order_id is None:
@@ -347,6 +387,26 @@ def _follows_another(state: TradeState, record: OrderRecord) -> bool:
     return record.role is Role.STOP and any(
         o.parent_client_id == record.parent_client_id for o in state.live(Role.TARGET)
     )
+
+
+def _partner_filled_at(state: TradeState, record: OrderRecord) -> datetime | None:
+    """When the OCO partner of this order filled completely, or None."""
+    group = record.parent_client_id or record.client_id
+    for other in state.orders:
+        if other.role is Role.ENTRY or other.state is not OrderState.FILLED:
+            continue
+        if other.client_id != record.client_id and group in (
+            other.client_id,
+            other.parent_client_id,
+        ):
+            return other.changed_at
+    return None
+
+
+def _dies_with_partner(state: TradeState, record: OrderRecord, now: datetime) -> bool:
+    """True while the broker may still be cancelling this sibling of a filled order (E5)."""
+    filled_at = _partner_filled_at(state, record)
+    return filled_at is not None and (now - filled_at).total_seconds() < GROUP_DEATH_S
 
 
 def _get_out(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
@@ -614,6 +674,7 @@ def _ratchet(
         now,
         tranche=stop.tranche,
         replaces=stop.client_id,
+        parent=stop.parent_client_id,
         reason="ratchet",
     )
     command = ReplaceOrder(
@@ -642,12 +703,13 @@ def _close(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
     if not ts.entry_is_dead(state) or not ts.is_flat(state) or state.settled:
         return state, (), False
     live = state.live()
-    if live:
+    dying = all(_dies_with_partner(state, record, now) for record in live)
+    if not dying:
         state, commands = _cancel(state, live, now, busy, Urgency.EXIT)
         return state, commands, True
     changes = [o.changed_at for o in state.orders if o.state is not OrderState.NOT_SENT]
     proven = not changes or (state.knowledge_at is not None and state.knowledge_at > max(changes))
-    if not proven or ts.missing_fills(state):
+    if live or not proven or ts.missing_fills(state):
         if not is_due(state.read_after, now):
             return state, (), True
         state, commands = _read(state, now, busy, "proof of the close")

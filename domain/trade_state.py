@@ -20,7 +20,7 @@ from domain.control import KillMode
 from domain.entry import EntryTicket
 from domain.facts import PositionAdjusted
 from domain.ids import IntentKey, Purpose
-from domain.money import ZERO, Amount, NetPrice, Quantity, divide, total
+from domain.money import CTX, ZERO, Amount, NetPrice, Quantity, divide, total
 from domain.order import (
     LIVE_STATES,
     Fill,
@@ -32,6 +32,7 @@ from domain.order import (
 from domain.plan import TradePlan
 
 KNOWLEDGE_MAX_AGE_S = 15.0
+_AVERAGE_PLACES = Decimal("1e-10")
 
 
 class Role(StrEnum):
@@ -314,7 +315,7 @@ def entry_quantity(state: TradeState) -> Decimal:
 def average_price(state: TradeState, *roles: Role) -> Decimal | None:
     """Average net price per trade unit over the fills of these roles; None without fills.
 
-    For a combo: the sum over legs of leg average x ratio, signed by the leg's side in the
+    Rounded to ten places. For a combo: the sum over legs of leg average x ratio, signed by the leg's side in the
     structure, so that a debit is positive.
     """
     records = [o for o in state.orders if o.role in roles]
@@ -332,7 +333,7 @@ def average_price(state: TradeState, *roles: Role) -> Decimal | None:
         average = divide(total(f.quantity * f.price for f in fills), quantity)
         sign = leg.side.sign if state.plan.is_combo else 1
         net += sign * leg.ratio * average
-    return net
+    return net.quantize(_AVERAGE_PLACES, context=CTX).normalize(CTX)
 
 
 def tranche_quantities(state: TradeState) -> tuple[Decimal, ...]:

@@ -61,7 +61,7 @@ def replace_request(intent: OrderIntent) -> dict[str, object]:
     """
     body = intent.body
     request: dict[str, object] = {"client_order_id": intent.client_id}
-    if body.order_class not in _GROUPS:
+    if body.order_class not in _GROUPS and not intent.keeps_quantity:
         request["qty"] = decimal_text(body.quantity)
     if body.limit_price is not None:
         request["limit_price"] = decimal_text(body.limit_price)

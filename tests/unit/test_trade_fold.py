@@ -1,0 +1,388 @@
+"""The fold and its decisions on whole trades, one scenario a test."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from domain import trade_state as ts
+from domain.commands import Alert, PlaceOrder, WalkStep
+from domain.control import KillMode
+from domain.facts import (
+    DiscrepancyFound,
+    FillReported,
+    FlattenRequested,
+    KillEngaged,
+    OperatorCommand,
+    OperatorVerb,
+)
+from domain.instrument import Instrument
+from domain.order import OrderState, Side
+from domain.plan import (
+    FixedSize,
+    PlanLeg,
+    PlanPrice,
+    RatchetKind,
+    RatchetStep,
+    StopPlan,
+    TargetPlan,
+    TradePlan,
+    WalkPlan,
+)
+from domain.trade_state import Role, Stage
+from tests.unit.toy_broker import START, ToyBroker, Trade, live_exit_quantity
+
+D = Decimal
+
+
+def make_plan(
+    *,
+    side: Side = Side.BUY,
+    targets: tuple[TargetPlan, ...] = (TargetPlan(price=PlanPrice(offset=D(5)), fraction=D(1)),),
+    ratchet: tuple[RatchetStep, ...] = (),
+    time_stop_s: Decimal | None = None,
+    steps_max: int = 3,
+) -> TradePlan:
+    instrument = Instrument(symbol="AAPL")
+    sign = side.sign
+    return TradePlan(
+        trade_id="t-1",
+        session="s",
+        account="paper",
+        strategy="test",
+        symbol="AAPL",
+        legs=(PlanLeg(instrument=instrument, side=side),),
+        side=side,
+        size=FixedSize(quantity=D(10)),
+        walk=WalkPlan(
+            step=D("0.25"),
+            interval_s=D(10),
+            steps_max=steps_max,
+            worst_offset=D(1),
+            max_time_s=D(60),
+        ),
+        stop=StopPlan(price=PlanPrice(offset=D(-4) * sign)),
+        targets=targets,
+        ratchet=ratchet,
+        time_stop_s=time_stop_s,
+        signal_id="sig-1",
+        signal_time=START,
+    )
+
+
+THREE = tuple(
+    TargetPlan(price=PlanPrice(offset=D(offset)), fraction=D(fraction))
+    for offset, fraction in ((2, "0.3"), (4, "0.3"), (6, "0.4"))
+)
+RATCHET = (
+    RatchetStep(after_target=1, kind=RatchetKind.BREAK_EVEN),
+    RatchetStep(after_target=2, kind=RatchetKind.PREVIOUS_TARGET),
+)
+
+
+def start(plan: TradePlan | None = None, **kwargs: object) -> tuple[Trade, ToyBroker]:
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.30"))
+    return Trade(plan or make_plan(), broker, **kwargs), broker  # type: ignore[arg-type]
+
+
+def test_walk_climbs_to_the_ask_then_target_fills_and_trade_settles_flat() -> None:
+    trade, broker = start()
+    trade.pass_time(25)
+    steps = [c.intent.body.limit_price for c in trade.commands if isinstance(c, WalkStep)]
+    assert steps == [D("100.25"), D("100.50")]
+    assert broker.position == 10
+    assert ts.protection(trade.state) is ts.Protection.RESTING
+    broker.move(D("105.40"), D("105.60"))
+    trade.settle_down()
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+    assert ts.exit_reason(trade.state) == "target"
+
+
+def test_entry_that_never_fills_is_cancelled_and_settles_not_filled() -> None:
+    trade, broker = start()
+    broker.move(D("109.90"), D("110.30"))
+    trade.pass_time(70)
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
+    assert not [o for o in broker.orders if o.live]
+
+
+def test_walk_never_passes_the_worst_price() -> None:
+    plan = make_plan(steps_max=50)
+    trade, broker = start(plan, worst=D("100.60"))
+    broker.move(D("101.90"), D("102.00"))
+    trade.pass_time(59)
+    prices = [o.limit_price for o in broker.orders if o.limit_price is not None]
+    assert max(prices) == D("100.60")
+    assert len(prices) == len(set(prices)), "a step that changes nothing must not be sent"
+
+
+def test_three_tranches_ratchet_to_break_even_then_first_target() -> None:
+    trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET))
+    trade.pass_time(25)
+    average = ts.average_price(trade.state, Role.ENTRY)
+    assert average == D("100.30")
+    assert [o.rest for o in broker.orders if o.live and o.stop_price] == [D(3), D(3), D(4)]
+    broker.move(D("102.40"), D("102.60"))
+    trade.settle_down()
+    stops = [o.stop_price for o in broker.orders if o.live and o.stop_price]
+    assert stops == [D("100.30"), D("100.30")]
+    broker.move(D("104.40"), D("104.60"))
+    trade.settle_down()
+    stops = [o.stop_price for o in broker.orders if o.live and o.stop_price]
+    assert stops == [D("102.30")]
+    broker.move(D("102.20"), D("102.25"))
+    trade.settle_down()
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+    assert ts.exit_reason(trade.state) == "ratcheted_stop"
+
+
+def test_short_trade_mirrors_the_ratchet_downwards() -> None:
+    targets = tuple(
+        TargetPlan(price=PlanPrice(offset=D(-offset)), fraction=D(fraction))
+        for offset, fraction in ((2, "0.5"), (4, "0.5"))
+    )
+    plan = make_plan(side=Side.SELL, targets=targets, ratchet=RATCHET[:1])
+    trade, broker = start(plan, start=D(100), worst=D(99))
+    broker.move(D("100.10"), D("100.30"))
+    trade.pass_time(5)
+    assert broker.position == -10
+    broker.move(D("97.60"), D("97.90"))
+    trade.settle_down()
+    assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("100.10")]
+
+
+def test_partial_fill_ends_walk_and_protects_exactly_what_is_held() -> None:
+    trade, broker = start()
+    broker.size = D(4)
+    broker.move(D("99.80"), D("100.00"))
+    trade.settle_down()
+    trade.pass_time(1)
+    assert broker.position == 4
+    assert live_exit_quantity(broker, Side.SELL) == 0
+    broker.size = D(100)
+    broker.bid, broker.ask = D("100.10"), D("100.40")
+    trade.pass_time(3)
+    assert trade.state.walk.ended == "partial"
+    assert live_exit_quantity(broker, Side.SELL) == 4
+    assert 1.9 <= trade.state.naked.total_s <= 2.5
+
+
+def test_lost_answer_of_the_entry_is_resolved_without_a_second_order() -> None:
+    """C2: accepted, answer lost."""
+    trade, broker = start(mischief=lambda c: "lost" if isinstance(c, PlaceOrder) else "")
+    trade.pass_time(3)
+    entries = [o for o in broker.orders if o.intent is not None and o.intent.increasing]
+    assert len(entries) == 1
+    assert trade.state.orders[0].state is OrderState.WORKING
+
+
+def test_lost_answer_of_the_stop_keeps_one_stop_and_counts_naked_time() -> None:
+    lost = {"count": 0}
+
+    def mischief(command: object) -> str:
+        if isinstance(command, PlaceOrder) and not command.intent.increasing:
+            lost["count"] += 1
+            return "lost" if lost["count"] == 1 else ""
+        return ""
+
+    trade, broker = start(mischief=mischief)
+    trade.pass_time(25)
+    assert live_exit_quantity(broker, Side.SELL) == 10
+    assert len([o for o in broker.orders if o.stop_price]) == 1
+
+
+def test_rejected_protection_twice_becomes_a_market_exit() -> None:
+    """E2: a stop that cannot be had ends the trade, never leaves it bare."""
+
+    def mischief(command: object) -> str:
+        exit_ = isinstance(command, PlaceOrder) and command.intent.reason == "protect"
+        return "reject" if exit_ else ""
+
+    trade, broker = start(mischief=mischief)
+    trade.pass_time(40)
+    assert broker.position == 0
+    assert trade.state.exit.reason == "protection_rejected"
+    assert ts.stage(trade.state) is Stage.CLOSED
+
+
+def test_time_stop_releases_the_bracket_then_sells_at_a_marketable_limit() -> None:
+    trade, broker = start(make_plan(time_stop_s=D(120)))
+    trade.pass_time(25)
+    trade.pass_time(125)
+    assert broker.position == 0
+    assert ts.exit_reason(trade.state) == "time_stop"
+    assert ts.stage(trade.state) is Stage.CLOSED
+
+
+def test_flatten_while_walking_cancels_the_entry_and_closes_without_position() -> None:
+    """K2."""
+    trade, broker = start()
+    trade.pass_time(5)
+    trade.tell(FlattenRequested(at=trade.now, command_id="f1", by="ann", reason="test"))
+    trade.settle_down()
+    assert not [o for o in broker.orders if o.live]
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
+
+
+def test_flatten_in_a_closed_session_keeps_the_stop_and_is_not_done() -> None:
+    """K3: pending with its reason until the broker says flat."""
+    trade, broker = start()
+    trade.pass_time(25)
+    broker.open_session = False
+    trade.tell(FlattenRequested(at=trade.now, command_id="f1", by="ann", reason="test"))
+    trade.pass_time(20)
+    assert broker.position == 10
+    assert live_exit_quantity(broker, Side.SELL) == 10
+    assert trade.state.exit.pending == "session closed"
+    assert ts.stage(trade.state) is Stage.EXITING
+    broker.open_session = True
+    trade.pass_time(10)
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+
+
+def test_kill_block_ends_the_walk_and_leaves_protection_alone() -> None:
+    trade, broker = start()
+    trade.pass_time(25)
+    trade.tell(
+        KillEngaged(at=trade.now, command_id="k", mode=KillMode.CANCEL_ENTRIES, by="a", reason="r")
+    )
+    trade.settle_down()
+    assert live_exit_quantity(broker, Side.SELL) == 10
+    assert ts.stage(trade.state) is Stage.OPEN
+
+
+def test_kill_before_reservation_sends_nothing() -> None:
+    """A5: the kill is the first message the trade ever sees."""
+    trade, broker = start()
+    trade.tell(KillEngaged(at=trade.now, command_id="k", mode=KillMode.FLATTEN, by="a", reason="r"))
+    trade.settle_down()
+    assert broker.journal == []
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
+
+
+def test_same_command_twice_has_one_effect() -> None:
+    """I17."""
+    trade, _ = start()
+    trade.pass_time(25)
+    move = OperatorCommand(
+        at=trade.now, command_id="m1", by="ann", verb=OperatorVerb.MOVE_STOP, price=D(98)
+    )
+    trade.tell(move, move.model_copy(update={"price": D(90)}))
+    assert trade.state.stop_price == 98
+
+
+def test_operator_moves_the_live_stop() -> None:
+    trade, broker = start()
+    trade.pass_time(25)
+    trade.tell(
+        OperatorCommand(
+            at=trade.now, command_id="m1", by="ann", verb=OperatorVerb.MOVE_STOP, price=D("97.5")
+        )
+    )
+    trade.settle_down()
+    assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("97.5")]
+
+
+def test_refused_ratchet_keeps_the_old_stop_and_alerts() -> None:
+    """Peers row 9: old stop live, new stop live or market exit; never none."""
+
+    def mischief(command: object) -> str:
+        return "reject" if type(command).__name__ == "ReplaceOrder" else ""
+
+    trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET), mischief=mischief)
+    trade.pass_time(25)
+    broker.move(D("102.40"), D("102.60"))
+    trade.pass_time(30)
+    stops = [o.stop_price for o in broker.orders if o.live and o.stop_price]
+    assert stops == [D("96.30"), D("96.30")]
+    assert any(isinstance(c, Alert) and c.code == "RATCHET_REFUSED" for c in trade.commands)
+
+
+def test_fill_after_cancel_confirmed_is_protected_not_forgotten() -> None:
+    """D9, peers row 8: the cancel lost the race."""
+    trade, broker = start()
+    trade.pass_time(5)
+    trade.tell(KillEngaged(at=trade.now, command_id="k", mode=KillMode.BLOCK, by="a", reason="r"))
+    trade.look()
+    order = broker.orders[0]
+    broker._fill(order, D(3))
+    trade.settle_down()
+    assert broker.position == 3
+    assert live_exit_quantity(broker, Side.SELL) == 3
+    assert any(isinstance(c, Alert) and c.code == "LATE_FILL" for c in trade.commands)
+
+
+def test_both_oco_legs_filling_is_bought_back_once() -> None:
+    """E4: the excess is closed once, then the trade is flat."""
+    trade, broker = start()
+    trade.pass_time(25)
+    child = next(o for o in broker.orders if o.stop_price)
+    broker.move(D("105.40"), D("105.60"))
+    broker._fill(child, child.quantity)
+    trade.pass_time(20)
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+    assert any(isinstance(c, Alert) and c.code == "POSITION_FLIPPED" for c in trade.commands)
+
+
+def test_doubled_fill_counts_once() -> None:
+    """I7, F2."""
+    trade, broker = start()
+    trade.pass_time(25)
+    fill = broker.fills[0]
+    before = ts.held_units(trade.state)
+    trade.tell(FillReported(at=trade.now, fill=fill), FillReported(at=trade.now, fill=fill))
+    assert ts.held_units(trade.state) == before
+
+
+def test_foreign_fill_is_quarantined_with_an_alert() -> None:
+    trade, broker = start()
+    trade.pass_time(25)
+    fill = broker.fills[0].model_copy(
+        update={"fill_key": "x", "broker_order_id": "zzz", "client_id": "f" * 32}
+    )
+    trade.tell(FillReported(at=trade.now, fill=fill))
+    assert ts.held_units(trade.state) == 10
+    assert any(a.code == "FILL_UNATTRIBUTED" for a in trade.state.alerts)
+
+
+def test_discrepancy_makes_the_trade_look_at_the_broker_first() -> None:
+    trade, _ = start()
+    trade.pass_time(25)
+    trade.tell(DiscrepancyFound(at=trade.now, code="GAP", text="stream gap"))
+    before = len(trade.commands)
+    trade.look()
+    assert [c.kind for c in trade.commands[before:]] == ["alert", "read_broker"]
+
+
+def test_stale_knowledge_is_read_before_the_stop_is_replaced() -> None:
+    trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET))
+    trade.pass_time(25)
+    broker.now += timedelta(hours=3)
+    broker.move(D("102.40"), D("102.60"))
+    before = len(trade.commands)
+    trade.settle_down()
+    kinds = [c.kind for c in trade.commands[before:]]
+    assert kinds[0] == "read_broker"
+    assert kinds.count("replace_order") == 2
+
+
+@pytest.mark.parametrize("quantity", range(1, 60))
+@pytest.mark.parametrize("tranches", range(1, 8))
+def test_tranches_always_sum_to_the_filled_quantity(quantity: int, tranches: int) -> None:
+    """E9: rounding, dust, last tranche is the remainder."""
+    fraction = D(1) / D(tranches)
+    targets = tuple(
+        TargetPlan(price=PlanPrice(offset=D(i + 1)), fraction=round(fraction, 4))
+        for i in range(tranches)
+    )
+    trade, broker = start(make_plan(targets=targets), quantity=D(quantity))
+    broker.move(D("99.80"), D("100.00"))
+    trade.settle_down()
+    assert sum(ts.tranche_quantities(trade.state)) == quantity
+    assert live_exit_quantity(broker, Side.SELL) == quantity
