@@ -141,9 +141,7 @@ def _event_of(row: dict[str, str]) -> TapeEvent:
             ask_size=_number(row, "ask_size"),
         )
     if kind is TapeKind.TRADE:
-        return TapeEvent(
-            time, symbol, kind, price=_needed(row, "price"), size=_needed(row, "size")
-        )
+        return TapeEvent(time, symbol, kind, price=_needed(row, "price"), size=_needed(row, "size"))
     return TapeEvent(
         time,
         symbol,

@@ -1,0 +1,237 @@
+"""The control plane: journal, state, faults, clock and the market by hand. Own port, no keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from domain.money import exact
+from simulator.clock import SimClock
+from simulator.exchange import Exchange
+from simulator.journal import plain
+from simulator.refusals import Refusal
+
+Json = dict[str, Any]
+DEFAULT_SIZE = Decimal(1000)
+
+
+class ControlPlane:
+    """Endpoints:
+
+    - `GET /sim/health`, `GET /sim/state`
+    - `GET /sim/journal?after=SEQ` NDJSON
+    - `GET|POST|DELETE /sim/faults`: one rule or a list (`faults.FaultBoard.add`)
+    - `POST /sim/clock` `{"advance_to": RFC3339}` or `{"advance_s": n}`; step mode only
+    - `POST /sim/quote` `{"symbol","bid","ask","bid_size","ask_size","last"}`
+    - `POST /sim/trade` `{"symbol","price","size"}`
+    - `POST /sim/halt` `{"symbol","halted": true|false}`
+    - `POST /sim/event` `{"kind": "position"|"bust", ...}`: vanished position, liquidation (`LIQ`),
+      assignment (`OPASN`), trade bust
+    """
+
+    def __init__(
+        self, exchange: Exchange, clock: SimClock, after_change: Callable[[], None] | None = None
+    ) -> None:
+        self._exchange = exchange
+        self._clock = clock
+        self._after_change = after_change
+
+    def app(self) -> Starlette:
+        rows = [
+            ("/sim/health", self._health, "GET"),
+            ("/sim/state", self._state, "GET"),
+            ("/sim/journal", self._journal, "GET"),
+            ("/sim/faults", self._faults, "GET"),
+            ("/sim/faults", self._add_faults, "POST"),
+            ("/sim/faults", self._heal, "DELETE"),
+            ("/sim/clock", self._clock_step, "POST"),
+            ("/sim/quote", self._quote, "POST"),
+            ("/sim/trade", self._trade, "POST"),
+            ("/sim/halt", self._halt, "POST"),
+            ("/sim/event", self._event, "POST"),
+        ]
+        return Starlette(
+            routes=[Route(path, _careful(do), methods=[verb]) for path, do, verb in rows]
+        )
+
+    async def _health(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok", "market_time": plain(self._exchange.now)})
+
+    async def _state(self, _request: Request) -> Response:
+        self._catch_up()
+        exchange = self._exchange
+        state, margin = exchange.state, exchange.margin
+        quotes = {
+            book.symbol: {
+                "bid": book.bid,
+                "ask": book.ask,
+                "bid_size": book.bid_size,
+                "ask_size": book.ask_size,
+                "last": book.last,
+                "halted": book.is_halted,
+            }
+            for book in state.books.values()
+        }
+        shown = {
+            "market_time": exchange.now,
+            "is_open": state.is_open(),
+            "stepped": self._clock.is_stepped,
+            "speed": self._clock.speed,
+            "tape_ended": exchange.tape_ended,
+            "next_event_time": exchange.next_event_time,
+            "tape_events_played": exchange.tape_events_played,
+            "cash": state.account.cash,
+            "start_cash": state.account.start_cash,
+            "fees_paid": state.account.fees_paid,
+            "equity": margin.equity(),
+            "buying_power": margin.buying_power(),
+            "positions": {h.symbol: h.quantity for h in exchange.holdings()},
+            "open_orders": [
+                {
+                    "id": order.id,
+                    "client_id": order.client_id,
+                    "symbol": order.symbol,
+                    "side": order.side,
+                    "quantity": order.quantity,
+                    "filled": order.filled,
+                    "status": order.status,
+                }
+                for order in exchange.open_orders
+            ],
+            "quotes": quotes,
+            "faults_fired": dict(state.faults.fired),
+            "journal_seq": len(exchange.journal.rows),
+        }
+        return JSONResponse(plain(shown))
+
+    async def _journal(self, request: Request) -> Response:
+        self._catch_up()
+        after = int(request.query_params.get("after", "0"))
+        text = self._exchange.journal.text_after(after)
+        return PlainTextResponse(text, media_type="application/x-ndjson")
+
+    async def _faults(self, _request: Request) -> Response:
+        board = self._exchange.state.faults
+        rules = [
+            {"id": rule.id, "kind": rule.kind, "seen": rule.seen, "fired": rule.fired}
+            for rule in board.rules
+        ]
+        return JSONResponse(plain({"rules": rules, "fired": dict(board.fired)}))
+
+    async def _add_faults(self, request: Request) -> Response:
+        raw = json.loads(await request.body(), parse_float=str)
+        rules = [self._exchange.state.faults.add(row) for row in _listed(raw)]
+        return JSONResponse({"ids": [rule.id for rule in rules]})
+
+    async def _heal(self, _request: Request) -> Response:
+        self._exchange.state.faults.clear()
+        return JSONResponse({"ids": []})
+
+    async def _clock_step(self, request: Request) -> Response:
+        if not self._clock.is_stepped:
+            return JSONResponse({"message": "the clock runs; it cannot be stepped"}, 409)
+        body = await _object(request)
+        target = self._exchange.now
+        if "advance_to" in body:
+            target = datetime.fromisoformat(str(body["advance_to"]))
+            if target.tzinfo is None:
+                raise ValueError("advance_to was without an offset")
+        else:
+            target += timedelta(seconds=float(body["advance_s"]))
+        self._clock.step_to(target.astimezone(UTC))
+        self._exchange.advance_to(target.astimezone(UTC))
+        self._changed()
+        return await self._health(request)
+
+    async def _quote(self, request: Request) -> Response:
+        self._catch_up()
+        body = await _object(request)
+        self._exchange.set_quote(
+            str(body["symbol"]),
+            _number(body, "bid"),
+            _number(body, "ask"),
+            _number(body, "bid_size") or DEFAULT_SIZE,
+            _number(body, "ask_size") or DEFAULT_SIZE,
+            _number(body, "last"),
+        )
+        self._changed()
+        return await self._health(request)
+
+    async def _trade(self, request: Request) -> Response:
+        self._catch_up()
+        body = await _object(request)
+        self._exchange.trade(str(body["symbol"]), exact(body["price"]), exact(body["size"]))
+        self._changed()
+        return await self._health(request)
+
+    async def _halt(self, request: Request) -> Response:
+        self._catch_up()
+        body = await _object(request)
+        act = self._exchange.halt if body.get("halted", True) else self._exchange.resume
+        act(str(body["symbol"]))
+        self._changed()
+        return await self._health(request)
+
+    async def _event(self, request: Request) -> Response:
+        self._catch_up()
+        body = await _object(request)
+        if body["kind"] == "bust":
+            self._exchange.bust(str(body["execution_id"]))
+        elif body["kind"] == "position":
+            self._exchange.set_position(
+                str(body["symbol"]),
+                exact(body["quantity"]),
+                str(body.get("reason", "VANISHED")),
+                _number(body, "price") or Decimal(0),
+            )
+        else:
+            raise ValueError(f"kind was {body['kind']}, allowed: position, bust")
+        self._changed()
+        return await self._health(request)
+
+    def _catch_up(self) -> None:
+        self._exchange.advance_to(max(self._clock.now(), self._exchange.now))
+
+    def _changed(self) -> None:
+        if self._after_change is not None:
+            self._after_change()
+
+
+def _careful(do: Any) -> Any:
+    """Bad input is a 422 with its reason, never a stack trace."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            response: Response = await do(request)
+        except Refusal as refusal:
+            return JSONResponse({"message": refusal.text}, 422)
+        except (ValueError, KeyError, PydanticCustomError) as problem:
+            return JSONResponse({"message": f"{type(problem).__name__}: {problem}"}, 422)
+        return response
+
+    return answer
+
+
+async def _object(request: Request) -> Json:
+    body = json.loads(await request.body() or b"{}", parse_float=Decimal)
+    if not isinstance(body, dict):
+        raise ValueError("the body was not an object")
+    return body
+
+
+def _listed(raw: Any) -> list[Json]:
+    return raw if isinstance(raw, list) else [raw]
+
+
+def _number(body: Json, name: str) -> Decimal | None:
+    value = body.get(name)
+    return None if value is None else exact(value)

@@ -1,0 +1,682 @@
+"""The simulated exchange: one account, one thread, no clock and no I/O of its own.
+
+Time moves only by `advance_to`. In between, requests arrive (`submit`, `cancel`, `replace`) and
+the market moves (tape, generated book, or direct control). Everything that happens is in
+`journal`, the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace as changed
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from domain.money import ZERO, round_down_to_step
+from simulator.account import Holding
+from simulator.book import Book
+from simulator.checks import FRACTION_STEP, Checks, is_changeable
+from simulator.config import ExchangeConfig, ReplaceQuantity
+from simulator.faults import FaultKind
+from simulator.generated import generated_events, merged
+from simulator.journal import Journal
+from simulator.lifecycle import Lifecycle
+from simulator.margin import Margin
+from simulator.matching import Matcher
+from simulator.orders import (
+    Group,
+    Kind,
+    OrderClass,
+    OrderRequest,
+    ReplaceRequest,
+    Role,
+    Side,
+    SimOrder,
+    Status,
+    TimeInForce,
+)
+from simulator.refusals import Reason, Refusal
+from simulator.state import Listener, State
+from simulator.tape import TapeEvent, TapeKind
+
+GTC_LIFE = timedelta(days=90)
+Observer = Callable[[SimOrder], None]
+
+
+class Exchange:
+    """Order entry, market and time of one simulated venue.
+
+    Deterministic: the same configuration, tape and calls give the same ids and the same journal.
+    """
+
+    def __init__(
+        self,
+        config: ExchangeConfig | None = None,
+        tape: Iterable[TapeEvent] = (),
+        journal: Journal | None = None,
+    ) -> None:
+        config = config or ExchangeConfig()
+        self.state = State(config, journal or Journal())
+        self.margin = Margin(self.state)
+        self.lifecycle = Lifecycle(self.state)
+        self.matcher = Matcher(self.state, self.lifecycle)
+        self.checks = Checks(self.state, self.margin)
+        sources = [iter(tape)]
+        sources += [
+            generated_events(book, self.state.listing(book.symbol), config.start, config.seed)
+            for book in config.generated
+        ]
+        self._tape: Iterator[TapeEvent] = merged(sources)
+        self._next_event: TapeEvent | None = next(self._tape, None)
+        self.tape_events_played = 0
+        self.tape_events_unknown = 0
+        self._next_boundary = self._boundary_after(config.start)
+        self.state.record(
+            "start", seed=config.seed, cash=config.cash, symbols=sorted(self.state.listings)
+        )
+
+    # --- reading ------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ExchangeConfig:
+        return self.state.config
+
+    @property
+    def journal(self) -> Journal:
+        return self.state.journal
+
+    @property
+    def now(self) -> datetime:
+        return self.state.now
+
+    @property
+    def tape_ended(self) -> bool:
+        return self._next_event is None
+
+    @property
+    def next_event_time(self) -> datetime | None:
+        """When the tape moves next; None at its end."""
+        return self._next_event.time if self._next_event is not None else None
+
+    def order(self, order_id: str) -> SimOrder | None:
+        return self.state.orders.get(order_id)
+
+    def order_by_client_id(self, client_id: str) -> SimOrder | None:
+        return self.state.by_client.get(client_id)
+
+    def holdings(self) -> list[Holding]:
+        return list(self.state.account.holdings.values())
+
+    def book(self, symbol: str) -> Book:
+        return self.state.books[symbol]
+
+    def available(self, symbol: str) -> Decimal:
+        """Quantity of the position that no working exit reserves, unsigned."""
+        position = self.state.account.quantity(symbol)
+        side = Side.SELL if position > 0 else Side.BUY
+        return max(ZERO, abs(position) - self.checks.held_for(symbol, side))
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` at every order event; the answer ends the subscription."""
+        self.state.listeners.append(listener)
+        return lambda: self.state.listeners.remove(listener)
+
+    # --- orders -------------------------------------------------------------------------------
+
+    def submit(self, request: OrderRequest, observer: Observer | None = None) -> SimOrder:
+        """Accepts an order or raises `Refusal`.
+
+        `observer` sees the order as accepted, before the market touches it: that is what a
+        venue's reply shows. The returned order is live and already matched.
+        """
+        self.state.record(
+            "request", action="submit", client_id=request.client_id, order=_shown(request)
+        )
+        try:
+            order = self._accept(request)
+        except Refusal as refusal:
+            self.record_refusal("submit", refusal, client_id=request.client_id)
+            raise
+        self._start(order, observer)
+        return order
+
+    def cancel(self, order_id: str) -> SimOrder:
+        """Asks for a cancel; raises `Refusal` NOT_FOUND or NOT_CANCELABLE."""
+        self.state.record("request", action="cancel", order_id=order_id)
+        try:
+            order = self._existing(order_id)
+            if order.is_done or order.status is Status.PENDING_CANCEL:
+                raise Refusal(Reason.NOT_CANCELABLE, f'order is already in "{order.status}" state')
+        except Refusal as refusal:
+            self.record_refusal("cancel", refusal, order_id=order_id)
+            raise
+        facts = {"client_id": order.client_id, "symbol": order.symbol}
+        if self.state.fault(FaultKind.CANCEL_LOST, **facts):
+            return order
+        latency_s = float(self.config.matching.cancel_latency_s)
+        if latency_s > 0:
+            self.lifecycle.ask_cancel(order)
+            self.state.schedule(latency_s, lambda: self._cancel_now(order))
+        else:
+            self._cancel_now(order)
+        return order
+
+    def cancel_all(self) -> list[SimOrder]:
+        """Asks for a cancel of every open order; group members go with the first of them."""
+        asked = []
+        for order in list(self.state.open_orders.values()):
+            if order.combo is None and not order.is_done and order.id in self.state.open_orders:
+                if order.status is not Status.PENDING_CANCEL:
+                    self.cancel(order.id)
+                asked.append(order)
+        return asked
+
+    def replace(
+        self, order_id: str, request: ReplaceRequest, observer: Observer | None = None
+    ) -> SimOrder:
+        """Makes a new order that takes over from a working one; raises `Refusal`.
+
+        The quantity means what `MatchingConfig.replace_quantity` says.
+        """
+        self.state.record(
+            "request",
+            action="replace",
+            order_id=order_id,
+            client_id=request.client_id,
+            changes=_shown(request),
+        )
+        try:
+            old = self._existing(order_id)
+            new = self._replacement(old, request)
+        except Refusal as refusal:
+            self.record_refusal("replace", refusal, order_id=order_id, client_id=request.client_id)
+            raise
+        latency_s = float(self.config.matching.replace_latency_s)
+        if latency_s > 0:
+            self.lifecycle.ask_replace(old)
+            new.replaces = old.id
+            self.state.orders[new.id] = new
+            self.state.by_client[new.client_id] = new
+            self.state.schedule(latency_s, lambda: self._replace_now(old, new, None))
+            if observer is not None:
+                observer(new)
+        else:
+            self._replace_now(old, new, observer)
+        return new
+
+    def record_refusal(self, action: str, refusal: Refusal, **fields: object) -> None:
+        """Journals a refusal; the wire face uses it for bodies that it cannot even read."""
+        self.state.record(
+            "refused", action=action, reason=refusal.reason, text=refusal.text, **fields
+        )
+
+    # --- market control -----------------------------------------------------------------------
+
+    def set_quote(
+        self,
+        symbol: str,
+        bid: Decimal | None,
+        ask: Decimal | None,
+        bid_size: Decimal = Decimal(1000),
+        ask_size: Decimal = Decimal(1000),
+        last: Decimal | None = None,
+    ) -> None:
+        """Direct control: shows a quote now. `last` moves the price that stops look at; without
+        it the middle of the quote, rounded down to the tick, takes that place."""
+        book = self.state.books[self.state.listing(symbol).symbol]
+        if last is None and bid is not None and ask is not None:
+            last = self.state.listings[symbol].instrument.tick_down((bid + ask) / 2)
+        if last is not None:
+            book.last, book.trade_time = last, self.now
+        self.matcher.quote(symbol, bid, ask, bid_size, ask_size)
+
+    def trade(self, symbol: str, price: Decimal, size: Decimal = Decimal(100)) -> None:
+        """Direct control: a trade prints now."""
+        self.matcher.trade(self.state.listing(symbol).symbol, price, size)
+
+    def halt(self, symbol: str) -> None:
+        """Stops matching in a symbol; orders are still accepted."""
+        self.state.books[self.state.listing(symbol).symbol].is_halted = True
+        self.state.record("halted", symbol=symbol)
+
+    def resume(self, symbol: str) -> None:
+        self.state.books[self.state.listing(symbol).symbol].is_halted = False
+        self.state.record("resumed", symbol=symbol)
+        self.matcher.match(symbol)
+
+    def set_position(self, symbol: str, quantity: Decimal, kind: str, price: Decimal) -> None:
+        """Direct control: a position changes without an order (liquidation, assignment, split).
+
+        Cash does not move for a vanished position; for `OPASN`, `OPEXC` and `LIQ` the difference
+        is booked at `price`. Exits that it no longer covers stay, as they do at a real venue.
+        """
+        state = self.state
+        before = state.account.quantity(state.listing(symbol).symbol)
+        if kind in ("OPASN", "OPEXC", "LIQ"):
+            change = state.account.book(symbol, quantity - before, price)
+            state.record("cash", change=change, cash=state.account.cash, reason=kind)
+        else:
+            change = ZERO
+            state.account.set_quantity(symbol, quantity, price)
+        state.record("position", symbol=symbol, quantity=quantity, reason=kind)
+        state.add_activity(
+            kind, symbol=symbol, quantity=quantity - before, price=price, net_amount=change
+        )
+
+    def bust(self, execution_id: str) -> None:
+        """Direct control: the venue takes an execution back (D9)."""
+        rows = self.journal.of("fill")
+        row = next((row for row in rows if row["execution_id"] == execution_id), None)
+        if row is None:
+            raise Refusal(Reason.NOT_FOUND, f"execution {execution_id} not found")
+        order = self._existing(str(row["order_id"]))
+        quantity, price = Decimal(row["quantity"]), Decimal(row["price"])
+        self.lifecycle.bust(order, quantity, price, execution_id)
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def advance_to(self, moment: datetime) -> None:
+        """Plays everything that is due up to `moment`, in order of time: session boundaries,
+        then scheduled answers, then market events of the same instant."""
+        state = self.state
+        while True:
+            candidates = [
+                (due, rank)
+                for rank, due in enumerate(
+                    (self._next_boundary, state.next_due(), self.next_event_time)
+                )
+                if due is not None and due <= moment
+            ]
+            if not candidates:
+                break
+            due, rank = min(candidates)
+            state.now = max(state.now, due)
+            if rank == 0:
+                self._cross_boundary()
+            elif rank == 1:
+                state.pop_due()()
+            else:
+                self._play()
+        state.now = max(state.now, moment)
+
+    # --- private: orders ----------------------------------------------------------------------
+
+    def _accept(self, request: OrderRequest) -> SimOrder:
+        facts = {"client_id": request.client_id or "", "symbol": request.symbol}
+        rule = self.state.fault(FaultKind.REJECT, **facts)
+        if rule is not None:
+            raise Refusal(Reason.INJECTED, str(rule.params.get("text", "order was refused")))
+        self.checks.client_id(request.client_id)
+        if request.notional is not None:
+            request = changed(request, quantity=self._quantity_for(request))
+        self.checks.form(request)
+        members = self._build(request)
+        order = members[0]
+        self.checks.against_account(order)
+        for member in members:
+            self.lifecycle.admit(member)
+        rule = self.state.fault(FaultKind.HALT, **facts)
+        if rule is not None:
+            self.halt(request.symbol)
+            self.state.schedule(
+                rule.seconds("duration_s", 60.0), lambda: self.resume(request.symbol)
+            )
+        rule = self.state.fault(FaultKind.LATE_REJECT, **facts)
+        if rule is not None:
+            text = str(rule.params.get("text", "order was rejected by the venue"))
+            self.state.schedule(
+                rule.seconds("delay_s", 1.0), lambda: self.lifecycle.reject(order, text)
+            )
+        return order
+
+    def _start(self, order: SimOrder, observer: Observer | None) -> None:
+        """Brings an accepted order into the market, now or after the venue's latency."""
+        if not self.state.is_open():
+            self._each(order, self.lifecycle.queue)
+            if observer is not None:
+                observer(order)
+            return
+        latency_s = float(self.config.matching.accept_latency_s)
+        if latency_s > 0:
+            if observer is not None:
+                observer(order)
+            self.state.schedule(latency_s, lambda: self._go_live(order, None))
+        else:
+            self._go_live(order, observer)
+
+    def _go_live(self, order: SimOrder, observer: Observer | None) -> None:
+        if order.is_done or order.is_working:
+            return
+        if not self.state.is_open():
+            self._each(order, self.lifecycle.queue)
+            return
+        self._each(order, self.lifecycle.go_live)
+        if observer is not None:
+            observer(order)
+        self.matcher.try_at_once(order)
+
+    def _each(self, order: SimOrder, verb: Callable[[SimOrder], None]) -> None:
+        """The first member gets the verb, the waiting members of its group are held."""
+        members = order.group.members if order.group is not None else (order,)
+        for member in members:
+            if member.is_done:
+                continue
+            if member is order:
+                verb(member)
+            else:
+                self.lifecycle.hold(member, working=not member.waits_for_entry)
+
+    def _build(self, request: OrderRequest) -> list[SimOrder]:
+        """The order with its group; the member that goes live first comes first."""
+        if request.order_class is OrderClass.COMBO:
+            return [self._build_combo(request)]
+        if request.order_class is OrderClass.SIMPLE:
+            return [self._new(request, request.client_id)]
+        group = Group(request.order_class)
+        if request.order_class is OrderClass.OCO:
+            target = changed(request, limit_price=request.take_profit_price)
+            group.take_profit = self._new(target, request.client_id)
+            first = group.take_profit
+            exit_side = request.side
+        else:
+            group.entry = self._new(request, request.client_id)
+            first = group.entry
+            exit_side = request.side.opposite
+            if request.take_profit_price is not None:
+                target = changed(
+                    request,
+                    side=exit_side,
+                    kind=Kind.LIMIT,
+                    limit_price=request.take_profit_price,
+                    stop_price=None,
+                )
+                group.take_profit = self._new(target, None)
+        if request.stop_loss_price is not None:
+            limit = request.stop_loss_limit_price
+            stop = changed(
+                request,
+                side=exit_side,
+                kind=Kind.STOP if limit is None else Kind.STOP_LIMIT,
+                limit_price=limit,
+                stop_price=request.stop_loss_price,
+            )
+            group.stop_loss = self._new(stop, None)
+        roles = (
+            (group.entry, Role.ENTRY),
+            (group.take_profit, Role.TAKE_PROFIT),
+            (group.stop_loss, Role.STOP_LOSS),
+        )
+        for member, role in roles:
+            if member is not None:
+                member.group, member.role = group, role
+        return [first, *(member for member in group.members if member is not first)]
+
+    def _build_combo(self, request: OrderRequest) -> SimOrder:
+        order = self._new(request, request.client_id)
+        legs = []
+        for leg in request.legs:
+            part = self._new(
+                changed(
+                    request,
+                    symbol=leg.symbol,
+                    side=leg.side,
+                    quantity=order.quantity * leg.ratio,
+                    limit_price=None,
+                    intent=leg.intent,
+                ),
+                None,
+            )
+            part.ratio, part.combo, part.status = leg.ratio, order, Status.NEW
+            legs.append(part)
+        order.legs = tuple(legs)
+        return order
+
+    def _new(self, request: OrderRequest, client_id: str | None) -> SimOrder:
+        assert request.quantity is not None, "the form was checked"
+        state = self.state
+        order_id = state.new_id("order")
+        close = state.calendar.next_close(state.now)
+        is_gtc = request.time_in_force is TimeInForce.GTC
+        return SimOrder(
+            id=order_id,
+            client_id=client_id or state.new_id("client"),
+            symbol=request.symbol,
+            side=request.side,
+            quantity=request.quantity,
+            kind=request.kind,
+            time_in_force=request.time_in_force,
+            order_class=request.order_class,
+            created_at=state.now,
+            number=len(state.orders) + 1,
+            limit_price=request.limit_price,
+            stop_price=request.stop_price,
+            notional=request.notional,
+            extended_hours=request.extended_hours,
+            intent=request.intent,
+            expires_at=state.now + GTC_LIFE if is_gtc else close,
+        )
+
+    def _quantity_for(self, request: OrderRequest) -> Decimal:
+        """Quantity that a notional amount buys at the touch."""
+        book = self.state.books[self.state.listing(request.symbol).symbol]
+        touch = book.touch(request.side)
+        if touch is None or request.notional is None or request.notional <= 0:
+            raise Refusal(Reason.INVALID, "notional needs a price and must be > 0")
+        return round_down_to_step(request.notional / touch, FRACTION_STEP)
+
+    def _existing(self, order_id: str) -> SimOrder:
+        order = self.state.orders.get(order_id)
+        if order is None:
+            raise Refusal(Reason.NOT_FOUND, f"order not found for {order_id}")
+        return order
+
+    def _cancel_now(self, order: SimOrder) -> None:
+        if order.is_done:
+            return
+        rule = self.state.fault(FaultKind.LATE_FILL, client_id=order.client_id, symbol=order.symbol)
+        self.lifecycle.cancel(order, "requested")
+        if rule is not None:
+            quantity = min(rule.number("quantity") or order.remaining, order.remaining)
+            self.state.schedule(
+                rule.seconds("delay_s", 1.0), lambda: self._fill_late(order, quantity)
+            )
+
+    def _fill_late(self, order: SimOrder, quantity: Decimal) -> None:
+        """The venue had traded before the cancel reached it (D9)."""
+        price = order.limit_price or self.state.books[order.symbol].touch(order.side)
+        if price is not None and quantity > 0:
+            self.lifecycle.fill(order, quantity, price)
+
+    # --- private: replace ---------------------------------------------------------------------
+
+    def _replacement(self, old: SimOrder, request: ReplaceRequest) -> SimOrder:
+        self.checks.client_id(request.client_id)
+        self._check_changeable(old, request)
+        quantity = old.quantity if request.quantity is None else request.quantity
+        carried = ZERO
+        if quantity <= old.filled:
+            raise Refusal(Reason.NOT_REPLACEABLE, "qty must be > filled_qty")
+        if self.config.matching.replace_quantity is ReplaceQuantity.TOTAL:
+            carried = old.filled
+        elif self.config.matching.replace_quantity is ReplaceQuantity.REST:
+            quantity -= old.filled
+        state = self.state
+        new = changed(
+            old,
+            id=state.new_id("order"),
+            client_id=request.client_id or state.new_id("client"),
+            number=len(state.orders) + 1,
+            created_at=state.now,
+            quantity=quantity,
+            filled=carried,
+            average_price=old.average_price if carried else None,
+            limit_price=old.limit_price if request.limit_price is None else request.limit_price,
+            stop_price=old.stop_price if request.stop_price is None else request.stop_price,
+            time_in_force=request.time_in_force or old.time_in_force,
+            status=Status.PENDING_NEW,
+            is_working=False,
+            has_rested=False,
+            legs=(),
+            replaces=None,
+            replaced_by=None,
+            tags=set(),
+        )
+        new.legs = tuple(self._replacement_leg(leg, new) for leg in old.legs)
+        self._check_replacement(old, new)
+        return new
+
+    def _replacement_leg(self, leg: SimOrder, combo: SimOrder) -> SimOrder:
+        state = self.state
+        return changed(
+            leg,
+            id=state.new_id("order"),
+            client_id=state.new_id("client"),
+            number=len(state.orders) + 2,
+            created_at=state.now,
+            quantity=combo.quantity * leg.ratio,
+            filled=combo.filled * leg.ratio,
+            combo=combo,
+            status=Status.NEW,
+            tags=set(),
+        )
+
+    def _check_changeable(self, old: SimOrder, request: ReplaceRequest) -> None:
+        if old.status is Status.REPLACED:
+            raise Refusal(Reason.NOT_REPLACEABLE, "order already replaced")
+        if not is_changeable(old) or old.combo is not None:
+            raise Refusal(Reason.NOT_REPLACEABLE, f"cannot replace order in {old.status} status")
+        wishes = (
+            (request.quantity, old.quantity),
+            (request.limit_price, old.limit_price),
+            (request.stop_price, old.stop_price),
+            (request.time_in_force, old.time_in_force),
+        )
+        if all(wish is None or wish == present for wish, present in wishes):
+            raise Refusal(Reason.NOT_REPLACEABLE, "order parameters are not changed")
+        if request.limit_price is not None and old.limit_price is None:
+            raise Refusal(Reason.INVALID, f"{old.kind} orders do not allow limit_price")
+        if request.stop_price is not None and old.stop_price is None:
+            raise Refusal(Reason.INVALID, f"{old.kind} orders do not allow stop_price")
+
+    def _check_replacement(self, old: SimOrder, new: SimOrder) -> None:
+        """Step, lot, held quantity and buying power; what the old one held counts as free."""
+        symbol = old.symbol or old.legs[0].symbol
+        instrument = self.state.listings[symbol].instrument
+        if old.legs:
+            if new.limit_price is not None and not instrument.is_on_tick(new.limit_price):
+                raise Refusal(
+                    Reason.TICK, "sub-penny increment does not fulfill minimum pricing criteria"
+                )
+        else:
+            self.checks.price_step(instrument, "limit_price", new.limit_price)
+            self.checks.price_step(instrument, "stop_price", new.stop_price)
+            if new.quantity % instrument.lot_size != 0 and new.quantity != old.quantity:
+                raise Refusal(Reason.LOT, "qty must be a whole number of lots")
+            position = self.state.account.quantity(symbol)
+            if position * old.side.sign < 0 and not old.waits_for_entry:
+                held = self.checks.held_for(symbol, old.side, without=old)
+                free = max(ZERO, abs(position) - held)
+                if new.remaining > free:
+                    raise Refusal(
+                        Reason.QUANTITY_HELD,
+                        f"insufficient qty available for order (requested: {new.remaining:f}, "
+                        f"available: {free:f})",
+                        available=free,
+                        existing_qty=abs(position),
+                        held_for_orders=held,
+                        symbol=symbol,
+                    )
+        if old.group is None or old.role is Role.ENTRY:
+            self.checks.buying_power(new, freed=self.margin.needed(old))
+
+    def _replace_now(self, old: SimOrder, new: SimOrder, observer: Observer | None) -> None:
+        state = self.state
+        if old.is_done:
+            self.lifecycle.admit(new)
+            self.lifecycle.reject(new, "the order to replace was done")
+            return
+        if old.filled and new.filled != old.filled and new.filled:
+            new.filled, new.average_price = old.filled, old.average_price
+        doubled = state.fault(FaultKind.REPLACE_DOUBLES, client_id=old.client_id, symbol=old.symbol)
+        if old.status is Status.PENDING_REPLACE:
+            self.lifecycle.put_back(old, "pending_replace")
+        self.lifecycle.take_over(old, new, doubled=doubled is not None)
+        if observer is not None:
+            observer(new)
+        if new.is_working and not new.waits_for_trigger:
+            self.matcher.try_at_once(new)
+        elif new.is_working:
+            self.matcher.match(new.symbol)
+
+    # --- private: time ------------------------------------------------------------------------
+
+    def _play(self) -> None:
+        event = self._next_event
+        assert event is not None, "only played when there is one"
+        self._next_event = next(self._tape, None)
+        if event.symbol not in self.state.books:
+            self.tape_events_unknown += 1
+            return
+        self.tape_events_played += 1
+        if event.kind is TapeKind.QUOTE:
+            self.matcher.quote(
+                event.symbol, event.bid, event.ask, event.bid_size or ZERO, event.ask_size or ZERO
+            )
+        elif event.kind is TapeKind.TRADE:
+            assert event.price is not None
+            self.matcher.trade(event.symbol, event.price, event.size or ZERO)
+        else:
+            self.matcher.bar(event)
+
+    def _boundary_after(self, moment: datetime) -> datetime | None:
+        calendar = self.state.calendar
+        found = (calendar.next_open(moment), calendar.next_close(moment))
+        return min((instant for instant in found if instant is not None), default=None)
+
+    def _cross_boundary(self) -> None:
+        """Close first (day orders expire), then open (queued orders go live)."""
+        state = self.state
+        boundary = state.now
+        before = boundary - timedelta(microseconds=1)
+        if state.calendar.is_open(before):
+            self._close_session()
+        if state.calendar.is_open(boundary):
+            self._open_session()
+        self._next_boundary = self._boundary_after(boundary)
+
+    def _close_session(self) -> None:
+        state = self.state
+        state.record("clock", event="close")
+        for order in list(state.open_orders.values()):
+            over = order.time_in_force is not TimeInForce.GTC or (
+                order.expires_at is not None and order.expires_at <= state.now
+            )
+            if over and order.combo is None and not order.is_done:
+                self.lifecycle.expire(order)
+        for book in state.books.values():
+            book.bid_left = book.ask_left = ZERO
+        state.account.last_equity = self.margin.equity()
+
+    def _open_session(self) -> None:
+        state = self.state
+        state.record("clock", event="open")
+        for order in list(state.open_orders.values()):
+            if order.status is Status.ACCEPTED:
+                self._go_live(order, None)
+
+    @property
+    def open_orders(self) -> list[SimOrder]:
+        """Orders that are not done, combo legs left out, oldest first."""
+        return [order for order in self.state.open_orders.values() if order.combo is None]
+
+
+def _shown(request: OrderRequest | ReplaceRequest) -> dict[str, object]:
+    """The set fields of a request, for the journal."""
+    shown: dict[str, object] = {}
+    for name in request.__slots__:
+        value = getattr(request, name)
+        if name == "legs":
+            value = [{"symbol": leg.symbol, "side": leg.side, "ratio": leg.ratio} for leg in value]
+        if value not in (None, (), [], False):
+            shown[name] = value
+    return shown

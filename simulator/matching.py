@@ -1,0 +1,280 @@
+"""Matching: our orders against the displayed market, in price-time priority.
+
+A marketable order takes the displayed size at the touch; what is left waits for the next event.
+An order that rested fills at its own price when the opposite quote reaches it or a trade prints
+through it. Stops trigger on the last trade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+from itertools import pairwise
+
+from domain.money import ZERO, divide
+from simulator.book import Book
+from simulator.faults import FaultKind
+from simulator.lifecycle import Lifecycle, is_immediate
+from simulator.orders import Kind, Side, SimOrder, TimeInForce
+from simulator.state import State
+from simulator.tape import TapeEvent
+
+PASSES_MAX = 1_000
+
+
+class Matcher:
+    """Moves the books and fills what can be filled."""
+
+    def __init__(self, state: State, lifecycle: Lifecycle) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
+        self._capped: dict[str, int] = {}
+
+    def quote(
+        self,
+        symbol: str,
+        bid: Decimal | None,
+        ask: Decimal | None,
+        bid_size: Decimal,
+        ask_size: Decimal,
+    ) -> None:
+        """A new best quote; displayed size is fresh again."""
+        self._show(self._state.books[symbol], bid, ask, bid_size, ask_size)
+        self.match(symbol)
+
+    def trade(self, symbol: str, price: Decimal, size: Decimal) -> None:
+        """A trade printed: stops look at it, resting orders behind it fill."""
+        state = self._state
+        book = state.books[symbol]
+        book.last, book.last_size, book.has_traded = price, size, True
+        book.trade_time = state.now
+        listing = state.listings[symbol]
+        if listing.synthetic_quote_ticks is None:
+            state.event_number += 1
+            self._print_through(book, price, size)
+        else:
+            away = listing.instrument.tick_at(price) * listing.synthetic_quote_ticks
+            size_shown = listing.synthetic_size
+            self._show(book, price - away, price + away, size_shown, size_shown)
+        self.match(symbol)
+
+    def bar(self, event: TapeEvent) -> None:
+        """Walks the bar: the extreme next to the close comes last (O-L-H-C when it rose).
+
+        Between the four points the walk stops at every price where an order of ours would
+        trigger or trade, so that nothing jumps over a resting order.
+        """
+        assert event.open is not None
+        assert event.high is not None
+        assert event.low is not None
+        assert event.close is not None
+        turns = (event.low, event.high) if event.close >= event.open else (event.high, event.low)
+        path = (event.open, *turns, event.close)
+        size = divide(event.volume or Decimal(4), Decimal(4))
+        self.trade(event.symbol, path[0], size)
+        for start, end in pairwise(path):
+            for price in self._stations(event.symbol, start, end):
+                self.trade(event.symbol, price, size)
+            self.trade(event.symbol, end, size)
+
+    def match(self, symbol: str) -> None:
+        """Fills what the present book allows; returns when nothing moves any more."""
+        state = self._state
+        if not state.open_orders or not state.can_trade(symbol):
+            return
+        for _ in range(PASSES_MAX):
+            if not self._one_pass(symbol):
+                return
+        raise AssertionError(f"matching of {symbol} did not come to rest")
+
+    def try_at_once(self, order: SimOrder) -> None:
+        """First look at a new order; IOC and FOK end here."""
+        symbols = [leg.symbol for leg in order.legs] or [order.symbol]
+        if order.time_in_force is TimeInForce.FOK and not self._fills_whole(order):
+            self._lifecycle.cancel(order, "fill or kill")
+            return
+        for symbol in symbols:
+            self.match(symbol)
+        if is_immediate(order) and not order.is_done:
+            self._lifecycle.cancel(order, "immediate or cancel")
+
+    # --- private ------------------------------------------------------------------------------
+
+    def _show(
+        self,
+        book: Book,
+        bid: Decimal | None,
+        ask: Decimal | None,
+        bid_size: Decimal,
+        ask_size: Decimal,
+    ) -> None:
+        state = self._state
+        state.event_number += 1
+        book.bid, book.ask = bid, ask
+        book.bid_size, book.ask_size = bid_size, ask_size
+        book.bid_left = self._offered(book.symbol, bid_size) if bid is not None else ZERO
+        book.ask_left = self._offered(book.symbol, ask_size) if ask is not None else ZERO
+        book.quote_time = state.now
+        if not book.has_traded and bid is not None and ask is not None:
+            book.last = state.listings[book.symbol].instrument.tick_down((bid + ask) / 2)
+
+    def _offered(self, symbol: str, size: Decimal) -> Decimal:
+        """Share of a displayed size that one event gives us, in whole lots, at least one."""
+        if size <= 0:
+            return ZERO
+        instrument = self._state.listings[symbol].instrument
+        share = self._state.config.matching.participation
+        return max(instrument.lot_down(size * share), min(size, instrument.lot_size))
+
+    def _one_pass(self, symbol: str) -> bool:
+        working = [
+            order
+            for order in self._state.open_orders.values()
+            if order.is_working and order.symbol == symbol
+        ]
+        moved = self._trigger_stops(symbol, working)
+        for side in (Side.BUY, Side.SELL):
+            for order in _by_priority(working, side):
+                moved = self._take(order) or moved
+        combos = [
+            order
+            for order in self._state.open_orders.values()
+            if order.is_working and any(leg.symbol == symbol for leg in order.legs)
+        ]
+        for order in combos:
+            moved = self._take_combo(order) or moved
+        return moved
+
+    def _trigger_stops(self, symbol: str, working: list[SimOrder]) -> bool:
+        last = self._state.books[symbol].last
+        moved = False
+        for order in working:
+            if last is None or not order.waits_for_trigger or not order.is_working:
+                continue
+            assert order.stop_price is not None, "a stop has a stop price"
+            if (last - order.stop_price) * order.side.sign >= 0:
+                self._lifecycle.trigger(order)
+                moved = True
+        return moved
+
+    def _take(self, order: SimOrder) -> bool:
+        """One order against the touch. True when it filled something."""
+        if not order.is_working or order.waits_for_trigger:
+            return False
+        book = self._state.books[order.symbol]
+        touch = book.touch(order.side)
+        if not order.acts_as_market:
+            limit = order.limit_price
+            assert limit is not None, "a limit order has a limit price"
+            if touch is None or (touch - limit) * order.side.sign > 0:
+                order.has_rested = True
+                return False
+        if touch is None:
+            return False
+        quantity = self._allowed(order, min(order.remaining, book.left(order.side)))
+        if quantity <= 0:
+            return False
+        price = touch
+        if order.has_rested and order.limit_price is not None and not order.acts_as_market:
+            price = order.limit_price
+        book.take(order.side, quantity)
+        self._lifecycle.fill(order, quantity, price)
+        return True
+
+    def _allowed(self, order: SimOrder, quantity: Decimal) -> Decimal:
+        """Applies the minimum partial size and the partial-fill fault."""
+        if quantity <= 0 or self._capped.get(order.id) == self._state.event_number:
+            return ZERO
+        if quantity < order.remaining and quantity < self._state.config.matching.min_partial:
+            return ZERO
+        rule = self._state.fault(
+            FaultKind.PARTIAL_FILL, client_id=order.client_id, symbol=order.symbol
+        )
+        if rule is None:
+            return quantity
+        wish = rule.number("quantity")
+        if wish is None:
+            fraction = rule.number("fraction", "0.5")
+            assert fraction is not None, "the fraction has a default"
+            wish = order.quantity * fraction
+        lot = order.legs[0].ratio if order.legs else None
+        step = Decimal(1) if lot else self._state.listings[order.symbol].instrument.lot_size
+        self._capped[order.id] = self._state.event_number
+        return min(quantity, max(step, wish - wish % step))
+
+    def _take_combo(self, order: SimOrder) -> bool:
+        """Whole units at the natural price of the legs, when the net limit allows it."""
+        prices: dict[str, Decimal] = {}
+        units = order.remaining
+        for leg in order.legs:
+            if not self._state.can_trade(leg.symbol):
+                return False
+            book = self._state.books[leg.symbol]
+            touch = book.touch(leg.side)
+            if touch is None:
+                return False
+            prices[leg.symbol] = touch
+            units = min(units, book.left(leg.side) // leg.ratio)
+        net = sum((prices[leg.symbol] * leg.ratio * leg.side.sign for leg in order.legs), ZERO)
+        if order.kind is Kind.LIMIT and order.limit_price is not None and net > order.limit_price:
+            return False
+        units = self._allowed(order, units)
+        if units <= 0:
+            return False
+        for leg in order.legs:
+            self._state.books[leg.symbol].take(leg.side, units * leg.ratio)
+        self._lifecycle.fill_combo(order, units, prices)
+        return True
+
+    def _print_through(self, book: Book, price: Decimal, size: Decimal) -> None:
+        """A trade beyond a resting limit means that limit was traded first."""
+        if not self._state.can_trade(book.symbol):
+            return
+        left = self._offered(book.symbol, size)
+        working = [
+            order
+            for order in self._state.open_orders.values()
+            if order.is_working and order.symbol == book.symbol and not order.waits_for_trigger
+        ]
+        for side in (Side.BUY, Side.SELL):
+            for order in _by_priority(working, side):
+                limit = order.limit_price
+                if order.acts_as_market or limit is None or not order.has_rested:
+                    continue
+                if not order.is_working or (limit - price) * side.sign <= 0:
+                    continue
+                quantity = self._allowed(order, min(order.remaining, left))
+                if quantity > 0:
+                    left -= quantity
+                    self._lifecycle.fill(order, quantity, limit)
+
+    def _fills_whole(self, order: SimOrder) -> bool:
+        if order.legs:
+            return all(
+                self._state.books[leg.symbol].left(leg.side) >= order.remaining * leg.ratio
+                for leg in order.legs
+            )
+        return self._state.books[order.symbol].left(order.side) >= order.remaining
+
+    def _stations(self, symbol: str, start: Decimal, end: Decimal) -> list[Decimal]:
+        """Prices of our orders strictly between two points of a bar, in walking order."""
+        low, high = min(start, end), max(start, end)
+        found = set()
+        for order in self._state.open_orders.values():
+            if order.symbol != symbol or not order.is_working:
+                continue
+            price = order.stop_price if order.waits_for_trigger else order.limit_price
+            if price is not None and low < price < high:
+                found.add(price)
+        return sorted(found, reverse=end < start)
+
+
+def _by_priority(orders: Iterable[SimOrder], side: Side) -> list[SimOrder]:
+    """Market orders first, then the best limit, then the older order."""
+
+    def rank(order: SimOrder) -> tuple[int, Decimal, int]:
+        if order.acts_as_market or order.limit_price is None:
+            return (0, ZERO, order.number)
+        return (1, -order.limit_price * side.sign, order.number)
+
+    return sorted((order for order in orders if order.side is side), key=rank)

@@ -1,0 +1,145 @@
+"""Serves an exchange on real sockets: the wire face on one port, the control plane on another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from simulator.app import AlpacaFace
+from simulator.clock import SimClock
+from simulator.control import ControlPlane
+from simulator.exchange import Exchange
+
+PUMP_INTERVAL_S = 0.01
+START_POLL_S = 0.005
+SHUTDOWN_S = 1
+
+
+class CuttableProtocol(H11Protocol):
+    """Hands the transport to the application, so that a fault can really cut the connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.app_state = {**self.app_state, "transport": transport}
+        super().connection_made(transport)
+
+
+class SimulatorServer:
+    """Async context manager: `async with SimulatorServer(exchange) as server: server.url`.
+
+    Without a clock time is stepped: `server.step_s(...)` or `POST /sim/clock`. With a running
+    clock a pump plays the tape every 10 ms of wall time.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: SimClock | None = None,
+        port: int = 0,
+        control_port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.exchange = exchange
+        self.clock = clock or SimClock(exchange.now)
+        self.face = AlpacaFace(exchange, self.clock)
+        self._host = host
+        self._sockets = [_listen(host, port), _listen(host, control_port)]
+        self.port, self.control_port = (s.getsockname()[1] for s in self._sockets)
+        self._servers: list[_QuietServer] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    @property
+    def url(self) -> str:
+        """Base URL of the trading and data API, without `/v2`."""
+        return f"http://{self._host}:{self.port}"
+
+    @property
+    def stream_url(self) -> str:
+        return f"ws://{self._host}:{self.port}/stream"
+
+    @property
+    def control_url(self) -> str:
+        return f"http://{self._host}:{self.control_port}"
+
+    async def __aenter__(self) -> SimulatorServer:
+        control = ControlPlane(self.exchange, self.clock).app()
+        apps: tuple[ASGIApp, ...] = (self.face.app, control)
+        for app, listening in zip(apps, self._sockets, strict=True):
+            server = _QuietServer(_settings(app))
+            self._servers.append(server)
+            self._tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
+        if not self.clock.is_stepped:
+            self._tasks.append(asyncio.create_task(self._pump()))
+        while not all(server.started for server in self._servers):
+            failed = next((task for task in self._tasks if task.done()), None)
+            if failed is not None:
+                failed.result()
+                raise RuntimeError("the simulated exchange did not start")
+            await asyncio.sleep(START_POLL_S)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.face.hub.close_all()
+        for server in self._servers:
+            server.should_exit = True
+        pumps = self._tasks[len(self._servers) :]
+        for task in pumps:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks)
+        for listening in self._sockets:
+            listening.close()
+        self.exchange.journal.close()
+
+    def step_s(self, seconds: float) -> None:
+        """Moves market time forward in step mode."""
+        moment = self.clock.now() + timedelta(seconds=seconds)
+        self.clock.step_to(moment)
+        self.exchange.advance_to(moment)
+
+    async def _pump(self) -> None:
+        while True:
+            self.exchange.advance_to(max(self.clock.now(), self.exchange.now))
+            await asyncio.sleep(PUMP_INTERVAL_S)
+
+
+class _QuietServer(uvicorn.Server):
+    """Leaves the signals of the process alone: the owner decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _settings(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=CuttableProtocol,
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        ws_ping_interval=20.0,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    listening.listen(128)
+    listening.setblocking(False)
+    return listening
