@@ -98,7 +98,7 @@ class ScriptedFace:
         self.answers: dict[tuple[str, str], httpx.Response] = {}
         config = AlpacaConfig(
             key_id="SIM",
-            secret="sim-secret",  # type: ignore[arg-type]
+            secret="sim-secret",
             trading_url="http://venue.test",
             request_timeout_s=timeout_s,
         )

@@ -51,7 +51,7 @@ async def placed(face: ScriptedFace, sequence: int, **options: Any) -> Accepted:
     return outcome
 
 
-async def test_bc01_limit_order_is_accepted_under_our_id(face: ScriptedFace):
+async def test_bc01_limit_order_is_accepted_under_our_id(face: ScriptedFace) -> None:
     wish = intent(1, quantity="10", limit="100.25")
     outcome = await face.broker.place(wish)
     assert isinstance(outcome, Accepted)
@@ -62,7 +62,7 @@ async def test_bc01_limit_order_is_accepted_under_our_id(face: ScriptedFace):
     assert await face.accepted(wish.client_id) == 1
 
 
-async def test_bc02_numbers_travel_as_plain_text(face: ScriptedFace):
+async def test_bc02_numbers_travel_as_plain_text(face: ScriptedFace) -> None:
     await placed(face, 1, quantity="1E+2", limit="1650.50")
     sent = face.requests[-1].content
     assert b'"qty":"100"' in sent
@@ -83,7 +83,7 @@ async def test_bc02_numbers_travel_as_plain_text(face: ScriptedFace):
 )
 async def test_bc03_refusal_with_a_code_is_rejected(
     face: ScriptedFace, status: int, code: int, message: str
-):
+) -> None:
     await face.fault(
         "refuse", method="POST", status=status, body={"code": code, "message": message}
     )
@@ -93,7 +93,7 @@ async def test_bc03_refusal_with_a_code_is_rejected(
     assert await face.accepted(wish.client_id) == 0
 
 
-async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace):
+async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace) -> None:
     body = {
         "code": 40310000,
         "message": "insufficient qty available for order",
@@ -122,7 +122,7 @@ async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace):
 )
 async def test_bc05_accepted_without_an_answer_is_unknown_then_found(
     face: ScriptedFace, kind: str, params: dict[str, Any]
-):
+) -> None:
     """C2, C3: never rejected, never sent twice; the lookup by client id resolves it."""
     wish = intent(1)
     await face.fault(kind, method="POST", **params)
@@ -133,7 +133,7 @@ async def test_bc05_accepted_without_an_answer_is_unknown_then_found(
     assert await face.accepted(wish.client_id) == 1
 
 
-async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: ScriptedFace):
+async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: ScriptedFace) -> None:
     wish = intent(1)
     await face.fault("error_before", method="POST", status=503)
     assert isinstance(await face.broker.place(wish), UnknownOutcome)
@@ -144,7 +144,7 @@ async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: Scrip
 @pytest.mark.parametrize("kind", ["drop_reply", "error_before"])
 async def test_bc07_posting_the_same_id_again_leaves_exactly_one_order(
     face: ScriptedFace, kind: str
-):
+) -> None:
     """C11: accepted or duplicate, both are one order."""
     wish = intent(1)
     await face.fault(kind, method="POST")
@@ -155,7 +155,7 @@ async def test_bc07_posting_the_same_id_again_leaves_exactly_one_order(
     assert await face.accepted(wish.client_id) == 1
 
 
-async def test_bc08_id_stays_taken_after_the_cancel(face: ScriptedFace):
+async def test_bc08_id_stays_taken_after_the_cancel(face: ScriptedFace) -> None:
     outcome = await placed(face, 1)
     assert await face.broker.cancel(outcome.order.broker_order_id) == CancelRequested()
     assert isinstance(await face.broker.place(intent(1)), Duplicate)
@@ -177,7 +177,7 @@ async def test_bc08_id_stays_taken_after_the_cancel(face: ScriptedFace):
 )
 async def test_bc09_rate_limit_is_not_executed_with_a_bounded_wait(
     face: ScriptedFace, header: str | None, wait_s: float | None
-):
+) -> None:
     """C4."""
     wish = intent(1)
     await face.fault("rate_limited", method="POST", retry_after=header)
@@ -195,7 +195,9 @@ async def test_bc09_rate_limit_is_not_executed_with_a_bounded_wait(
         (403, {"message": "forbidden."}),
     ],
 )
-async def test_bc10_refused_keys_are_auth_needed(face: ScriptedFace, status: int, body: Any):
+async def test_bc10_refused_keys_are_auth_needed(
+    face: ScriptedFace, status: int, body: Any
+) -> None:
     """F6."""
     face.answer("POST", "/v2/orders", status, body)
     face.answer("GET", "/v2/orders", status, body)
@@ -224,14 +226,14 @@ async def test_bc10_refused_keys_are_auth_needed(face: ScriptedFace, status: int
 )
 async def test_bc11_answer_that_the_venue_did_not_write_is_unknown(
     face: ScriptedFace, status: int, content: bytes
-):
+) -> None:
     """§3 row 60: after a send only the venue's own words are definite."""
     face.answer("POST", "/v2/orders", status, content=content)
     assert isinstance(await face.broker.place(intent(1)), UnknownOutcome)
 
 
 @pytest.mark.parametrize("bad_id", [None, 17, "", 1.5, "a b", "x" * 129])
-async def test_bc12_order_without_a_proper_id_is_unknown(face: ScriptedFace, bad_id: Any):
+async def test_bc12_order_without_a_proper_id_is_unknown(face: ScriptedFace, bad_id: Any) -> None:
     """§3 row 59."""
     wish = intent(1)
     body = {"id": bad_id, "client_order_id": wish.client_id, "status": "new", "qty": "10"}
@@ -241,22 +243,22 @@ async def test_bc12_order_without_a_proper_id_is_unknown(face: ScriptedFace, bad
     assert "BROKER_ID_TYPE" in outcome.reason
 
 
-async def test_bc13_answer_about_another_order_is_unknown(face: ScriptedFace):
+async def test_bc13_answer_about_another_order_is_unknown(face: ScriptedFace) -> None:
     face.answer("POST", "/v2/orders", 200, {"id": "x", "client_order_id": "y", "status": "new"})
     assert isinstance(await face.broker.place(intent(1)), UnknownOutcome)
 
 
-async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: ScriptedFace):
+async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: ScriptedFace) -> None:
     """D5."""
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "10", "100.00")
     assert isinstance(await face.broker.cancel(order.broker_order_id), NotCancelable)
     after = await face.broker.order(order.broker_order_id)
     assert after is not None
-    assert (after.status, after.filled_quantity) == (BrokerOrderStatus.FILLED, 10)
+    assert (after.status, after.filled_quantity) == (BrokerOrderStatus.FILLED, Decimal(10))
 
 
-async def test_bc15_cancel_of_a_missing_order_is_not_found(face: ScriptedFace):
+async def test_bc15_cancel_of_a_missing_order_is_not_found(face: ScriptedFace) -> None:
     assert isinstance(await face.broker.cancel(MISSING), OrderNotFound)
     assert await face.broker.order(MISSING) is None
 
@@ -271,14 +273,14 @@ async def test_bc15_cancel_of_a_missing_order_is_not_found(face: ScriptedFace):
 )
 async def test_bc16_cancel_without_an_answer_is_never_a_confirmation(
     face: ScriptedFace, kind: str, expected: type
-):
+) -> None:
     """D4."""
     order = (await placed(face, 1)).order
     await face.fault(kind, method="DELETE")
     assert isinstance(await face.broker.cancel(order.broker_order_id), expected)
 
 
-async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: ScriptedFace):
+async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: ScriptedFace) -> None:
     old = (await placed(face, 1, limit="100.00")).order
     wish = intent(2, limit="100.25")
     outcome = await face.broker.replace(old.broker_order_id, wish)
@@ -292,7 +294,7 @@ async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: ScriptedFa
     assert before.replaced_by_broker_id == outcome.order.broker_order_id
 
 
-async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: ScriptedFace):
+async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: ScriptedFace) -> None:
     """D1."""
     old = (await placed(face, 1)).order
     wish = intent(2, limit="101.00")
@@ -301,7 +303,7 @@ async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: Scrip
     assert await face.broker.order_by_client_id(wish.client_id) is not None
 
 
-async def test_bc19_replace_of_a_done_order_is_rejected(face: ScriptedFace):
+async def test_bc19_replace_of_a_done_order_is_rejected(face: ScriptedFace) -> None:
     old = (await placed(face, 1)).order
     await face.fill(old.broker_order_id, "10", "100.00")
     outcome = await face.broker.replace(old.broker_order_id, intent(2, limit="101.00"))
@@ -309,7 +311,7 @@ async def test_bc19_replace_of_a_done_order_is_rejected(face: ScriptedFace):
     assert outcome.code == "42210000"
 
 
-async def test_bc20_bracket_children_name_their_parent(face: ScriptedFace):
+async def test_bc20_bracket_children_name_their_parent(face: ScriptedFace) -> None:
     outcome = await face.broker.place(bracket(1))
     assert isinstance(outcome, Accepted)
     order = outcome.order
@@ -325,7 +327,7 @@ async def test_bc20_bracket_children_name_their_parent(face: ScriptedFace):
     assert len(listed.legs) == 2
 
 
-async def test_bc21_oco_target_is_the_parent_of_its_stop(face: ScriptedFace):
+async def test_bc21_oco_target_is_the_parent_of_its_stop(face: ScriptedFace) -> None:
     wish = intent(
         1,
         side=Side.SELL,
@@ -340,10 +342,10 @@ async def test_bc21_oco_target_is_the_parent_of_its_stop(face: ScriptedFace):
     assert outcome.order.limit_price == 110
     (stop,) = outcome.order.legs
     assert stop.parent_broker_id == outcome.order.broker_order_id
-    assert (stop.side, stop.stop_price) == (Side.SELL, 95)
+    assert (stop.side, stop.stop_price) == (Side.SELL, Decimal(95))
 
 
-async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace):
+async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace) -> None:
     legs = (
         OrderLeg(symbol=CALL_A, side=Side.BUY),
         OrderLeg(symbol=CALL_B, side=Side.SELL, ratio=2, effect=OpenClose.CLOSE),
@@ -356,7 +358,10 @@ async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace):
         Decimal("-1.25"),
         "",
     )
-    assert [(leg.symbol, leg.quantity) for leg in order.legs] == [(CALL_A, 10), (CALL_B, 20)]
+    assert [(leg.symbol, leg.quantity) for leg in order.legs] == [
+        (CALL_A, Decimal(10)),
+        (CALL_B, Decimal(20)),
+    ]
     sent = face.requests[-1].content
     assert b'"position_intent":"sell_to_close"' in sent
     assert b'"symbol":"SPY",' not in sent
@@ -375,14 +380,16 @@ async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace):
         combo(1, "1.00", tuple(OrderLeg(symbol=f"L{n}", side=Side.BUY) for n in range(5))),
     ],
 )
-async def test_bc23_body_that_the_wire_cannot_say_is_rejected_unsent(face: ScriptedFace, wish: Any):
+async def test_bc23_body_that_the_wire_cannot_say_is_rejected_unsent(
+    face: ScriptedFace, wish: Any
+) -> None:
     outcome = await face.broker.place(wish)
     assert isinstance(outcome, Rejected)
     assert outcome.code == "ORDER_BODY_INVALID"
     assert face.requests == []
 
 
-async def test_bc24_partial_fills_come_once_each_in_order(face: ScriptedFace):
+async def test_bc24_partial_fills_come_once_each_in_order(face: ScriptedFace) -> None:
     """I7: the fill key names order and cumulative quantity."""
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "3", "100.00")
@@ -395,7 +402,7 @@ async def test_bc24_partial_fills_come_once_each_in_order(face: ScriptedFace):
     assert not page.has_more
 
 
-async def test_bc25_paging_loses_and_doubles_no_execution(face: ScriptedFace):
+async def test_bc25_paging_loses_and_doubles_no_execution(face: ScriptedFace) -> None:
     """F1: 350 fills, three to the millisecond, read page by page while more arrive."""
     order = (await placed(face, 1, quantity="400")).order
     for _ in range(350):
@@ -419,7 +426,7 @@ async def test_bc25_paging_loses_and_doubles_no_execution(face: ScriptedFace):
     assert set(keys) == {f"{order.broker_order_id}:{n}" for n in range(1, 401)}
 
 
-async def test_bc26_late_row_that_sorts_before_the_cursor_is_still_read(face: ScriptedFace):
+async def test_bc26_late_row_that_sorts_before_the_cursor_is_still_read(face: ScriptedFace) -> None:
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "4", "100.00")
     cursor = (await face.broker.executions_since(None)).cursor
@@ -430,7 +437,7 @@ async def test_bc26_late_row_that_sorts_before_the_cursor_is_still_read(face: Sc
     assert f"{order.broker_order_id}:10" in {fill.fill_key for fill in page.fills}
 
 
-async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace):
+async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace) -> None:
     """§3 rows 59 and 62."""
     order = (await placed(face, 1)).order
     for _ in range(3):
@@ -460,13 +467,13 @@ async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace):
 @pytest.mark.parametrize(
     "cursor", ["", "garbage", "p|x|y|z", "t|2026-03-04", "p|2026-03-04T00:00Z|"]
 )
-async def test_bc28_foreign_cursor_is_refused(face: ScriptedFace, cursor: str):
+async def test_bc28_foreign_cursor_is_refused(face: ScriptedFace, cursor: str) -> None:
     with pytest.raises(BadInput, match="PAGE_INVALID"):
         await face.broker.executions_since(cursor)
     assert face.requests == []
 
 
-async def test_bc29_more_than_one_page_of_open_orders_is_complete(face: ScriptedFace):
+async def test_bc29_more_than_one_page_of_open_orders_is_complete(face: ScriptedFace) -> None:
     for sequence in range(1, 1203):
         await placed(face, sequence)
     orders = await face.broker.open_orders()
@@ -475,7 +482,7 @@ async def test_bc29_more_than_one_page_of_open_orders_is_complete(face: Scripted
     assert len(pages) == 3
 
 
-async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(face: ScriptedFace):
+async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(face: ScriptedFace) -> None:
     order = (await placed(face, 1)).order
     row = face.orders[order.broker_order_id]
     face.answer("GET", "/v2/orders", 200, [{**row, "id": f"o{n}"} for n in range(500)])
@@ -484,7 +491,7 @@ async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(face: Sc
     assert stuck.value.code == "PAGE_STUCK"
 
 
-async def test_bc31_one_unreadable_order_makes_the_list_an_error(face: ScriptedFace):
+async def test_bc31_one_unreadable_order_makes_the_list_an_error(face: ScriptedFace) -> None:
     """R6: missing is not flat."""
     order = (await placed(face, 1)).order
     row = face.orders[order.broker_order_id]
@@ -495,7 +502,9 @@ async def test_bc31_one_unreadable_order_makes_the_list_an_error(face: ScriptedF
 
 
 @pytest.mark.parametrize("word", ["pending_review_two", "", None, 7])
-async def test_bc32_unknown_status_is_unknown_beside_the_word(face: ScriptedFace, word: Any):
+async def test_bc32_unknown_status_is_unknown_beside_the_word(
+    face: ScriptedFace, word: Any
+) -> None:
     """§3 row 57."""
     order = (await placed(face, 1)).order
     face.orders[order.broker_order_id]["status"] = word
@@ -516,7 +525,7 @@ async def test_bc32_unknown_status_is_unknown_beside_the_word(face: ScriptedFace
         ("truncated", "BROKER_BAD_BODY"),
     ],
 )
-async def test_bc33_failed_read_may_be_repeated(face: ScriptedFace, kind: str, code: str):
+async def test_bc33_failed_read_may_be_repeated(face: ScriptedFace, kind: str, code: str) -> None:
     order = (await placed(face, 1)).order
     await face.fault(kind, method="GET")
     with pytest.raises(Transient) as failed:
@@ -525,14 +534,14 @@ async def test_bc33_failed_read_may_be_repeated(face: ScriptedFace, kind: str, c
     assert await face.broker.order(order.broker_order_id) is not None
 
 
-async def test_bc34_page_of_a_proxy_is_not_a_missing_order(face: ScriptedFace):
+async def test_bc34_page_of_a_proxy_is_not_a_missing_order(face: ScriptedFace) -> None:
     """C5: a 404 that the venue did not write proves even less."""
     face.answer("GET", f"/v2/orders/{MISSING}", 404, content=b"<html>no route</html>")
     with pytest.raises(Transient):
         await face.broker.order(MISSING)
 
 
-async def test_bc35_bulk_cancel_names_what_was_taken(face: ScriptedFace):
+async def test_bc35_bulk_cancel_names_what_was_taken(face: ScriptedFace) -> None:
     first, second = [(await placed(face, n)).order for n in (1, 2)]
     assert set(await face.broker.cancel_all()) == {first.broker_order_id, second.broker_order_id}
     body = [
@@ -546,7 +555,7 @@ async def test_bc35_bulk_cancel_names_what_was_taken(face: ScriptedFace):
         await face.broker.cancel_all()
 
 
-async def test_bc36_dry_run_reads_and_never_writes(face: ScriptedFace):
+async def test_bc36_dry_run_reads_and_never_writes(face: ScriptedFace) -> None:
     order = (await placed(face, 1)).order
     dry = DryRunBroker(face.broker)
     wish = intent(2)
@@ -564,7 +573,7 @@ async def test_bc36_dry_run_reads_and_never_writes(face: ScriptedFace):
     assert await dry.open_orders() == (order,)
 
 
-async def test_bc37_orders_since_finds_done_orders_too(face: ScriptedFace):
+async def test_bc37_orders_since_finds_done_orders_too(face: ScriptedFace) -> None:
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "10", "100.00")
     since = MARKET_NOW - timedelta(hours=1)
@@ -573,7 +582,7 @@ async def test_bc37_orders_since_finds_done_orders_too(face: ScriptedFace):
     assert await face.broker.orders_since(MARKET_NOW + timedelta(hours=1)) == ()
 
 
-async def test_bc38_foreign_id_cannot_leave_its_folder(face: ScriptedFace):
+async def test_bc38_foreign_id_cannot_leave_its_folder(face: ScriptedFace) -> None:
     assert await face.broker.order("../account") is None
     assert await face.broker.order("..") is None
     assert all(r.url.raw_path.startswith(b"/v2/orders/") for r in face.requests)
@@ -582,7 +591,7 @@ async def test_bc38_foreign_id_cannot_leave_its_folder(face: ScriptedFace):
     assert unknown.value.code == "SYMBOL_UNKNOWN"
 
 
-async def test_bc39_first_cursor_is_the_start_of_the_venues_day(face: ScriptedFace):
+async def test_bc39_first_cursor_is_the_start_of_the_venues_day(face: ScriptedFace) -> None:
     page = await face.broker.executions_since(None)
     query = next(r for r in face.requests if r.url.path.endswith("activities")).url.params
     midnight = MARKET_NOW.replace(hour=0)

@@ -14,7 +14,7 @@ from domain.instrument import InstrumentKind, OptionRight
 from domain.occ import looks_like_option, occ_symbol, option_instrument, parse_occ
 
 
-def test_standard_symbol_gives_its_parts():
+def test_standard_symbol_gives_its_parts() -> None:
     parts = parse_occ("AAPL261218C00200000")
     assert (parts.root, parts.expiry, parts.right, parts.strike) == (
         "AAPL",
@@ -24,13 +24,13 @@ def test_standard_symbol_gives_its_parts():
     )
 
 
-def test_padded_symbol_reads_like_the_unpadded_one():
+def test_padded_symbol_reads_like_the_unpadded_one() -> None:
     assert parse_occ("F     261218P00012500") == parse_occ("F261218P00012500")
     assert parse_occ("F     261218P00012500").text == "F261218P00012500"
     assert parse_occ("SPXW  240327P04925000").root == "SPXW"
 
 
-def test_strike_keeps_three_decimals():
+def test_strike_keeps_three_decimals() -> None:
     assert parse_occ("AAPL261218C00000001").strike == Decimal("0.001")
     assert parse_occ("AAPL261218C99999999").strike == Decimal("99999.999")
 
@@ -54,7 +54,7 @@ def test_strike_keeps_three_decimals():
         ("AAPL", "OCC_FORMAT"),
     ],
 )
-def test_malformed_symbol_is_refused_with_its_code(symbol: str, code: str):
+def test_malformed_symbol_is_refused_with_its_code(symbol: str, code: str) -> None:
     with pytest.raises(BadInput) as refused:
         parse_occ(symbol)
     assert refused.value.code == code
@@ -71,7 +71,7 @@ def test_malformed_symbol_is_refused_with_its_code(symbol: str, code: str):
         ("AAPL", date(2026, 12, 18), Decimal(100_000)),
     ],
 )
-def test_impossible_contract_gets_no_symbol(root: str, expiry: date, strike: Decimal):
+def test_impossible_contract_gets_no_symbol(root: str, expiry: date, strike: Decimal) -> None:
     with pytest.raises(BadInput) as refused:
         occ_symbol(root, expiry, OptionRight.PUT, strike)
     assert refused.value.code == "OCC_FORMAT"
@@ -86,7 +86,7 @@ def test_impossible_contract_gets_no_symbol(root: str, expiry: date, strike: Dec
 )
 def test_symbol_survives_writing_and_reading(
     root: str, expiry: date, right: OptionRight, thousandths: int
-):
+) -> None:
     strike = Decimal(thousandths) / 1000
     text = occ_symbol(root, expiry, right, strike)
     parts = parse_occ(text)
@@ -100,7 +100,7 @@ def test_symbol_survives_writing_and_reading(
     )
 
 
-def test_option_instrument_carries_contract_terms():
+def test_option_instrument_carries_contract_terms() -> None:
     instrument = option_instrument("SPY261218P00600000")
     assert instrument.kind is InstrumentKind.OPTION
     assert instrument.multiplier == 100
@@ -111,5 +111,5 @@ def test_option_instrument_carries_contract_terms():
 
 
 @pytest.mark.parametrize("symbol", ["AAPL", "BTC/USD", "ESX", "BRK.B", ""])
-def test_other_symbols_do_not_look_like_options(symbol: str):
+def test_other_symbols_do_not_look_like_options(symbol: str) -> None:
     assert not looks_like_option(symbol)
