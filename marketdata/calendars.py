@@ -5,10 +5,12 @@ Time zones end here: workflows and the domain only ever see instants (style.md r
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from typing import Any
 
 from pydantic import AwareDatetime
 
@@ -152,18 +154,27 @@ def _exchange_calendar(name: str, first_year: int, last_year: int) -> Calendar:
     from exchange_calendars.errors import InvalidCalendarName
 
     try:
-        source = exchange_calendars.get_calendar(
-            name, start=f"{first_year}-01-01", end=f"{last_year}-12-31"
-        )
+        with warnings.catch_warnings():
+            # exchange-calendars 4.13 still asks pandas 3.1 for values without a zone.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            source = exchange_calendars.get_calendar(
+                name, start=f"{first_year}-01-01", end=f"{last_year}-12-31"
+            )
     except InvalidCalendarName:
         raise BadInput("CALENDAR_UNKNOWN", "calendar", name, "ISO 10383 code or 24/7") from None
     hours: list[TradingHours] = []
     for session, row in source.schedule.iterrows():
-        opened, closed = row["open"].to_pydatetime(), row["close"].to_pydatetime()
+        opened, closed = _utc(row["open"]), _utc(row["close"])
         pauses = row["break_start"], row["break_end"]
         if pauses[0] == pauses[0]:  # NaT is not equal to itself: no lunch break
-            pause_begin, pause_end = (pause.to_pydatetime() for pause in pauses)
+            pause_begin, pause_end = (_utc(pause) for pause in pauses)
             hours.append(TradingHours(session=session.date(), open=opened, close=pause_begin))
             opened = pause_end
         hours.append(TradingHours(session=session.date(), open=opened, close=closed))
     return Calendar(name, hours)
+
+
+def _utc(moment: Any) -> datetime:
+    """The pandas timestamp as a plain datetime in `datetime.UTC`."""
+    at: datetime = moment.to_pydatetime()
+    return at.astimezone(UTC)

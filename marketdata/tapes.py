@@ -7,7 +7,7 @@ A file is CSV (plain or .gz) or Parquet with a header. Columns are found by name
 * symbol: one of symbol, occ_symbol; without it the name comes from the file name or `symbol`
 * quotes: bid and ask [bid_size, ask_size], empty = no value; one-sided rows are joined
 * quote bars: bid_close and ask_close [bid_open, ask_open, bid_size, ask_size]
-* trades: price [size or amount]
+* trades: price and size (or amount)
 * bars: open, high, low, close [volume]
 
 Other columns are ignored. Nothing is played from a file with one bad row (faults.md §3 rows
@@ -44,7 +44,8 @@ _SHAPES = (
     ("quote_bar", ("bid_close", "ask_close")),
     ("quote", ("bid", "ask")),
     ("bar", ("open", "high", "low", "close")),
-    ("trade", ("price",)),
+    ("trade", ("price", "size")),
+    ("trade", ("price", "amount")),
 )
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9./_-]{0,31}")
 _DAY_S = 86_400
@@ -167,10 +168,6 @@ def with_synthetic_quotes(
             bid_size=size,
             ask_size=size,
         )
-
-
-def has_quotes(events: Iterable[TapeEvent]) -> bool:
-    return any(event.kind is EventKind.QUOTE for event in events)
 
 
 _KIND_ORDER = {EventKind.QUOTE: 0, EventKind.TRADE: 1, EventKind.BAR: 2}
@@ -407,7 +404,7 @@ def _trade_event(
     table: _Table, row: dict[str, str], time: datetime, symbol: str, where: str
 ) -> list[TapeEvent]:
     del table
-    size = _number(row, "size" if "size" in row else "amount", where)
+    size = _number(row, "size" if "size" in row else "amount", where, needed=True)
     price = _number(row, "price", where, needed=True, positive=True)
     return [TapeEvent(time=time, symbol=symbol, kind=EventKind.TRADE, price=price, size=size)]
 

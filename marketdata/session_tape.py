@@ -1,0 +1,233 @@
+"""One session's market on disk: what the exchange plays and what the session may trade.
+
+Picks one trading session out of the data, cuts to its hours, adds synthetic quotes where the
+data has none, and writes the tape file that the simulated exchange reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import AwareDatetime
+
+from domain.base import Frozen
+from domain.errors import BadInput
+from domain.instrument import Instrument, InstrumentKind, OptionRight
+from domain.money import ONE
+from marketdata.calendars import (
+    ALWAYS_OPEN,
+    Calendar,
+    TradingHours,
+    calendar_for,
+    tape_calendar,
+)
+from marketdata.demo_tape import (
+    DEMO_BEGIN,
+    DEMO_END,
+    DEMO_SYMBOL,
+    demo_events,
+    demo_instrument,
+)
+from marketdata.events import EventKind, TapeEvent, write_tape
+from marketdata.tapes import SYNTHETIC_LABEL, load_tape, with_synthetic_quotes
+
+RECORDED_LABEL = "quotes recorded"
+DEFAULT_EQUITY_CALENDAR = "XNYS"
+_OCC = re.compile(r"([A-Z]{1,6})(\d{2})(\d{2})(\d{2})([CP])(\d{8})")
+_COIN_QUOTES = ("USD", "USDT", "USDC", "EUR", "BTC")
+
+
+class AssetClass(StrEnum):
+    EQUITY = "equity"
+    OPTION = "option"
+    CRYPTO = "crypto"
+
+
+class SessionTape(Frozen):
+    """A written tape and what goes with it. All instants are market time, UTC."""
+
+    path: str
+    instruments: tuple[Instrument, ...]
+    calendar: str
+    hours: tuple[TradingHours, ...]
+    begin: AwareDatetime
+    end: AwareDatetime
+    events: int
+    synthetic_quotes: bool
+    label: str
+
+    def trading_calendar(self) -> Calendar:
+        """The calendar that sessions on this tape go by: its own hours, then nothing."""
+        return Calendar(self.calendar, self.hours, bounded=False)
+
+
+def prepare_demo(path: Path) -> SessionTape:
+    """Writes the demo day (ESX, 2013-09-03) to `path`."""
+    events = write_tape(path, demo_events())
+    hours = tape_calendar(DEMO_SYMBOL, DEMO_BEGIN, DEMO_END).session_hours(DEMO_BEGIN.date())
+    return SessionTape(
+        path=str(path),
+        instruments=(demo_instrument(),),
+        calendar=DEMO_SYMBOL,
+        hours=hours,
+        begin=DEMO_BEGIN,
+        end=DEMO_END,
+        events=events,
+        synthetic_quotes=True,
+        label=SYNTHETIC_LABEL,
+    )
+
+
+def prepare_files(
+    paths: Sequence[Path],
+    path: Path,
+    *,
+    symbol: str | None = None,
+    symbols: Sequence[str] | None = None,
+    asset: AssetClass | None = None,
+    calendar: str | None = None,
+    session: date | None = None,
+    zone: str | None = None,
+) -> SessionTape:
+    """Writes one session of the given files to `path`; the first session they cover by default.
+
+    Without `asset` the symbols decide (OCC form = option, name ending in a coin's quote currency
+    of a venue-named file = crypto, else equity). Without `calendar`: XNYS, crypto around the
+    clock.
+
+    Raises:
+        BadInput: as `load_tape`; SESSION_CLOSED if the session has no trading hours or no data.
+    """
+    events = load_tape(paths, symbol=symbol, symbols=symbols, zone=zone)
+    found = sorted({event.symbol for event in events})
+    kinds = {name: asset or _asset_of(name, paths) for name in found}
+    all_crypto = set(kinds.values()) == {AssetClass.CRYPTO}
+    name = calendar or (ALWAYS_OPEN if all_crypto else DEFAULT_EQUITY_CALENDAR)
+    trading = calendar_for(name, events[0].time)
+    day = session or _first_session(events, trading)
+    hours = trading.session_hours(day) if day is not None else ()
+    inside = [event for event in events if any(_belongs(event, stretch) for stretch in hours)]
+    if not hours or not inside:
+        raise BadInput("SESSION_CLOSED", "session", day or "", f"a session of {name} with data")
+    instruments = tuple(_instrument(item, kinds[item], inside, name) for item in found)
+    synthetic = _symbols_without_quotes(inside, found)
+    ticks = {item.symbol: item.tick_size for item in instruments}
+    return SessionTape(
+        path=str(path),
+        instruments=instruments,
+        calendar=name,
+        hours=hours,
+        begin=hours[0].open if not all_crypto else inside[0].time,
+        end=hours[-1].close if not all_crypto else inside[-1].time + timedelta(seconds=1),
+        events=write_tape(path, _quoted(inside, synthetic, ticks)),
+        synthetic_quotes=bool(synthetic),
+        label=_label(synthetic, found),
+    )
+
+
+def _first_session(events: Iterable[TapeEvent], trading: Calendar) -> date | None:
+    sessions = (trading.session_of(event.time) for event in events)
+    return next((day for day in sessions if day is not None), None)
+
+
+def _belongs(event: TapeEvent, hours: TradingHours) -> bool:
+    """A bar stands at its end, so the one that ends at the opening is from before it."""
+    if event.kind is EventKind.BAR:
+        return hours.open < event.time <= hours.close
+    return hours.open <= event.time < hours.close
+
+
+def _symbols_without_quotes(events: Sequence[TapeEvent], symbols: Iterable[str]) -> list[str]:
+    quoted = {event.symbol for event in events if event.kind is EventKind.QUOTE}
+    return [name for name in symbols if name not in quoted]
+
+
+def _quoted(
+    events: Iterable[TapeEvent], synthetic: Sequence[str], ticks: dict[str, Decimal]
+) -> Iterable[TapeEvent]:
+    """Adds synthetic quotes for the symbols that have none of their own."""
+    for event in events:
+        if event.symbol in synthetic:
+            yield from with_synthetic_quotes((event,), ticks)
+        else:
+            yield event
+
+
+def _label(synthetic: Sequence[str], symbols: Sequence[str]) -> str:
+    if not synthetic:
+        return RECORDED_LABEL
+    if len(synthetic) == len(symbols):
+        return SYNTHETIC_LABEL
+    return f"{SYNTHETIC_LABEL} for {', '.join(synthetic)}"
+
+
+def _asset_of(symbol: str, paths: Sequence[Path]) -> AssetClass:
+    if _OCC.fullmatch(symbol):
+        return AssetClass.OPTION
+    # Venue-named files: coinbase.BTCUSD.trades.20180404.csv
+    named_by_venue = any(
+        path.name.split(".")[0].islower() and symbol in path.name for path in paths
+    )
+    if named_by_venue and symbol.endswith(_COIN_QUOTES):
+        return AssetClass.CRYPTO
+    return AssetClass.EQUITY
+
+
+def _instrument(
+    symbol: str, asset: AssetClass, events: Sequence[TapeEvent], calendar: str
+) -> Instrument:
+    match asset:
+        case AssetClass.OPTION:
+            return _option(symbol, calendar)
+        case AssetClass.CRYPTO:
+            own = [event for event in events if event.symbol == symbol]
+            lot = _finest(event.size or event.volume or event.bid_size for event in own)
+            return Instrument(
+                symbol=symbol,
+                kind=InstrumentKind.CRYPTO,
+                tick_size=_finest(event.price or event.close or event.bid for event in own),
+                lot_size=lot,
+                min_quantity=lot,
+                calendar=calendar,
+            )
+        case AssetClass.EQUITY:
+            return Instrument(
+                symbol=symbol, sub_dollar_tick_size=Decimal("0.0001"), calendar=calendar
+            )
+
+
+def _option(symbol: str, calendar: str) -> Instrument:
+    """Instrument of an OCC symbol: root, YYMMDD, C or P, strike in thousandths."""
+    match = _OCC.fullmatch(symbol)
+    if match is None:
+        raise BadInput("OCC_FORMAT", "symbol", symbol, "ROOT + YYMMDD + C|P + 8 digits")
+    root, year, month, day, right, strike = match.groups()
+    try:
+        expiry = date(2000 + int(year), int(month), int(day))
+    except ValueError:
+        raise BadInput("OCC_FORMAT", "symbol", symbol, "a date that exists") from None
+    return Instrument(
+        symbol=symbol,
+        kind=InstrumentKind.OPTION,
+        multiplier=Decimal(100),
+        calendar=calendar,
+        underlying=root,
+        expiry=expiry,
+        strike=Decimal(strike) / 1000,
+        right=OptionRight.CALL if right == "C" else OptionRight.PUT,
+    )
+
+
+def _finest(numbers: Iterable[Decimal | None]) -> Decimal:
+    """The smallest decimal step that occurs; the venue's own step is not in the data."""
+    places = 0
+    for number in numbers:
+        if number is not None:
+            exponent = number.normalize().as_tuple().exponent
+            places = max(places, -int(exponent))
+    return ONE.scaleb(-min(places, 8))
