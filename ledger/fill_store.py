@@ -1,0 +1,244 @@
+"""Executions, fees and adjustments: what the account really did (I2, I5, I7).
+
+Fills are a set keyed by (broker, account, fill_key). A bust or correction is a row that reverses;
+nothing that was booked is edited, except that a missing fee may be filled in once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.errors import Refused
+from domain.money import exact
+from domain.order import Fill
+from ledger.connection import LedgerConnection
+from ledger.order_store import owner_of_order
+from ledger.records import (
+    EXTERNAL,
+    AdjustmentRecord,
+    FeeRecord,
+    FillBooking,
+    FillRecord,
+    TradePosition,
+)
+from ledger.rows import fill_columns, fill_of
+from ledger.tables import accounts, adjustments, fees, fills
+
+_POSITIONS = text(
+    """
+    SELECT coalesce(trade_id, :external) AS trade_id, symbol, sum(quantity) AS quantity
+    FROM (
+        SELECT trade_id, symbol, CASE side WHEN 'buy' THEN quantity ELSE -quantity END AS quantity
+        FROM fills WHERE account = :account
+        UNION ALL
+        SELECT trade_id, symbol, quantity FROM adjustments WHERE account = :account
+    ) AS moves
+    GROUP BY 1, 2 HAVING sum(quantity) <> 0 ORDER BY 1, 2
+    """
+)
+
+
+async def positions_in(connection: AsyncConnection, account: str) -> tuple[TradePosition, ...]:
+    """Non-zero positions by owner and symbol inside the caller's transaction."""
+    rows = await connection.execute(_POSITIONS, {"account": account, "external": EXTERNAL})
+    return tuple(
+        TradePosition(trade_id=row.trade_id, symbol=row.symbol, quantity=exact(row.quantity))
+        for row in rows
+    )
+
+
+class FillStore(LedgerConnection):
+    """Booking executions and money that is not an execution."""
+
+    async def record_fill(self, account: str, fill: Fill) -> FillBooking:
+        """Books one execution once; see `record_fills`."""
+        return (await self.record_fills(account, (fill,)))[0]
+
+    async def record_fills(self, account: str, many: Sequence[Fill]) -> tuple[FillBooking, ...]:
+        """Books executions in one transaction, all or none, each once for ever.
+
+        A fill goes to the trade of its order (client id, broker id, parent, id prefix); without
+        one it is stored with trade None, counts as EXTERNAL and is attributed when the link
+        arrives.
+
+        Raises:
+            Refused: `ACCOUNT_UNKNOWN`.
+        """
+        async with self._work() as connection:
+            broker = await _broker_of(connection, account)
+            booked = tuple([await _book(connection, broker, account, fill) for fill in many])
+        return booked
+
+    async def bust_fill(self, account: str, fill_key: str, reason: str) -> FillBooking:
+        """Books the reversal `<fill_key>/bust` once (D9).
+
+        Raises:
+            Refused: `FILL_UNKNOWN` there is no such fill, or `FILL_IS_REVERSAL`.
+        """
+        async with self._work() as connection:
+            broker = await _broker_of(connection, account)
+            booked = await _reverse(connection, broker, account, fill_key, reason)
+        return booked
+
+    async def correct_fill(self, account: str, fill_key: str, fill: Fill) -> FillBooking:
+        """Reverses `fill_key` and books the corrected fill under its own key, all or none.
+
+        Raises:
+            Refused: as `bust_fill`, or `FILL_KEY_SAME` if the correction has the old key.
+        """
+        if fill.fill_key == fill_key:
+            raise Refused(f"fill key was {fill_key} for both", code="FILL_KEY_SAME")
+        async with self._work() as connection:
+            broker = await _broker_of(connection, account)
+            await _reverse(connection, broker, account, fill_key, f"corrected by {fill.fill_key}")
+            booked = await _book(connection, broker, account, fill)
+        return booked
+
+    async def fills_of_trade(self, trade_id: str) -> tuple[FillRecord, ...]:
+        """All rows of the trade, reversals included, in the order of booking."""
+        return await self._fills(fills.c.trade_id == trade_id)
+
+    async def fills_of_account(
+        self, account: str, since: datetime | None = None
+    ) -> tuple[FillRecord, ...]:
+        """All rows of the account with a venue time from `since` on."""
+        clauses = [fills.c.account == account]
+        if since is not None:
+            clauses.append(fills.c.venue_time >= since)
+        return await self._fills(*clauses)
+
+    async def unattributed_fills(self, account: str) -> tuple[FillRecord, ...]:
+        """Fills that no trade of ours explains (R-rows: alert, never drop)."""
+        return await self._fills(fills.c.account == account, fills.c.trade_id.is_(None))
+
+    async def _fills(self, *clauses: Any) -> tuple[FillRecord, ...]:
+        query = select(fills).where(*clauses).order_by(fills.c.booking)
+        async with self._work() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return tuple(fill_of(row) for row in rows)
+
+    async def record_fee(self, fee: FeeRecord) -> bool:
+        """Books a fee row once; attributes it by broker order id if no trade is named."""
+        async with self._work() as connection:
+            row = fee.model_dump()
+            if fee.trade_id is None and fee.broker_order_id is not None:
+                owner = await owner_of_order(connection, fee.account, None, (fee.broker_order_id,))
+                row["trade_id"] = owner.trade_id
+            done = await connection.execute(
+                upsert(fees).values(**row).on_conflict_do_nothing().returning(fees.c.activity_id)
+            )
+            is_new = done.one_or_none() is not None
+        return is_new
+
+    async def fees(self, account: str, trade_id: str | None = None) -> tuple[FeeRecord, ...]:
+        """Fee rows of the account, or of one trade in it."""
+        query = select(fees).where(fees.c.account == account)
+        if trade_id is not None:
+            query = query.where(fees.c.trade_id == trade_id)
+        async with self._work() as connection:
+            ordered = query.order_by(fees.c.venue_time, fees.c.activity_id)
+            rows = (await connection.execute(ordered)).mappings().all()
+        return tuple(FeeRecord.model_validate(dict(row)) for row in rows)
+
+    async def record_adjustment(self, adjustment: AdjustmentRecord) -> bool:
+        """Books a change of position that no fill explains, once."""
+        row = adjustment.model_dump() | {"kind": adjustment.kind.value}
+        statement = upsert(adjustments).values(**row).on_conflict_do_nothing()
+        async with self._work() as connection:
+            done = await connection.execute(statement.returning(adjustments.c.adjustment_id))
+            is_new = done.one_or_none() is not None
+        return is_new
+
+    async def adjustments(
+        self, account: str, trade_id: str | None = None
+    ) -> tuple[AdjustmentRecord, ...]:
+        """Adjustment rows of the account, or of one trade in it."""
+        query = select(adjustments).where(adjustments.c.account == account)
+        if trade_id is not None:
+            query = query.where(adjustments.c.trade_id == trade_id)
+        async with self._work() as connection:
+            ordered = query.order_by(adjustments.c.at, adjustments.c.adjustment_id)
+            rows = (await connection.execute(ordered)).mappings().all()
+        return tuple(AdjustmentRecord.model_validate(dict(row)) for row in rows)
+
+    async def positions_by_trade(self, account: str) -> tuple[TradePosition, ...]:
+        """Non-zero sums of fills and adjustments; owner EXTERNAL for those without a trade."""
+        async with self._work() as connection:
+            found = await positions_in(connection, account)
+        return found
+
+
+async def _broker_of(connection: AsyncConnection, account: str) -> str:
+    query = select(accounts.c.broker).where(accounts.c.account == account)
+    broker = (await connection.execute(query)).scalar_one_or_none()
+    if broker is None:
+        raise Refused(f"account was {account}", code="ACCOUNT_UNKNOWN")
+    return str(broker)
+
+
+async def _book(
+    connection: AsyncConnection,
+    broker: str,
+    account: str,
+    fill: Fill,
+    reverses: str | None = None,
+) -> FillBooking:
+    owner = await owner_of_order(connection, account, fill.client_id, (fill.broker_order_id,))
+    columns = fill_columns(broker, account, fill)
+    columns |= {"trade_id": owner.trade_id, "reverses": reverses}
+    statement = upsert(fills).values(**columns).on_conflict_do_nothing()
+    done = await connection.execute(statement.returning(fills.c.fill_key))
+    if done.one_or_none() is not None:
+        return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=owner.trade_id)
+    return await _known_fill(connection, broker, account, fill)
+
+
+async def _known_fill(
+    connection: AsyncConnection, broker: str, account: str, fill: Fill
+) -> FillBooking:
+    mine = (
+        (fills.c.broker == broker)
+        & (fills.c.account == account)
+        & (fills.c.fill_key == fill.fill_key)
+    )
+    row = (await connection.execute(select(fills).where(mine))).mappings().one()
+    if row["fee"] is None and fill.fee is not None:
+        await connection.execute(
+            update(fills).where(mine, fills.c.fee.is_(None)).values(fee=fill.fee)
+        )
+    told = (fill.symbol, fill.side.value, fill.quantity, fill.price)
+    stored = (row["symbol"], row["side"], row["quantity"], row["price"])
+    return FillBooking(
+        fill_key=fill.fill_key, is_new=False, trade_id=row["trade_id"], differs=told != stored
+    )
+
+
+async def _reverse(
+    connection: AsyncConnection, broker: str, account: str, fill_key: str, reason: str
+) -> FillBooking:
+    query = select(fills).where(
+        fills.c.broker == broker, fills.c.account == account, fills.c.fill_key == fill_key
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise Refused(f"fill key was {fill_key}", code="FILL_UNKNOWN")
+    if row["reverses"] is not None:
+        raise Refused(f"fill key was {fill_key}", code="FILL_IS_REVERSAL")
+    booked = fill_of(row)
+    fee = None if booked.fill.fee is None else -booked.fill.fee
+    opposite = booked.fill.model_copy(
+        update={
+            "fill_key": f"{fill_key}/bust",
+            "side": booked.fill.side.opposite,
+            "fee": fee,
+            "execution_id": reason,
+            "cumulative_quantity": None,
+        }
+    )
+    return await _book(connection, broker, account, opposite, reverses=fill_key)

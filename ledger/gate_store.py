@@ -1,0 +1,371 @@
+"""The last-hop gate: one transaction between a wish and a send (architecture §5 steps 1-4).
+
+The intent row is UNIQUE on (trade, leg, purpose, sequence) and on the client id, its body never
+changes. The attempt token fences: only the attempt whose token stands in the row may send.
+Increasing orders pass only while the account is armed and nothing stops it; reducing orders need
+the row and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.control import ApiBreakerState, BreakerState
+from domain.errors import Broken
+from domain.order import OrderIntent, OrderSnapshot
+from ledger.connection import limit_waits, lock_shared
+from ledger.control_store import (
+    GATE_IDLE_MS,
+    GATE_LOCK_MS,
+    ControlStore,
+    control_in,
+    gate_lock_name,
+)
+from ledger.errors import LockBusy
+from ledger.order_store import snapshot_columns
+from ledger.records import (
+    ALL_ACCOUNTS,
+    GateAnswer,
+    GateCode,
+    GatePermit,
+    GateRefused,
+    IntentExists,
+    IntentRecord,
+    IntentState,
+    OrderOwner,
+)
+from ledger.rows import Columns, intent_of
+from ledger.switch_store import api_breaker_of_account, conditions_in, risk_breaker_in
+from ledger.tables import control, orders
+
+_INSERT_TRIES = 3
+_OPEN_STATES = (IntentState.SENDING.value, IntentState.UNKNOWN.value)
+
+
+class GateStore(ControlStore):
+    """Opening the gate, fencing attempts, recording answers."""
+
+    async def open_gate(
+        self,
+        intent: OrderIntent,
+        owner: OrderOwner,
+        attempt_token: str,
+        now: datetime,
+        *,
+        build_id: str = "",
+        config_hash: str = "",
+        resend: bool = False,
+    ) -> GateAnswer:
+        """Decides in one transaction whether this attempt may send this intent now.
+
+        A permit puts the row to `sending` under `attempt_token`. A row that an earlier attempt
+        left in `sending` or `unknown` answers IntentExists, as do accepted and rejected ones;
+        a `not_sent` row may be tried again. The same token may ask again (lost commit, B3).
+
+        Args:
+            now: market or wall instant that `intent.not_after` is compared with.
+            resend: pass a row in `sending`/`unknown` once more with the same body and id; only
+                where the venue's ids are unique for ever (architecture §5 step 5).
+
+        Raises:
+            LedgerDown: nothing is known; an entry must not be sent (H5).
+        """
+        asked = _Asked(intent, owner, attempt_token, now, build_id, config_hash, resend)
+        try:
+            async with self._work() as connection:
+                await limit_waits(connection, lock_ms=GATE_LOCK_MS, idle_ms=GATE_IDLE_MS)
+                answer = await _pass_gate(connection, asked)
+        except LockBusy:
+            if intent.increasing and not await self._is_row_locked(intent.client_id):
+                return GateRefused(code=GateCode.CONTROL_LOCKED, text="the control row was held")
+            return GateRefused(code=GateCode.INTENT_LOCKED, text="the intent row was held")
+        return answer
+
+    async def _is_row_locked(self, client_id: str) -> bool:
+        query = select(orders.c.client_id).where(orders.c.client_id == client_id)
+        try:
+            async with self._work() as connection:
+                await limit_waits(connection, lock_ms=1, idle_ms=GATE_IDLE_MS)
+                await connection.execute(query.with_for_update())
+        except LockBusy:
+            return True
+        return False
+
+    async def still_mine(self, client_id: str, attempt_token: str) -> bool:
+        """Right before the write: False means another attempt took over; do not send (C8)."""
+        query = select(orders.c.client_id).where(
+            orders.c.client_id == client_id,
+            orders.c.attempt_token == attempt_token,
+            orders.c.state == IntentState.SENDING.value,
+        )
+        async with self._work() as connection:
+            mine = (await connection.execute(query)).one_or_none() is not None
+        return mine
+
+    async def claim_intent(self, client_id: str, attempt_token: str) -> IntentRecord | None:
+        """A resolver puts its own token on an open row, so that no older attempt may send.
+
+        Rows with a definite answer keep their token. None if there is no such intent.
+        """
+        async with self._work() as connection:
+            row = await _locked(connection, client_id)
+            if row is not None and row["state"] in _OPEN_STATES:
+                row = await _change(connection, client_id, attempt_token=attempt_token)
+            record = None if row is None else intent_of(row)
+        return record
+
+    async def record_answer(
+        self,
+        client_id: str,
+        attempt_token: str | None,
+        state: IntentState,
+        *,
+        snapshot: OrderSnapshot | None = None,
+        code: str = "",
+        text: str = "",
+        at: datetime | None = None,
+        sent_at: datetime | None = None,
+    ) -> IntentRecord:
+        """Books what came of an attempt and answers the row that stands.
+
+        Accepted is evidence and always wins. Anything else is ignored from an attempt whose
+        token is no longer the row's, and never overrules a definite answer by a weaker one.
+        `attempt_token` None is the evidence of a resolver, not the word of an attempt.
+
+        Raises:
+            Broken: `INTENT_MISSING`, the gate never saw this client id.
+        """
+        async with self._work() as connection:
+            row = await _locked(connection, client_id)
+            if row is None:
+                raise Broken(f"no intent row for {client_id}", code="INTENT_MISSING")
+            known = intent_of(row)
+            if _counts(known, attempt_token, state):
+                changes: dict[str, Any] = {"state": state.value, "code": code, "text": text}
+                changes |= {"answered_at": at or known.answered_at}
+                changes |= {"sent_at": sent_at or known.sent_at}
+                if snapshot is not None:
+                    changes |= snapshot_columns(known, snapshot)
+                row = await _change(connection, client_id, **changes)
+            record = intent_of(row)
+        return record
+
+    async def book_sent_intent(
+        self,
+        intent: OrderIntent,
+        owner: OrderOwner,
+        attempt_token: str,
+        state: IntentState,
+        at: datetime,
+        *,
+        snapshot: OrderSnapshot | None = None,
+        code: str = "",
+        text: str = "",
+    ) -> IntentRecord:
+        """Writes the row of a reducing order afterwards, when the ledger was down at the send.
+
+        The durable intent was the scheduled activity (architecture §5 step 7). Idempotent; an
+        existing row only takes the answer.
+        """
+        asked = _Asked(intent, owner, attempt_token, at, "", "", False)
+        columns = _new_row(asked, IntentState.SENDING, "", "booked after the send")
+        async with self._work() as connection:
+            await connection.execute(upsert(orders).values(**columns).on_conflict_do_nothing())
+        return await self.record_answer(
+            intent.client_id, None, state, snapshot=snapshot, code=code, text=text, at=at
+        )
+
+
+class _Asked:
+    """The arguments of one knock at the gate."""
+
+    def __init__(
+        self,
+        intent: OrderIntent,
+        owner: OrderOwner,
+        token: str,
+        now: datetime,
+        build_id: str,
+        config_hash: str,
+        resend: bool,
+    ) -> None:
+        self.intent = intent
+        self.owner = owner
+        self.token = token
+        self.now = now
+        self.build_id = build_id
+        self.config_hash = config_hash
+        self.resend = resend
+
+
+async def _pass_gate(connection: AsyncConnection, asked: _Asked) -> GateAnswer:
+    for _ in range(_INSERT_TRIES):
+        row = await _existing(connection, asked.intent)
+        if row is not None:
+            known = intent_of(row)
+            if known.intent.client_id != asked.intent.client_id or _bodies_differ(known, asked):
+                text = f"the stored intent is {known.intent.client_id}"
+                return GateRefused(code=GateCode.INTENT_BODY_DIFFERS, text=text)
+            if not _may_try(known, asked):
+                return IntentExists(record=known)
+        refusal = await _stopped_by(connection, asked)
+        if row is None:
+            row = await _insert(connection, asked, refusal)
+            if row is None:
+                continue  # somebody else inserted it between our two statements
+            return refusal or GatePermit(record=intent_of(row))
+        if refusal is not None:
+            return refusal
+        changed = await _change(
+            connection,
+            asked.intent.client_id,
+            state=IntentState.SENDING.value,
+            attempt_token=asked.token,
+            attempts=orders.c.attempts + 1,
+            gate_at=asked.now,
+            code="",
+            text="",
+            build_id=asked.build_id,
+            config_hash=asked.config_hash,
+        )
+        return GatePermit(record=intent_of(changed))
+    return GateRefused(code=GateCode.INTENT_LOCKED, text="the intent row came and went")
+
+
+async def _existing(connection: AsyncConnection, intent: OrderIntent) -> Columns | None:
+    key = intent.key
+    same_key = (
+        (orders.c.trade_id == key.trade_id)
+        & (orders.c.leg == key.leg)
+        & (orders.c.purpose == key.purpose.value)
+        & (orders.c.sequence == key.sequence)
+    )
+    query = select(orders).where(or_(same_key, orders.c.client_id == intent.client_id))
+    found = await connection.execute(query.with_for_update())
+    return found.mappings().first()
+
+
+def _bodies_differ(known: IntentRecord, asked: _Asked) -> bool:
+    same_key = known.intent.key == asked.intent.key
+    same_risk = known.intent.increasing == asked.intent.increasing
+    return not (same_key and same_risk and known.intent.body == asked.intent.body)
+
+
+def _may_try(known: IntentRecord, asked: _Asked) -> bool:
+    if known.state is IntentState.NOT_SENT:
+        return True
+    if known.state is IntentState.SENDING and known.attempt_token == asked.token:
+        return True
+    return asked.resend and known.state in (IntentState.SENDING, IntentState.UNKNOWN)
+
+
+async def _stopped_by(connection: AsyncConnection, asked: _Asked) -> GateRefused | None:
+    """Why an increasing order may not go now; None for one that may and for reducing ones."""
+    intent, owner = asked.intent, asked.owner
+    if not intent.increasing:
+        return None
+    await lock_shared(connection, gate_lock_name(owner.account), gate_lock_name(ALL_ACCOUNTS))
+    rows = (
+        select(control.c.account)
+        .where(control.c.account.in_((owner.account, ALL_ACCOUNTS)))
+        .order_by(control.c.account)
+        .with_for_update(read=True)
+    )
+    held: Sequence[str] = (await connection.execute(rows)).scalars().all()
+    if len(held) != 2:
+        return GateRefused(code=GateCode.ACCOUNT_UNKNOWN, text=f"account was {owner.account}")
+    # Read after the lock, in a statement of its own: it sees the kill that held us up.
+    now = await control_in(connection, owner.account)
+    kill = now.kill_for(
+        strategy=owner.strategy,
+        symbols=owner.symbols,
+        trade_id=owner.trade_id,
+        client_id=intent.client_id,
+    )
+    if kill is not None:
+        return GateRefused(code=GateCode.KILLED, text=f"{kill.mode} {kill.scope.text}")
+    if not now.armed:
+        return GateRefused(code=GateCode.NOT_ARMED, text=f"account was {owner.account}")
+    if intent.not_after is not None and asked.now > intent.not_after:
+        return GateRefused(code=GateCode.NOT_AFTER, text=f"not after {intent.not_after}")
+    return await _switched_off(connection, owner)
+
+
+async def _switched_off(connection: AsyncConnection, owner: OrderOwner) -> GateRefused | None:
+    breaker = await risk_breaker_in(connection, owner.account)
+    if breaker.state is not BreakerState.NORMAL:
+        return GateRefused(code=GateCode.BREAKER_TRIPPED, text=breaker.reason)
+    api = await api_breaker_of_account(connection, owner.account)
+    if api.state is ApiBreakerState.OPEN:
+        return GateRefused(code=GateCode.API_BREAKER_OPEN, text=api.broker)
+    for condition in await conditions_in(connection, owner.account):
+        if condition.symbol in ("", *owner.symbols):
+            return GateRefused(code=GateCode.CONDITION_ACTIVE, text=condition.kind.value)
+    return None
+
+
+async def _insert(
+    connection: AsyncConnection, asked: _Asked, refusal: GateRefused | None
+) -> Columns | None:
+    state = IntentState.SENDING if refusal is None else IntentState.NOT_SENT
+    code = "" if refusal is None else refusal.code.value
+    columns = _new_row(asked, state, code, "" if refusal is None else refusal.text)
+    statement = upsert(orders).values(**columns).on_conflict_do_nothing().returning(orders)
+    row: Columns | None = (await connection.execute(statement)).mappings().one_or_none()
+    return row
+
+
+def _new_row(asked: _Asked, state: IntentState, code: str, text: str) -> dict[str, Any]:
+    intent, owner = asked.intent, asked.owner
+    return {
+        "client_id": intent.client_id,
+        "trade_id": intent.key.trade_id,
+        "leg": intent.key.leg,
+        "purpose": intent.key.purpose.value,
+        "sequence": intent.key.sequence,
+        "account": owner.account,
+        "strategy": owner.strategy,
+        "symbols": list(owner.symbols),
+        "increasing": intent.increasing,
+        "body": intent.body.model_dump(mode="json"),
+        "intent": intent.model_dump(mode="json"),
+        "state": state.value,
+        "attempt_token": asked.token,
+        # A refused knock is no message to the venue.
+        "attempts": 1 if state is IntentState.SENDING else 0,
+        "gate_at": asked.now,
+        "code": code,
+        "text": text,
+        "build_id": asked.build_id,
+        "config_hash": asked.config_hash,
+    }
+
+
+async def _locked(connection: AsyncConnection, client_id: str) -> Columns | None:
+    query = select(orders).where(orders.c.client_id == client_id).with_for_update()
+    return (await connection.execute(query)).mappings().one_or_none()
+
+
+async def _change(connection: AsyncConnection, client_id: str, **columns: Any) -> Columns:
+    statement = update(orders).where(orders.c.client_id == client_id).values(**columns)
+    row: Columns = (await connection.execute(statement.returning(orders))).mappings().one()
+    return row
+
+
+def _counts(known: IntentRecord, token: str | None, state: IntentState) -> bool:
+    """True if this answer may change the row."""
+    if state is IntentState.ACCEPTED:
+        return True
+    if known.state is IntentState.ACCEPTED:
+        return False
+    if token is not None and token != known.attempt_token:
+        return False
+    if state is IntentState.UNKNOWN:
+        return known.state in (IntentState.SENDING, IntentState.UNKNOWN)
+    return True

@@ -1,0 +1,197 @@
+"""Reservations: the atomic end of the risk gate (I6, B1-B3).
+
+One lock per account makes "read the book, decide, write" one step, so that two trades can never
+both take the last of a limit. The row is keyed by trade: a repeat reads the first answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger.connection import LedgerConnection, limit_waits, lock_exclusive
+from ledger.control_store import control_in
+from ledger.fill_store import positions_in
+from ledger.records import (
+    GateVerdict,
+    Reservation,
+    ReserveDecision,
+    ReserveRequest,
+    ReserveResult,
+    RiskBook,
+)
+from ledger.rows import Columns, decision_of, intent_of, reservation_of, working_of
+from ledger.switch_store import (
+    api_breaker_of_account,
+    baseline_in,
+    conditions_in,
+    risk_breaker_in,
+)
+from ledger.tables import LIVE_ORDERS, gate_verdicts, orders, reservations
+
+MESSAGE_WINDOW = timedelta(seconds=60)
+RESERVE_LOCK_MS = 4000
+RESERVE_IDLE_MS = 3000
+_HELD = reservations.c.approved & reservations.c.released_at.is_(None)
+
+
+async def read_risk_book(connection: AsyncConnection, account: str, now: datetime) -> RiskBook:
+    """Everything the gate may count, inside the caller's transaction."""
+    held = select(reservations).where(reservations.c.account == account, _HELD)
+    rows = (await connection.execute(held.order_by(reservations.c.reserved_at))).mappings().all()
+    live = select(orders).where(orders.c.account == account, LIVE_ORDERS)
+    working = (await connection.execute(live)).mappings().all()
+    sent = select(func.coalesce(func.sum(orders.c.attempts), 0)).where(
+        orders.c.account == account, orders.c.gate_at > now - MESSAGE_WINDOW
+    )
+    return RiskBook(
+        account=account,
+        read_at=now,
+        control=await control_in(connection, account),
+        conditions=await conditions_in(connection, account),
+        risk_breaker=await risk_breaker_in(connection, account),
+        api_breaker=await api_breaker_of_account(connection, account),
+        reservations=tuple(reservation_of(row) for row in rows),
+        positions=await positions_in(connection, account),
+        working_orders=tuple(working_of(intent_of(row)) for row in working),
+        messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
+        baseline=await baseline_in(connection, account, None),
+    )
+
+
+class RiskStore(LedgerConnection):
+    """Reserving, shrinking and releasing risk."""
+
+    async def reserve(
+        self,
+        request: ReserveRequest,
+        evaluate: Callable[[RiskBook], ReserveDecision],
+        now: datetime,
+    ) -> ReserveResult:
+        """Lets `evaluate` judge the account's book and books its decision, in one transaction.
+
+        `evaluate` must be pure and quick: the account's other reservations wait for it. All its
+        verdicts are stored, refusals too. A repeat for the same trade does not evaluate again
+        and answers the first decision with `is_new` False (B2, B3).
+        """
+        async with self._work() as connection:
+            await limit_waits(connection, lock_ms=RESERVE_LOCK_MS, idle_ms=RESERVE_IDLE_MS)
+            await lock_exclusive(connection, f"holdfast/reserve/{request.account}")
+            row = await _reservation_row(connection, request.trade_id)
+            is_new = row is None
+            if row is None:
+                book = await read_risk_book(connection, request.account, now)
+                decision = evaluate(book)
+                row = await _store(connection, request, decision, now)
+            result = ReserveResult(
+                is_new=is_new,
+                reservation_id=row["reservation_id"],
+                decision=decision_of(row),
+                reservation=reservation_of(row) if row["approved"] else None,
+            )
+        return result
+
+    async def risk_book(self, account: str, now: datetime) -> RiskBook:
+        """The book without a decision (dry runs, status)."""
+        async with self._work() as connection:
+            book = await read_risk_book(connection, account, now)
+        return book
+
+    async def shrink_reservation(
+        self, trade_id: str, quantity: Decimal, notional: Decimal, loss: Decimal
+    ) -> Reservation | None:
+        """Lowers each number that is above the given one; None if released or absent."""
+        statement = (
+            update(reservations)
+            .where(reservations.c.trade_id == trade_id, _HELD)
+            .values(
+                quantity=func.least(reservations.c.quantity, quantity),
+                notional=func.least(reservations.c.notional, notional),
+                loss=func.least(reservations.c.loss, loss),
+            )
+            .returning(reservations)
+        )
+        async with self._work() as connection:
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        return None if row is None else reservation_of(row)
+
+    async def release_reservation(self, trade_id: str, reason: str) -> bool:
+        """Frees the risk of the trade; True exactly once (I6)."""
+        statement = (
+            update(reservations)
+            .where(reservations.c.trade_id == trade_id, _HELD)
+            .values(released_at=func.clock_timestamp(), release_reason=reason)
+            .returning(reservations.c.trade_id)
+        )
+        async with self._work() as connection:
+            released = (await connection.execute(statement)).one_or_none() is not None
+        return released
+
+    async def reservation(self, trade_id: str) -> Reservation | None:
+        """The trade's reservation, released or not; None if there is none or it was refused."""
+        async with self._work() as connection:
+            row = await _reservation_row(connection, trade_id)
+        return reservation_of(row) if row is not None and row["approved"] else None
+
+    async def reserved_decision(self, trade_id: str) -> ReserveDecision | None:
+        """The stored decision of the gate, approved or refused."""
+        async with self._work() as connection:
+            row = await _reservation_row(connection, trade_id)
+        return None if row is None else decision_of(row)
+
+    async def open_reservations(self, account: str) -> tuple[Reservation, ...]:
+        """Unreleased reservations of the account."""
+        query = select(reservations).where(reservations.c.account == account, _HELD)
+        async with self._work() as connection:
+            ordered = query.order_by(reservations.c.reserved_at)
+            rows = (await connection.execute(ordered)).mappings().all()
+        return tuple(reservation_of(row) for row in rows)
+
+    async def verdicts(self, trade_id: str) -> tuple[GateVerdict, ...]:
+        """The gate's verdicts on the trade in gate order."""
+        query = (
+            select(gate_verdicts)
+            .where(gate_verdicts.c.trade_id == trade_id)
+            .order_by(gate_verdicts.c.position)
+        )
+        async with self._work() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return tuple(GateVerdict.model_validate(dict(row)) for row in rows)
+
+
+async def _reservation_row(connection: AsyncConnection, trade_id: str) -> Columns | None:
+    query = select(reservations).where(reservations.c.trade_id == trade_id)
+    return (await connection.execute(query)).mappings().one_or_none()
+
+
+async def _store(
+    connection: AsyncConnection,
+    request: ReserveRequest,
+    decision: ReserveDecision,
+    now: datetime,
+) -> Columns:
+    columns: dict[str, Any] = request.model_dump() | {
+        "reservation_id": f"reservation/{request.trade_id}",
+        "approved": decision.approved,
+        "decision": decision.model_dump(mode="json"),
+        "quantity": decision.quantity,
+        "notional": decision.notional,
+        "loss": decision.loss,
+        "reserved_at": now,
+    }
+    statement = upsert(reservations).values(**columns).returning(reservations)
+    row: Columns = (await connection.execute(statement)).mappings().one()
+    if decision.verdicts:
+        verdicts = [
+            verdict.model_dump(mode="json")
+            | {"trade_id": request.trade_id, "position": position, "at": now}
+            for position, verdict in enumerate(decision.verdicts)
+        ]
+        await connection.execute(insert(gate_verdicts), verdicts)
+    return row

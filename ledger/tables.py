@@ -1,0 +1,456 @@
+"""The tables of the ledger, in SQLAlchemy Core. Migrations are in `ledger/migrations`.
+
+Money, prices and quantities are `numeric` without a scale: PostgreSQL keeps every digit that was
+given. Instants are `timestamptz`. Orders, fills and signals have no foreign key to `trades`: the
+degraded path (database away while a reducing order goes out) writes rows late and in any order,
+and a row that cannot be booked is worse than one whose trade is missing.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_EMPTY = text("''")
+_NOW = text("now()")
+_OBJECT = text("'{}'::jsonb")
+_LIVE = text("NOT terminal AND state IN ('sending', 'unknown', 'accepted')")
+
+
+def _instant(name: str, *, required: bool = True) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=not required)
+
+
+def _stamp(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=_NOW)
+
+
+def _word(name: str, *, required: bool = True) -> Column[object]:
+    return Column(name, Text, nullable=not required)
+
+
+def _note(name: str) -> Column[object]:
+    return Column(name, Text, nullable=False, server_default=_EMPTY)
+
+
+def _number(name: str, *, required: bool = True) -> Column[object]:
+    return Column(name, Numeric, nullable=not required)
+
+
+def _document(name: str) -> Column[object]:
+    return Column(name, JSONB, nullable=False, server_default=_OBJECT)
+
+
+def _account(*, primary_key: bool = False) -> Column[object]:
+    return Column(
+        "account", Text, ForeignKey("accounts.account"), primary_key=primary_key, nullable=False
+    )
+
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("row", SmallInteger, primary_key=True, autoincrement=False),
+    _word("installation"),
+    _stamp("created_at"),
+    CheckConstraint("row = 1", name="single"),
+    CheckConstraint("installation ~ '^[0-9a-f]{4}$'", name="four_hex"),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    _word("broker"),
+    _word("currency"),
+    _stamp("created_at"),
+)
+
+control = Table(
+    "control",
+    metadata,
+    # Not a foreign key: the row `*` holds the kills of all accounts, those of tomorrow included.
+    Column("account", Text, primary_key=True),
+    Column("armed", Boolean, nullable=False, server_default=text("false")),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    _stamp("updated_at"),
+    _note("updated_by"),
+    _note("reason"),
+)
+
+kills = Table(
+    "kills",
+    metadata,
+    Column("command_id", Text, primary_key=True),
+    _word("account"),
+    _word("scope_kind"),
+    _word("scope_value"),
+    _word("mode"),
+    _word("reason"),
+    _word("by"),
+    _instant("engaged_at"),
+    _instant("reset_at", required=False),
+    _word("reset_request_id", required=False),
+    Index("ix_kills_engaged", "account", postgresql_where=text("reset_at IS NULL")),
+)
+
+reset_requests = Table(
+    "reset_requests",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    _word("account"),
+    Column("command_ids", ARRAY(Text), nullable=False),
+    _word("requested_by"),
+    _word("reason"),
+    Column("approvals_needed", Integer, nullable=False),
+    _instant("requested_at"),
+    _instant("confirmable_at"),
+    _instant("expires_at"),
+    _word("confirmed_by", required=False),
+    _instant("confirmed_at", required=False),
+)
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _word("secret_hash"),
+    _stamp("created_at"),
+)
+
+conditions = Table(
+    "conditions",
+    metadata,
+    _word("account"),
+    _word("kind"),
+    _note("symbol"),
+    _note("text"),
+    _stamp("since"),
+    PrimaryKeyConstraint("account", "kind", "symbol"),
+)
+
+risk_breakers = Table(
+    "risk_breakers",
+    metadata,
+    _account(primary_key=True),
+    _word("state"),
+    _note("reason"),
+    _note("text"),
+    _note("changed_by"),
+    _stamp("changed_at"),
+)
+
+api_breakers = Table(
+    "api_breakers",
+    metadata,
+    Column("broker", Text, primary_key=True),
+    _word("state"),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    _stamp("changed_at"),
+)
+
+equity_baselines = Table(
+    "equity_baselines",
+    metadata,
+    _account(),
+    _instant("roll"),
+    _number("equity"),
+    _instant("read_at"),
+    PrimaryKeyConstraint("account", "roll"),
+)
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    _word("trade_id"),
+    Column("leg", SmallInteger, nullable=False),
+    _word("purpose"),
+    Column("sequence", Integer, nullable=False),
+    _word("account"),
+    _word("strategy"),
+    Column("symbols", ARRAY(Text), nullable=False),
+    Column("increasing", Boolean, nullable=False),
+    # The frozen body; `intent` is the whole wish with it inside.
+    Column("body", JSONB, nullable=False),
+    Column("intent", JSONB, nullable=False),
+    _word("state"),
+    _word("attempt_token"),
+    Column("attempts", Integer, nullable=False),
+    _instant("gate_at"),
+    _instant("sent_at", required=False),
+    _instant("answered_at", required=False),
+    _word("broker_order_id", required=False),
+    _word("status", required=False),
+    Column("terminal", Boolean, nullable=False, server_default=text("false")),
+    Column("filled_quantity", Numeric, nullable=False, server_default=text("0")),
+    Column("snapshot", JSONB, nullable=True),
+    _note("code"),
+    _note("text"),
+    _note("build_id"),
+    _note("config_hash"),
+    _stamp("created_at"),
+    UniqueConstraint("trade_id", "leg", "purpose", "sequence"),
+    Index("ix_orders_account_broker_order_id", "account", "broker_order_id"),
+    Index("ix_orders_account_gate_at", "account", "gate_at"),
+    Index(
+        "ix_orders_live",
+        "account",
+        postgresql_where=_LIVE,
+    ),
+    CheckConstraint(
+        "state IN ('sending', 'accepted', 'rejected', 'unknown', 'not_sent')", name="state"
+    ),
+)
+
+# The same words as the index has: orders that are or may come to be at the broker.
+LIVE_ORDERS = _LIVE
+
+order_children = Table(
+    "order_children",
+    metadata,
+    _word("account"),
+    _word("broker_order_id"),
+    _word("parent_client_id"),
+    _word("parent_broker_id"),
+    _word("trade_id"),
+    _word("client_id", required=False),
+    Column("terminal", Boolean, nullable=False, server_default=text("false")),
+    Column("snapshot", JSONB, nullable=False),
+    PrimaryKeyConstraint("account", "broker_order_id"),
+    Index("ix_order_children_trade_id", "trade_id"),
+)
+
+fills = Table(
+    "fills",
+    metadata,
+    _word("broker"),
+    _word("account"),
+    _word("fill_key"),
+    Column("booking", BigInteger, Identity(), nullable=False),
+    _word("trade_id", required=False),
+    _word("client_id", required=False),
+    _word("broker_order_id"),
+    _word("symbol"),
+    _word("side"),
+    _number("quantity"),
+    _number("price"),
+    _number("fee", required=False),
+    _note("execution_id"),
+    _number("cumulative_quantity", required=False),
+    _instant("venue_time"),
+    _word("reverses", required=False),
+    _stamp("booked_at"),
+    PrimaryKeyConstraint("broker", "account", "fill_key"),
+    UniqueConstraint("broker", "account", "reverses"),
+    Index("ix_fills_trade_id", "trade_id"),
+    Index("ix_fills_account_broker_order_id", "account", "broker_order_id"),
+    CheckConstraint("quantity >= 0", name="quantity"),
+    CheckConstraint("side IN ('buy', 'sell')", name="side"),
+)
+
+fees = Table(
+    "fees",
+    metadata,
+    _word("account"),
+    _word("activity_id"),
+    _number("amount"),
+    _word("trade_id", required=False),
+    _word("symbol", required=False),
+    _word("broker_order_id", required=False),
+    _word("fill_key", required=False),
+    _note("text"),
+    _instant("venue_time"),
+    _stamp("booked_at"),
+    PrimaryKeyConstraint("account", "activity_id"),
+    Index("ix_fees_trade_id", "trade_id"),
+)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    _word("account"),
+    _word("adjustment_id"),
+    _word("trade_id", required=False),
+    _word("symbol"),
+    _number("quantity"),
+    _number("price", required=False),
+    _word("kind"),
+    _note("text"),
+    _instant("at"),
+    _stamp("booked_at"),
+    PrimaryKeyConstraint("account", "adjustment_id"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    # One per trade; a refusal is a row too, so that a repeat answers the same (B2).
+    Column("trade_id", Text, primary_key=True),
+    _word("reservation_id"),
+    _account(),
+    _word("strategy"),
+    _word("symbol"),
+    Column("approved", Boolean, nullable=False),
+    Column("decision", JSONB, nullable=False),
+    _number("quantity"),
+    _number("notional"),
+    _number("loss"),
+    _instant("reserved_at"),
+    _instant("released_at", required=False),
+    _note("release_reason"),
+    UniqueConstraint("reservation_id"),
+    CheckConstraint("quantity >= 0 AND notional >= 0 AND loss >= 0", name="not_negative"),
+    Index(
+        "ix_reservations_held", "account", postgresql_where=text("approved AND released_at IS NULL")
+    ),
+)
+
+gate_verdicts = Table(
+    "gate_verdicts",
+    metadata,
+    _word("trade_id"),
+    Column("position", Integer, nullable=False),
+    _word("check"),
+    _word("verdict"),
+    _note("code"),
+    _note("text"),
+    _document("facts"),
+    _instant("at"),
+    PrimaryKeyConstraint("trade_id", "position"),
+)
+
+trades = Table(
+    "trades",
+    metadata,
+    Column("trade_id", Text, primary_key=True),
+    _word("client_prefix"),
+    _account(),
+    _word("session"),
+    _word("strategy"),
+    _word("symbol"),
+    Column("plan", JSONB, nullable=False),
+    _word("stage"),
+    _note("protection"),
+    _note("result"),
+    _note("story"),
+    _number("realised", required=False),
+    _number("fees", required=False),
+    Column("fees_estimated", Boolean, nullable=False, server_default=text("true")),
+    _note("build_id"),
+    _note("config_hash"),
+    _document("document"),
+    _stamp("created_at"),
+    _stamp("updated_at"),
+    _instant("closed_at", required=False),
+    _instant("settled_at", required=False),
+    UniqueConstraint("client_prefix"),
+    Index("ix_trades_session", "session"),
+    Index("ix_trades_open", "account", postgresql_where=text("closed_at IS NULL")),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("signal_id", Text, primary_key=True),
+    _word("session"),
+    _word("account"),
+    _word("strategy"),
+    _word("symbol"),
+    _word("side", required=False),
+    _word("decision"),
+    _note("code"),
+    _note("text"),
+    _word("trade_id", required=False),
+    _instant("signal_time"),
+    _instant("recorded_at"),
+    _document("document"),
+    Index("ix_signals_session", "session"),
+)
+
+watches = Table(
+    "watches",
+    metadata,
+    _word("trade_id"),
+    _word("rule_id"),
+    _account(),
+    Column("position_epoch", Integer, nullable=False),
+    _word("symbol"),
+    _document("document"),
+    _number("high_water_mark", required=False),
+    _number("last_mark", required=False),
+    Column("confirmations", Integer, nullable=False, server_default=text("0")),
+    _instant("confirmed_at", required=False),
+    _instant("evaluated_at", required=False),
+    PrimaryKeyConstraint("trade_id", "rule_id"),
+    Index("ix_watches_account", "account"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _word("holder"),
+    Column("epoch", BigInteger, nullable=False),
+    _instant("expires_at"),
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _word("value"),
+    _stamp("updated_at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    # Gapless by hand under a lock, not a sequence: a gap must prove a deletion.
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    _instant("at"),
+    _word("actor"),
+    _word("action"),
+    _word("subject"),
+    # Text, not jsonb: the hash covers these very characters.
+    _word("details"),
+    _word("previous_hash"),
+    _word("hash"),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("row", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    _word("hash"),
+    CheckConstraint("row = 1", name="single"),
+)

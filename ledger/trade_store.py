@@ -1,0 +1,205 @@
+"""Trades and signals: one row per idea, with what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.errors import Refused
+from domain.ids import trade_prefix
+from domain.plan import TradePlan
+from ledger.control_store import ControlStore
+from ledger.records import SignalRecord, TradeRecord
+from ledger.rows import Columns, signal_of, trade_of
+from ledger.tables import signals, trades
+
+
+class TradeStore(ControlStore):
+    """Creating, following and closing trades; recording signals."""
+
+    async def create_trade(
+        self, plan: TradePlan, *, stage: str = "planned", build_id: str = "", config_hash: str = ""
+    ) -> TradeRecord:
+        """Creates the trade's row before anything else happens in its name.
+
+        The same plan again answers the row as it is (a repeated activity, a restored Temporal
+        store: look at its stage).
+
+        Raises:
+            Refused: `TRADE_EXISTS` the id belongs to another plan.
+        """
+        prefix = trade_prefix(await self.installation_id(), plan.trade_id)
+        row = {
+            "trade_id": plan.trade_id,
+            "client_prefix": prefix,
+            "account": plan.account,
+            "session": plan.session,
+            "strategy": plan.strategy,
+            "symbol": plan.symbol,
+            "plan": plan.model_dump(mode="json"),
+            "stage": stage,
+            "build_id": build_id,
+            "config_hash": config_hash,
+        }
+        statement = upsert(trades).values(**row).on_conflict_do_nothing()
+        async with self._work() as connection:
+            await connection.execute(statement)
+            stored = await _trade_row(connection, plan.trade_id)
+        if stored is None or trade_of(stored).plan != plan:
+            raise Refused(
+                f"trade was there with another plan: {plan.trade_id}", code="TRADE_EXISTS"
+            )
+        return trade_of(stored)
+
+    async def update_trade(
+        self,
+        trade_id: str,
+        *,
+        stage: str | None = None,
+        protection: str | None = None,
+        result: str | None = None,
+        story: str | None = None,
+        build_id: str | None = None,
+        document: Mapping[str, object] | None = None,
+        closed: bool | None = None,
+    ) -> TradeRecord:
+        """Changes what is not None. `closed` True stamps `closed_at` once, False reopens (D9).
+
+        Raises:
+            Refused: `TRADE_UNKNOWN`.
+        """
+        asked = {
+            "stage": stage,
+            "protection": protection,
+            "result": result,
+            "story": story,
+            "build_id": build_id,
+            "document": document,
+        }
+        changes: dict[str, Any] = {
+            name: value for name, value in asked.items() if value is not None
+        }
+        if closed is not None:
+            stamp = func.coalesce(trades.c.closed_at, func.clock_timestamp())
+            changes["closed_at"] = stamp if closed else None
+        return await self._change_trade(trade_id, changes)
+
+    async def settle_trade(
+        self,
+        trade_id: str,
+        realised: Decimal,
+        fees: Decimal,
+        *,
+        fees_estimated: bool,
+        result: str | None = None,
+    ) -> TradeRecord:
+        """Books the trade's result; `settled_at` is stamped once the fees are the broker's own.
+
+        Raises:
+            Refused: `TRADE_UNKNOWN`.
+        """
+        changes: dict[str, Any] = {
+            "realised": realised,
+            "fees": fees,
+            "fees_estimated": fees_estimated,
+            "closed_at": func.coalesce(trades.c.closed_at, func.clock_timestamp()),
+        }
+        if result is not None:
+            changes["result"] = result
+        if not fees_estimated:
+            changes["settled_at"] = func.coalesce(trades.c.settled_at, func.clock_timestamp())
+        return await self._change_trade(trade_id, changes)
+
+    async def _change_trade(self, trade_id: str, changes: dict[str, Any]) -> TradeRecord:
+        statement = (
+            update(trades)
+            .where(trades.c.trade_id == trade_id)
+            .values(updated_at=func.clock_timestamp(), **changes)
+            .returning(trades)
+        )
+        async with self._work() as connection:
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise Refused(f"trade was {trade_id}", code="TRADE_UNKNOWN")
+        return trade_of(row)
+
+    async def trade(self, trade_id: str) -> TradeRecord | None:
+        """The trade's row, or None."""
+        async with self._work() as connection:
+            row = await _trade_row(connection, trade_id)
+        return None if row is None else trade_of(row)
+
+    async def trade_of_prefix(self, client_prefix: str) -> TradeRecord | None:
+        """The trade behind the first 16 characters of a client order id."""
+        query = select(trades).where(trades.c.client_prefix == client_prefix)
+        async with self._work() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else trade_of(row)
+
+    async def list_trades(
+        self,
+        *,
+        account: str | None = None,
+        session: str | None = None,
+        strategy: str | None = None,
+        symbol: str | None = None,
+        open_only: bool = False,
+        limit: int = 1000,
+    ) -> tuple[TradeRecord, ...]:
+        """Trades that fit every given filter, oldest first."""
+        filters = {"account": account, "session": session, "strategy": strategy, "symbol": symbol}
+        query = select(trades)
+        for name, value in filters.items():
+            if value is not None:
+                query = query.where(trades.c[name] == value)
+        if open_only:
+            query = query.where(trades.c.closed_at.is_(None))
+        ordered = query.order_by(trades.c.created_at, trades.c.trade_id).limit(limit)
+        async with self._work() as connection:
+            rows = (await connection.execute(ordered)).mappings().all()
+        return tuple(trade_of(row) for row in rows)
+
+    async def record_signal(self, signal: SignalRecord) -> bool:
+        """Records a signal and its decision; True the first time, a repeat changes nothing (A1)."""
+        row = signal.model_dump() | {"side": signal.side.value if signal.side else None}
+        statement = upsert(signals).values(**row).on_conflict_do_nothing()
+        async with self._work() as connection:
+            done = await connection.execute(statement.returning(signals.c.signal_id))
+            is_new = done.one_or_none() is not None
+        return is_new
+
+    async def decide_signal(
+        self, signal_id: str, decision: str, *, code: str = "", text: str = "", trade_id: str = ""
+    ) -> bool:
+        """Replaces the decision of a recorded signal; False if there is no such signal."""
+        statement = (
+            update(signals)
+            .where(signals.c.signal_id == signal_id)
+            .values(decision=decision, code=code, text=text, trade_id=trade_id or None)
+            .returning(signals.c.signal_id)
+        )
+        async with self._work() as connection:
+            done = (await connection.execute(statement)).one_or_none() is not None
+        return done
+
+    async def list_signals(
+        self, *, session: str | None = None, limit: int = 1000
+    ) -> tuple[SignalRecord, ...]:
+        """Signals in the order of their time."""
+        query = select(signals)
+        if session is not None:
+            query = query.where(signals.c.session == session)
+        ordered = query.order_by(signals.c.signal_time, signals.c.signal_id).limit(limit)
+        async with self._work() as connection:
+            rows = (await connection.execute(ordered)).mappings().all()
+        return tuple(signal_of(row) for row in rows)
+
+
+async def _trade_row(connection: AsyncConnection, trade_id: str) -> Columns | None:
+    query = select(trades).where(trades.c.trade_id == trade_id)
+    return (await connection.execute(query)).mappings().one_or_none()

@@ -1,0 +1,114 @@
+"""pytest plugin: one real PostgreSQL per test run, one fresh database per test.
+
+The server is started by the process that runs the tests; with xdist by the controller, which
+tells its workers the address. Each worker keeps one migrated template, so that a test's own
+database is a copy and not a migration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from deploy.local.postgres import LocalPostgres, start_postgres
+from ledger.migrate import upgrade
+from ledger.repository import Ledger
+
+TEST_SETTINGS = ("shared_buffers=32MB", "max_connections=200", "autovacuum=off")
+_KEY = pytest.StashKey[tuple[LocalPostgres, Path]]()
+_numbers = itertools.count(1)
+
+
+def _server_of_run(config: pytest.Config) -> LocalPostgres:
+    if _KEY not in config.stash:
+        folder = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
+        # A folder that the unprivileged user of the server may pass.
+        folder.chmod(0o755)
+        server = start_postgres(folder, fsync=False, extra_settings=TEST_SETTINGS)
+        config.stash[_KEY] = (server, folder)
+    return config.stash[_KEY][0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist, in the controller: workers share the controller's server."""
+    node.workerinput["postgres_dsn"] = _server_of_run(node.config).dsn()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _KEY in config.stash:
+        server, folder = config.stash[_KEY]
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(request: pytest.FixtureRequest) -> str:
+    """Address of the run's server (superuser, database `postgres`)."""
+    worker_input: dict[str, str] | None = getattr(request.config, "workerinput", None)
+    if worker_input is not None:
+        return worker_input["postgres_dsn"]
+    return _server_of_run(request.config).dsn()
+
+
+def dsn_of(postgres_dsn: str, database: str) -> str:
+    return f"{postgres_dsn.rpartition('/')[0]}/{database}"
+
+
+async def run_as_superuser(dsn: str, *statements: str) -> None:
+    """Runs plain statements outside a transaction, behind the back of the product."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def ledger_template(postgres_dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of a migrated database of this worker, to be copied and never used."""
+    worker_input: dict[str, str] = getattr(request.config, "workerinput", {})
+    name = f"template_{worker_input.get('workerid', 'main')}"
+
+    async def make() -> None:
+        await run_as_superuser(postgres_dsn, f"CREATE DATABASE {name}")
+        await upgrade(dsn_of(postgres_dsn, name))
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(run_as_superuser(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def empty_dsn(postgres_dsn: str, ledger_template: str) -> AsyncIterator[str]:
+    """Address of an empty database of this test alone."""
+    name = f"{ledger_template}_empty_{next(_numbers)}"
+    await run_as_superuser(postgres_dsn, f"CREATE DATABASE {name}")
+    yield dsn_of(postgres_dsn, name)
+    await run_as_superuser(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def ledger_dsn(postgres_dsn: str, ledger_template: str) -> AsyncIterator[str]:
+    """Address of a migrated database of this test alone."""
+    name = f"{ledger_template}_{next(_numbers)}"
+    await run_as_superuser(postgres_dsn, f"CREATE DATABASE {name} TEMPLATE {ledger_template}")
+    yield dsn_of(postgres_dsn, name)
+    await run_as_superuser(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def ledger(ledger_dsn: str) -> AsyncIterator[Ledger]:
+    """A ledger on a database of this test alone."""
+    made = await Ledger.connect(ledger_dsn)
+    yield made
+    await made.aclose()
