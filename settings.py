@@ -1,0 +1,431 @@
+"""Settings: frozen, read once from a TOML file and the environment by a composition root.
+
+What the file may say stands, key by key, in `config/demo.toml` and `config/paper.toml`. Nothing
+below the composition roots reads the environment. Secrets come from the environment or from a
+file of mode 0600, never from the settings file. Limits have no defaults; `dry_run` is on and
+every account starts disarmed.
+
+Every refusal is a `ConfigError` whose code is `CONFIG_*` or `FILE_MODE` (faults.md §3 rows 21 and
+48-51) and which names the file and line, or the environment variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from brokers.alpaca.config import AlpacaConfig, AlpacaMode
+from domain.errors import BadInput
+from domain.risk.limits import Limits, RestrictedList, read_limits
+
+ENVIRONMENT_PREFIX = "HOLDFAST_"
+KEY_FILE_MODE_MAX = 0o600
+# Named by other parts; known here so that a misspelt variable is not passed over in silence.
+OTHER_VARIABLES = frozenset(
+    f"{ENVIRONMENT_PREFIX}{name}"
+    for name in (
+        *("CONFIG", "DATA_DIR", "FAILPOINT", "FAILPOINT_ONCE", "OPERATOR", "OPERATOR_SECRET"),
+        *("HYPOTHESIS_PROFILE", "ROLE", "BUILD_ID"),
+    )
+)
+_SIMULATOR_KEY_ID, _SIMULATOR_SECRET = "SIMULATOR", "simulator"
+
+
+class ConfigError(BadInput):
+    """A setting was refused; `location` is `file:line` or the environment variable."""
+
+    def __init__(
+        self, code: str, field: str, value: object = "", allowed: str = "", location: str = ""
+    ) -> None:
+        super().__init__(code, field, value, allowed)
+        self.location = location
+        if location:
+            self.text = f"{location}: {self.text}"
+            self.args = (self.text,)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise ValueError("a number of seconds is needed")
+    if not 0 < value < 10**9:
+        raise ValueError("allowed: 0 < seconds < 1e9")
+    return float(value)
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Count = Annotated[int, Field(gt=0, lt=10**9)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AccountSection(Section):
+    """Whose orders these are. `installation` begins every client order id (architecture §5)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,48}$")]
+    installation: Annotated[str, Field(pattern=r"^[0-9a-f]{4}$")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3,5}$")] = "USD"
+
+
+class Venue(StrEnum):
+    ALPACA = "alpaca"
+
+
+class BrokerSection(Section):
+    """Which broker and how far it is allowed to go. URLs may stay empty for paper and live."""
+
+    venue: Annotated[Venue, Field(strict=False)]
+    mode: Annotated[AlpacaMode, Field(strict=False)]
+    allow_live: bool = False
+    trading_url: str = ""
+    data_url: str = ""
+    stream_url: str = ""
+    key_file: str = ""
+    requests_per_minute: Count
+    request_timeout_s: Seconds = 3.0
+
+
+class SafetySection(Section):
+    """`dry_run` sends nothing; market orders are refused for entries."""
+
+    dry_run: bool = True
+    disallow_market_orders: bool = True
+    reset_wait_s: Seconds = 300.0
+
+
+class RestrictedSection(Section):
+    """Symbols that may not be entered: in the file itself, or in a file of their own.
+
+    The symbols of this file count as of the start of the process; a list file as of its
+    `as_of`, or else as of its last change.
+    """
+
+    symbols: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    file: str = ""
+
+
+class TemporalSection(Section):
+    """Orchestration. Sticky 1 s suits up to about 100 open trades, 10 s more (architecture §11)."""
+
+    address: str = "127.0.0.1:7233"
+    namespace: str = "default"
+    sticky_timeout_s: Seconds = 1.0
+    drain_timeout_s: Seconds = 10.0
+
+
+class LedgerSection(Section):
+    """PostgreSQL. A DSN with a password comes from HOLDFAST_LEDGER_DSN only."""
+
+    dsn: SecretStr = SecretStr("")
+
+
+class TradeSection(Section):
+    """Machine durations of a trade, in wall seconds (architecture §2, §5, §6)."""
+
+    knowledge_max_age_s: Seconds = 15.0
+    partial_wait_s: Seconds = 2.0
+    protect_unknown_s: Seconds = 3.0
+    triggered_unfilled_s: Seconds = 5.0
+    exit_watch_max_age_s: Seconds = 5.0
+    settle_window_s: Seconds = 2.0
+
+
+class ObservabilitySection(Section):
+    """Ports 0 mean: none. Spans go to the OTLP endpoint when it is named."""
+
+    log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_json: bool = True
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    temporal_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    tracing: bool = False
+
+
+class Settings(Section):
+    """Everything a process is told from outside."""
+
+    account: AccountSection
+    broker: BrokerSection
+    safety: SafetySection = SafetySection()
+    restricted: RestrictedSection
+    limits: Limits
+    temporal: TemporalSection = TemporalSection()
+    ledger: LedgerSection = LedgerSection()
+    trade: TradeSection = TradeSection()
+    observability: ObservabilitySection = ObservabilitySection()
+    broker_key_id: SecretStr = SecretStr("")
+    broker_secret: SecretStr = SecretStr("")
+    source: str = ""
+    read_at: datetime
+
+    def alpaca(self) -> AlpacaConfig:
+        """Adapter settings with the keys.
+
+        Raises:
+            BadInput: CONFIG_ENV_MISMATCH when mode, host, key and switch do not belong together.
+        """
+        simulated = self.broker.mode is AlpacaMode.SIMULATOR
+        key_id = self.broker_key_id.get_secret_value()
+        secret = self.broker_secret.get_secret_value()
+        return AlpacaConfig(
+            account=self.account.name,
+            key_id=key_id or (_SIMULATOR_KEY_ID if simulated else ""),
+            secret=SecretStr(secret or (_SIMULATOR_SECRET if simulated else "")),
+            mode=self.broker.mode,
+            allow_live=self.broker.allow_live,
+            trading_url=self.broker.trading_url,
+            data_url=self.broker.data_url,
+            stream_url=self.broker.stream_url,
+            request_timeout_s=self.broker.request_timeout_s,
+        )
+
+    def restricted_list(self) -> RestrictedList:
+        """The list as it stands now; a file is read again at every call.
+
+        Raises:
+            ConfigError: the file was not there or not readable; entries then fail closed.
+        """
+        if self.restricted.symbols is not None:
+            return RestrictedList(symbols=self.restricted.symbols, as_of=self.read_at)
+        path = Path(self.source).parent / self.restricted.file
+        values = _read_toml(path)
+        as_of = values.get("as_of") or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        try:
+            return RestrictedList.model_validate(
+                {"symbols": values.get("symbols", ()), "as_of": as_of}
+            )
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ConfigError("CONFIG_TYPE", where, location=str(path)) from None
+
+
+# Variable to (section, key, kind). Nothing else of the settings can be set from outside.
+_VARIABLES: dict[str, tuple[str, str, type]] = {
+    "HOLDFAST_BROKER_TRADING_URL": ("broker", "trading_url", str),
+    "HOLDFAST_BROKER_DATA_URL": ("broker", "data_url", str),
+    "HOLDFAST_BROKER_STREAM_URL": ("broker", "stream_url", str),
+    "HOLDFAST_DRY_RUN": ("safety", "dry_run", bool),
+    "HOLDFAST_TEMPORAL_ADDRESS": ("temporal", "address", str),
+    "HOLDFAST_TEMPORAL_NAMESPACE": ("temporal", "namespace", str),
+    "HOLDFAST_STICKY_TIMEOUT_S": ("temporal", "sticky_timeout_s", float),
+    "HOLDFAST_LEDGER_DSN": ("ledger", "dsn", SecretStr),
+    "HOLDFAST_LOG_LEVEL": ("observability", "log_level", str),
+    "HOLDFAST_METRICS_PORT": ("observability", "metrics_port", int),
+    "HOLDFAST_TEMPORAL_METRICS_PORT": ("observability", "temporal_metrics_port", int),
+    "HOLDFAST_BROKER_KEY_ID": ("", "broker_key_id", SecretStr),
+    "HOLDFAST_BROKER_SECRET": ("", "broker_secret", SecretStr),
+}
+_SECRET_KEY = re.compile(r"secret|password|passwd|token|(^|_)key(_id)?$|private", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"://[^/@:]*:[^/@]+@")
+
+
+def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads and checks everything at once; nothing is read again later.
+
+    Raises:
+        ConfigError: see the head of this file.
+    """
+    environment = os.environ if environment is None else environment
+    values = _read_toml(path)
+    text = path.read_text()
+    _refuse_inline_secrets(values, path, text)
+    located = _Locator(path, text)
+    for key in ("source", "read_at"):
+        if key in values:
+            raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "", located.of(key))
+    origins = _apply_environment(values, environment)
+    _add_key_file(values, path)
+    limits = values.pop("limits", None)
+    if not isinstance(limits, dict):
+        raise ConfigError("CONFIG_MISSING", "limits", "", "no default exists", str(path))
+    try:
+        read = read_limits(limits)
+        settings = Settings.model_validate(
+            {**values, "limits": read, "source": str(path.resolve()), "read_at": datetime.now(UTC)}
+        )
+        _check_restricted(settings)
+        _check_rates(settings)
+        settings.alpaca()
+    except ValidationError as error:
+        raise _as_config_error(error, located, origins) from None
+    except ConfigError:
+        raise
+    except BadInput as error:
+        field = error.field.replace("alpaca.", "broker.", 1)
+        raise _relocated(error, field, origins.get(field) or located.of(field)) from None
+    return settings
+
+
+def _check_restricted(settings: Settings) -> None:
+    given = (settings.restricted.symbols is not None, settings.restricted.file != "")
+    if given == (False, False):
+        raise BadInput("CONFIG_MISSING", "restricted.symbols", "", "symbols or file")
+    if given == (True, True):
+        raise BadInput("CONFIG_CONTRADICTION", "restricted.file", "", "symbols or file, not both")
+    settings.restricted_list()
+
+
+def _check_rates(settings: Settings) -> None:
+    """Our own message limit must fit into the broker's, or it protects nothing (row 49)."""
+    ours, theirs = settings.limits.max_messages_per_minute, settings.broker.requests_per_minute
+    if ours > theirs:
+        field = "limits.max_messages_per_minute"
+        raise BadInput("CONFIG_CONTRADICTION", field, ours, f"<= requests_per_minute {theirs}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise ConfigError("CONFIG_FILE", "file", error.strerror, "", str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        location = f"{path}:{line.group(1)}" if line else str(path)
+        raise ConfigError("CONFIG_SYNTAX", "file", str(error), "TOML", location) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("CONFIG_SYNTAX", "file", error.reason, "UTF-8", str(path)) from None
+
+
+def _refuse_inline_secrets(values: Mapping[str, Any], path: Path, text: str) -> None:
+    """A secret in a file that people share and commit is a leak, even if it is also unknown."""
+    for section, table in values.items():
+        pairs = table.items() if isinstance(table, dict) else ((section, table),)
+        for key, value in pairs:
+            is_secret = _SECRET_KEY.search(key) or _PASSWORD_IN_URL.search(str(value))
+            if isinstance(value, str) and value and is_secret:
+                field = f"{section}.{key}" if isinstance(table, dict) else section
+                allowed = "environment or a 0600 key_file"
+                location = _Locator(path, text).of(field)
+                raise ConfigError("CONFIG_SECRET_INLINE", field, "***", allowed, location)
+
+
+def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """Writes the variables over the file's values; returns field to variable name."""
+    origins: dict[str, str] = {}
+    for name in sorted(environment):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in OTHER_VARIABLES:
+            continue
+        if name not in _VARIABLES:
+            near = difflib.get_close_matches(name, sorted(_VARIABLES), n=1)
+            allowed = near[0] if near else ""
+            raise ConfigError("CONFIG_UNKNOWN_KEY", name, "", allowed, "environment")
+        section, key, kind = _VARIABLES[name]
+        value = _converted(name, environment[name], kind)
+        if section:
+            values.setdefault(section, {})[key] = value
+        else:
+            values[key] = value
+        origins[f"{section}.{key}" if section else key] = f"environment {name}"
+    return origins
+
+
+def _converted(name: str, text: str, kind: type) -> object:
+    if text == "":
+        raise ConfigError("CONFIG_EMPTY", name, "", "a value, or unset the variable", "environment")
+    if kind is SecretStr:
+        return SecretStr(text)
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ConfigError("CONFIG_TYPE", name, text, "true|false", "environment")
+        return text == "true"
+    if kind is not str and not re.fullmatch(
+        r"\d{1,9}(\.\d{1,6})?" if kind is float else r"\d{1,9}", text
+    ):
+        raise ConfigError("CONFIG_TYPE", name, text, kind.__name__, "environment")
+    return kind(text)
+
+
+def _add_key_file(values: dict[str, Any], path: Path) -> None:
+    """Keys from a file of mode 0600 beside the settings; the environment wins."""
+    broker = values.get("broker")
+    name = broker.get("key_file", "") if isinstance(broker, dict) else ""
+    if not isinstance(name, str) or not name:
+        return
+    key_file = path.parent / name
+    values_of_file = _read_toml(key_file)
+    mode = stat.S_IMODE(key_file.stat().st_mode)
+    if mode & ~KEY_FILE_MODE_MAX:
+        raise ConfigError("FILE_MODE", "broker.key_file", oct(mode), "0o600", str(key_file))
+    for key in values_of_file:
+        if key not in ("key_id", "secret"):
+            raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "key_id, secret", str(key_file))
+    for key in ("key_id", "secret"):
+        value = values_of_file.get(key)
+        if not isinstance(value, str) or not value:
+            raise ConfigError("CONFIG_MISSING", key, "", "text", str(key_file))
+        values.setdefault(f"broker_{key}", SecretStr(value))
+
+
+class _Locator:
+    """Finds the line on which a dotted key of the file stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines: dict[str, int] = {}
+        section = ""
+        for number, line in enumerate(text.splitlines(), start=1):
+            header = re.match(r"\s*\[([^\[\]]+)\]", line)
+            key = re.match(r"\s*([A-Za-z0-9_-]+)\s*=", line)
+            if header:
+                section = header.group(1).strip()
+                self._lines.setdefault(section, number)
+            elif key:
+                name = key.group(1)
+                self._lines.setdefault(f"{section}.{name}" if section else name, number)
+
+    def of(self, field: str) -> str:
+        """`file:line` of the key, else of its table, else the file."""
+        for name in (field, field.split(".")[0]):
+            if name in self._lines:
+                return f"{self._path}:{self._lines[name]}"
+        return str(self._path)
+
+
+_CODE_OF_TYPE = {"missing": "CONFIG_MISSING", "extra_forbidden": "CONFIG_UNKNOWN_KEY"}
+
+
+def _as_config_error(
+    error: ValidationError, located: _Locator, origins: Mapping[str, str]
+) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    field = ".".join(path[:2])
+    code = _CODE_OF_TYPE.get(first["type"], "CONFIG_TYPE")
+    value, allowed = first["input"], first["msg"]
+    if code == "CONFIG_MISSING":
+        value, allowed = "", "no default exists"
+    elif code == "CONFIG_UNKNOWN_KEY":
+        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+        value, allowed = "", near[0] if near else "see config/demo.toml"
+    return ConfigError(code, field, value, allowed, origins.get(field) or located.of(field))
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return list(model.model_fields)
+
+
+def _relocated(error: BadInput, field: str, location: str) -> ConfigError:
+    moved = ConfigError(error.code, field, "", error.allowed, location)
+    if error.value not in ("", "''"):
+        moved.value = error.value
+        moved.text = moved.text.replace("value=''", f"value={error.value}", 1)
+        moved.args = (moved.text,)
+    return moved
