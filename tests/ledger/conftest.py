@@ -1,0 +1,16 @@
+"""An armed account for the ledger's tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from ledger.repository import Ledger
+from tests.ledger.samples import ACCOUNT
+
+
+@pytest.fixture
+async def armed(ledger: Ledger) -> Ledger:
+    """A ledger with one armed account."""
+    await ledger.ensure_account(ACCOUNT, "alpaca")
+    await ledger.arm(ACCOUNT, "alice", "test")
+    return ledger
