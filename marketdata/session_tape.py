@@ -6,7 +6,6 @@ data has none, and writes the tape file that the simulated exchange reads.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -17,8 +16,9 @@ from pydantic import AwareDatetime
 
 from domain.base import Frozen
 from domain.errors import BadInput
-from domain.instrument import Instrument, InstrumentKind, OptionRight
-from domain.money import ONE
+from domain.instrument import Instrument, InstrumentKind
+from domain.money import CTX, ONE
+from domain.occ import looks_like_option, option_instrument
 from marketdata.calendars import (
     ALWAYS_OPEN,
     Calendar,
@@ -38,7 +38,6 @@ from marketdata.tapes import SYNTHETIC_LABEL, load_tape, with_synthetic_quotes
 
 RECORDED_LABEL = "quotes recorded"
 DEFAULT_EQUITY_CALENDAR = "XNYS"
-_OCC = re.compile(r"([A-Z]{1,6})(\d{2})(\d{2})(\d{2})([CP])(\d{8})")
 _COIN_QUOTES = ("USD", "USDT", "USDC", "EUR", "BTC")
 
 
@@ -167,7 +166,7 @@ def _label(synthetic: Sequence[str], symbols: Sequence[str]) -> str:
 
 
 def _asset_of(symbol: str, paths: Sequence[Path]) -> AssetClass:
-    if _OCC.fullmatch(symbol):
+    if looks_like_option(symbol):
         return AssetClass.OPTION
     # Venue-named files: coinbase.BTCUSD.trades.20180404.csv
     named_by_venue = any(
@@ -183,7 +182,7 @@ def _instrument(
 ) -> Instrument:
     match asset:
         case AssetClass.OPTION:
-            return _option(symbol, calendar)
+            return option_instrument(symbol, calendar=calendar)
         case AssetClass.CRYPTO:
             own = [event for event in events if event.symbol == symbol]
             lot = _finest(event.size or event.volume or event.bid_size for event in own)
@@ -201,33 +200,11 @@ def _instrument(
             )
 
 
-def _option(symbol: str, calendar: str) -> Instrument:
-    """Instrument of an OCC symbol: root, YYMMDD, C or P, strike in thousandths."""
-    match = _OCC.fullmatch(symbol)
-    if match is None:
-        raise BadInput("OCC_FORMAT", "symbol", symbol, "ROOT + YYMMDD + C|P + 8 digits")
-    root, year, month, day, right, strike = match.groups()
-    try:
-        expiry = date(2000 + int(year), int(month), int(day))
-    except ValueError:
-        raise BadInput("OCC_FORMAT", "symbol", symbol, "a date that exists") from None
-    return Instrument(
-        symbol=symbol,
-        kind=InstrumentKind.OPTION,
-        multiplier=Decimal(100),
-        calendar=calendar,
-        underlying=root,
-        expiry=expiry,
-        strike=Decimal(strike) / 1000,
-        right=OptionRight.CALL if right == "C" else OptionRight.PUT,
-    )
-
-
 def _finest(numbers: Iterable[Decimal | None]) -> Decimal:
     """The smallest decimal step that occurs; the venue's own step is not in the data."""
     places = 0
     for number in numbers:
         if number is not None:
-            exponent = number.normalize().as_tuple().exponent
+            exponent = number.normalize(CTX).as_tuple().exponent
             places = max(places, -int(exponent))
     return ONE.scaleb(-min(places, 8))

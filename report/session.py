@@ -1,0 +1,273 @@
+"""The report at the end of a session: one table of trades, refusals, totals, and what is missing.
+
+`build` decides everything; `print_report` and `write_html` only show it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from html import escape
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from domain.base import Frozen
+from domain.money import ZERO, divide, round_to_cent, total
+from report.records import SessionFacts, TradeRow
+from report.verify import Differences
+
+DEMO_SIGNALS_MIN = 20
+DEMO_FILLED_MIN = 12
+DIFFERENCES_SHOWN_MAX = 20
+COLUMNS = (
+    "time (UTC)",
+    "trade",
+    "side",
+    "quantity",
+    "entry",
+    "exit",
+    "P&L",
+    "fees",
+    "exit reason",
+    "slippage",
+    "naked s",
+    "protection",
+    "note",
+)
+_TEXT_COLUMNS = frozenset({"time (UTC)", "trade", "side", "exit reason", "protection", "note"})
+
+
+class Totals(Frozen):
+    """Sums over the session in account currency. `net` = realised - fees."""
+
+    signals: int
+    trades: int
+    filled: int
+    not_filled: int
+    refused: int
+    winners: int
+    losers: int
+    gross: Decimal
+    fees: Decimal
+    net: Decimal
+    average_slippage: Decimal | None
+    naked_s_max: Decimal
+
+
+class Report(Frozen):
+    """All texts of the report, ready to be shown anywhere."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
+    refusals: tuple[tuple[str, int], ...]
+    exits: tuple[tuple[str, int], ...]
+    totals: Totals
+    differences: tuple[str, ...]
+    verdict: str
+    equal: bool
+
+
+def build(facts: SessionFacts, differences: Differences) -> Report:
+    """The report of a session. Trades stand in the order of their signals."""
+    trades = sorted(facts.trades, key=lambda trade: (trade.signal_time, trade.trade_id))
+    shown = [item.line() for item in differences.items[:DIFFERENCES_SHOWN_MAX]]
+    hidden = len(differences.items) - len(shown)
+    if hidden > 0:
+        shown.append(f"and {hidden} more")
+    return Report(
+        title=f"Holdfast session {facts.session}",
+        facts=_facts(facts),
+        rows=tuple(_row(trade) for trade in trades),
+        refusals=_counted(trade.refusal_code for trade in trades if trade.refusal_code),
+        exits=_counted(trade.exit_reason or "none" for trade in trades if trade.filled),
+        totals=totals_of(facts.signals, trades),
+        differences=tuple(shown),
+        verdict=differences.line(),
+        equal=differences.equal,
+    )
+
+
+def totals_of(signals: int, trades: Sequence[TradeRow]) -> Totals:
+    """Counts and sums; average slippage is weighted by quantity, per unit, cost > 0."""
+    filled = [trade for trade in trades if trade.filled]
+    slipped = [(trade.slippage, trade.quantity) for trade in filled]
+    weight = total(quantity for slippage, quantity in slipped if slippage is not None)
+    cost = total(slippage * quantity for slippage, quantity in slipped if slippage is not None)
+    gross, fees = total(t.realised for t in trades), total(t.fees for t in trades)
+    refused = sum(1 for trade in trades if trade.refusal_code)
+    return Totals(
+        signals=signals,
+        trades=len(trades),
+        filled=len(filled),
+        not_filled=len(trades) - len(filled) - refused,
+        refused=refused,
+        winners=sum(1 for trade in filled if trade.realised - trade.fees > 0),
+        losers=sum(1 for trade in filled if trade.realised - trade.fees < 0),
+        gross=gross,
+        fees=fees,
+        net=gross - fees,
+        average_slippage=divide(cost, weight) if weight else None,
+        naked_s_max=max((trade.naked_s for trade in filled), default=ZERO),
+    )
+
+
+def missing_outcomes(facts: SessionFacts) -> tuple[str, ...]:
+    """What the demo must show and did not; empty = the run may exit 0 (issue 2)."""
+    trades = facts.trades
+    filled = [trade for trade in trades if trade.filled]
+    seen = {
+        f">= {DEMO_SIGNALS_MIN} signals": facts.signals >= DEMO_SIGNALS_MIN,
+        f">= {DEMO_FILLED_MIN} filled trades": len(filled) >= DEMO_FILLED_MIN,
+        "partial fill": any(trade.partial for trade in filled),
+        "not filled": any(not trade.filled and not trade.refusal_code for trade in trades),
+        "refused by risk": any(trade.refusal_code for trade in trades),
+        "three-tranche ratchet": any(
+            trade.targets_filled >= 1 and trade.exit_reason in ("ratcheted_stop", "target")
+            for trade in filled
+        ),
+        "stopped out": any(trade.exit_reason == "stop" for trade in filled),
+        "time stop": any(trade.exit_reason == "time_stop" for trade in filled),
+        "operator flatten": any(trade.exit_reason == "flatten" for trade in filled),
+    }
+    return tuple(name for name, happened in seen.items() if not happened)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Shows the report in a terminal; its last line is the verdict."""
+    console.print(f"\n[bold]{report.title}[/bold]")
+    for name, text in report.facts:
+        console.print(f"{name}: {text}", highlight=False, markup=False)
+    table = Table(show_edge=False, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
+    for row in report.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    for line in summary_lines(report):
+        console.print(line, highlight=False, markup=False)
+    for line in report.differences:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(report.verdict, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary_lines(report: Report) -> tuple[str, ...]:
+    """Totals, refusals by reason and exits by reason, a line each."""
+    sums = report.totals
+    slippage = "-" if sums.average_slippage is None else _signed(sums.average_slippage, 4)
+    return (
+        f"{sums.signals} signals, {sums.filled} filled, {sums.not_filled} not filled, "
+        f"{sums.refused} refused by risk; {sums.winners} winners, {sums.losers} losers",
+        f"gross {_signed(sums.gross)}, fees {round_to_cent(sums.fees)}, net {_signed(sums.net)}; "
+        f"slippage {slippage} per unit against arrival mid (cost > 0); "
+        f"longest naked {sums.naked_s_max:.2f} s",
+        "refused: " + (_joined(report.refusals) or "none"),
+        "exits: " + (_joined(report.exits) or "none"),
+    )
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Writes the report as one plain page without scripts or outside files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html_of(report), encoding="utf-8")
+
+
+def html_of(report: Report) -> str:
+    """The page; every text from outside is escaped."""
+    header = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
+    rows = "\n".join(f"<tr>{''.join(map(_cell, COLUMNS, row))}</tr>" for row in report.rows)
+    facts = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in report.facts
+    )
+    summary = "".join(f"<li>{escape(line)}</li>" for line in summary_lines(report))
+    differences = "".join(f"<li>{escape(line)}</li>" for line in report.differences)
+    verdict = "equal" if report.equal else "differs"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(report.title)}</title>
+<style>
+body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2em; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: 2px 10px; border-bottom: 1px solid #ccc; text-align: left; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+dl {{ display: grid; grid-template-columns: max-content auto; gap: 0 1em; }}
+.equal {{ color: #060; }} .differs {{ color: #b00; font-weight: bold; }}
+</style></head><body>
+<h1>{escape(report.title)}</h1>
+<dl>{facts}</dl>
+<table><thead><tr>{header}</tr></thead><tbody>
+{rows}
+</tbody></table>
+<ul>{summary}</ul>
+<p class="{verdict}">{escape(report.verdict)}</p>
+<ul>{differences}</ul>
+</body></html>
+"""
+
+
+def _cell(column: str, text: str) -> str:
+    kind = "" if column in _TEXT_COLUMNS else ' class="number"'
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _facts(facts: SessionFacts) -> tuple[tuple[str, str], ...]:
+    hours = f"{facts.market_begin:%Y-%m-%d %H:%M:%S} to {facts.market_end:%H:%M:%S} UTC"
+    lines = [
+        ("account", f"{facts.account} ({facts.mode}, {facts.currency})"),
+        ("market", f"{facts.tape} {hours}".strip()),
+        ("clock", f"speed {facts.speed:f}, {facts.wall_s:.0f} s of wall time"),
+    ]
+    if facts.quotes_label:
+        lines.append(("quotes", facts.quotes_label.removeprefix("quotes ")))
+    if facts.cash_before is not None and facts.cash_after is not None:
+        before, after = round_to_cent(facts.cash_before), round_to_cent(facts.cash_after)
+        lines.append(("cash", f"{before} to {after} ({_signed(after - before)})"))
+    if facts.web_ui:
+        lines.append(("web ui", facts.web_ui))
+    return tuple(lines)
+
+
+def _row(trade: TradeRow) -> tuple[str, ...]:
+    reason = trade.exit_reason or trade.stage
+    if trade.refusal_code:
+        reason = f"refused {trade.refusal_code}"
+    notes = [trade.note] if trade.note else []
+    if trade.partial:
+        notes.append("partial fill")
+    if trade.targets_filled:
+        notes.append(f"{trade.targets_filled} targets")
+    return (
+        f"{trade.signal_time:%H:%M:%S}",
+        trade.trade_id,
+        trade.side,
+        f"{trade.quantity:f}" if trade.filled else "",
+        _price(trade.entry_average),
+        _price(trade.exit_average),
+        _signed(trade.realised - trade.fees) if trade.filled else "",
+        f"{round_to_cent(trade.fees)}" if trade.filled else "",
+        reason,
+        "" if trade.slippage is None else _signed(trade.slippage, 4),
+        f"{trade.naked_s:.2f}" if trade.filled else "",
+        trade.protection,
+        ", ".join(notes),
+    )
+
+
+def _price(price: Decimal | None) -> str:
+    return "" if price is None else f"{price:.4f}"
+
+
+def _signed(amount: Decimal, places: int = 2) -> str:
+    return f"{amount:+.{places}f}"
+
+
+def _counted(words: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    counts = Counter(words)
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _joined(counts: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts)
