@@ -27,6 +27,7 @@ class Book:
     quote_time: datetime | None = None
     trade_time: datetime | None = None
     is_halted: bool = False
+    is_synthetic: bool = False
 
     def touch(self, side: Side) -> Decimal | None:
         """Price at which an order of `side` takes: the ask for a buy, the bid for a sell."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from domain.instrument import Instrument
-from domain.money import ZERO
+from domain.money import ZERO, divide
 from simulator.lifecycle import is_grouped, is_immediate
 from simulator.margin import Margin, OptionLine, uncovered_calls
 from simulator.orders import (
@@ -83,8 +83,8 @@ class Checks:
             raise Refusal(
                 Reason.BUYING_POWER,
                 "insufficient options buying power",
-                cost_basis=needed / leverage,
-                options_buying_power=free / leverage,
+                cost_basis=divide(needed, leverage),
+                options_buying_power=divide(free, leverage),
             )
         raise Refusal(
             Reason.BUYING_POWER,

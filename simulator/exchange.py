@@ -12,11 +12,12 @@ from dataclasses import replace as changed
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from domain.money import ZERO, round_down_to_step
+from domain.money import ZERO
 from simulator.account import Holding
 from simulator.book import Book
-from simulator.checks import FRACTION_STEP, Checks, is_changeable
-from simulator.config import ExchangeConfig, ReplaceQuantity
+from simulator.building import OrderBuilder
+from simulator.checks import Checks
+from simulator.config import ExchangeConfig
 from simulator.faults import FaultKind
 from simulator.generated import generated_events, merged
 from simulator.journal import Journal
@@ -24,22 +25,18 @@ from simulator.lifecycle import Lifecycle
 from simulator.margin import Margin
 from simulator.matching import Matcher
 from simulator.orders import (
-    Group,
-    Kind,
-    OrderClass,
     OrderRequest,
     ReplaceRequest,
-    Role,
     Side,
     SimOrder,
     Status,
     TimeInForce,
 )
 from simulator.refusals import Reason, Refusal
+from simulator.replacing import Replacer
 from simulator.state import Listener, State
 from simulator.tape import TapeEvent, TapeKind
 
-GTC_LIFE = timedelta(days=90)
 Observer = Callable[[SimOrder], None]
 
 
@@ -61,6 +58,8 @@ class Exchange:
         self.lifecycle = Lifecycle(self.state)
         self.matcher = Matcher(self.state, self.lifecycle)
         self.checks = Checks(self.state, self.margin)
+        self._builder = OrderBuilder(self.state)
+        self._replacer = Replacer(self.state, self.checks, self.margin)
         sources = [iter(tape)]
         sources += [
             generated_events(book, self.state.listing(book.symbol), config.start, config.seed)
@@ -187,7 +186,7 @@ class Exchange:
         )
         try:
             old = self._existing(order_id)
-            new = self._replacement(old, request)
+            new = self._replacer.prepare(old, request)
         except Refusal as refusal:
             self.record_refusal("replace", refusal, order_id=order_id, client_id=request.client_id)
             raise
@@ -308,9 +307,9 @@ class Exchange:
             raise Refusal(Reason.INJECTED, str(rule.params.get("text", "order was refused")))
         self.checks.client_id(request.client_id)
         if request.notional is not None:
-            request = changed(request, quantity=self._quantity_for(request))
+            request = changed(request, quantity=self._builder.quantity_for(request))
         self.checks.form(request)
-        members = self._build(request)
+        members = self._builder.build(request)
         order = members[0]
         self.checks.against_account(order)
         for member in members:
@@ -366,104 +365,6 @@ class Exchange:
             else:
                 self.lifecycle.hold(member, working=not member.waits_for_entry)
 
-    def _build(self, request: OrderRequest) -> list[SimOrder]:
-        """The order with its group; the member that goes live first comes first."""
-        if request.order_class is OrderClass.COMBO:
-            return [self._build_combo(request)]
-        if request.order_class is OrderClass.SIMPLE:
-            return [self._new(request, request.client_id)]
-        group = Group(request.order_class)
-        if request.order_class is OrderClass.OCO:
-            target = changed(request, limit_price=request.take_profit_price)
-            group.take_profit = self._new(target, request.client_id)
-            first = group.take_profit
-            exit_side = request.side
-        else:
-            group.entry = self._new(request, request.client_id)
-            first = group.entry
-            exit_side = request.side.opposite
-            if request.take_profit_price is not None:
-                target = changed(
-                    request,
-                    side=exit_side,
-                    kind=Kind.LIMIT,
-                    limit_price=request.take_profit_price,
-                    stop_price=None,
-                )
-                group.take_profit = self._new(target, None)
-        if request.stop_loss_price is not None:
-            limit = request.stop_loss_limit_price
-            stop = changed(
-                request,
-                side=exit_side,
-                kind=Kind.STOP if limit is None else Kind.STOP_LIMIT,
-                limit_price=limit,
-                stop_price=request.stop_loss_price,
-            )
-            group.stop_loss = self._new(stop, None)
-        roles = (
-            (group.entry, Role.ENTRY),
-            (group.take_profit, Role.TAKE_PROFIT),
-            (group.stop_loss, Role.STOP_LOSS),
-        )
-        for member, role in roles:
-            if member is not None:
-                member.group, member.role = group, role
-        return [first, *(member for member in group.members if member is not first)]
-
-    def _build_combo(self, request: OrderRequest) -> SimOrder:
-        order = self._new(request, request.client_id)
-        legs = []
-        for leg in request.legs:
-            part = self._new(
-                changed(
-                    request,
-                    symbol=leg.symbol,
-                    side=leg.side,
-                    quantity=order.quantity * leg.ratio,
-                    limit_price=None,
-                    intent=leg.intent,
-                ),
-                None,
-            )
-            part.ratio, part.combo, part.status = leg.ratio, order, Status.NEW
-            legs.append(part)
-        order.legs = tuple(legs)
-        return order
-
-    def _new(self, request: OrderRequest, client_id: str | None) -> SimOrder:
-        assert request.quantity is not None, "the form was checked"
-        state = self.state
-        order_id = state.new_id("order")
-        close = state.calendar.next_close(state.now)
-        is_gtc = request.time_in_force is TimeInForce.GTC
-        return SimOrder(
-            id=order_id,
-            client_id=client_id or state.new_id("client"),
-            symbol=request.symbol,
-            side=request.side,
-            quantity=request.quantity,
-            kind=request.kind,
-            time_in_force=request.time_in_force,
-            order_class=request.order_class,
-            created_at=state.now,
-            number=len(state.orders) + 1,
-            limit_price=request.limit_price,
-            stop_price=request.stop_price,
-            notional=request.notional,
-            extended_hours=request.extended_hours,
-            intent=request.intent,
-            expires_at=state.now + GTC_LIFE if is_gtc else close,
-        )
-
-    def _quantity_for(self, request: OrderRequest) -> Decimal:
-        """Quantity that a notional amount buys at the touch."""
-        book = self.state.books[self.state.listing(request.symbol).symbol]
-        touch = book.touch(request.side)
-        if touch is None or request.notional is None or request.notional <= 0:
-            raise Refusal(Reason.INVALID, "notional needs a price and must be > 0")
-        return round_down_to_step(request.notional / touch, FRACTION_STEP)
-
     def _existing(self, order_id: str) -> SimOrder:
         order = self.state.orders.get(order_id)
         if order is None:
@@ -472,6 +373,7 @@ class Exchange:
 
     def _cancel_now(self, order: SimOrder) -> None:
         if order.is_done:
+            self.lifecycle.tell_failed(order, "order_cancel_rejected")
             return
         rule = self.state.fault(FaultKind.LATE_FILL, client_id=order.client_id, symbol=order.symbol)
         self.lifecycle.cancel(order, "requested")
@@ -487,119 +389,16 @@ class Exchange:
         if price is not None and quantity > 0:
             self.lifecycle.fill(order, quantity, price)
 
-    # --- private: replace ---------------------------------------------------------------------
-
-    def _replacement(self, old: SimOrder, request: ReplaceRequest) -> SimOrder:
-        self.checks.client_id(request.client_id)
-        self._check_changeable(old, request)
-        quantity = old.quantity if request.quantity is None else request.quantity
-        carried = ZERO
-        if quantity <= old.filled:
-            raise Refusal(Reason.NOT_REPLACEABLE, "qty must be > filled_qty")
-        if self.config.matching.replace_quantity is ReplaceQuantity.TOTAL:
-            carried = old.filled
-        elif self.config.matching.replace_quantity is ReplaceQuantity.REST:
-            quantity -= old.filled
-        state = self.state
-        new = changed(
-            old,
-            id=state.new_id("order"),
-            client_id=request.client_id or state.new_id("client"),
-            number=len(state.orders) + 1,
-            created_at=state.now,
-            quantity=quantity,
-            filled=carried,
-            average_price=old.average_price if carried else None,
-            limit_price=old.limit_price if request.limit_price is None else request.limit_price,
-            stop_price=old.stop_price if request.stop_price is None else request.stop_price,
-            time_in_force=request.time_in_force or old.time_in_force,
-            status=Status.PENDING_NEW,
-            is_working=False,
-            has_rested=False,
-            legs=(),
-            replaces=None,
-            replaced_by=None,
-            tags=set(),
-        )
-        new.legs = tuple(self._replacement_leg(leg, new) for leg in old.legs)
-        self._check_replacement(old, new)
-        return new
-
-    def _replacement_leg(self, leg: SimOrder, combo: SimOrder) -> SimOrder:
-        state = self.state
-        return changed(
-            leg,
-            id=state.new_id("order"),
-            client_id=state.new_id("client"),
-            number=len(state.orders) + 2,
-            created_at=state.now,
-            quantity=combo.quantity * leg.ratio,
-            filled=combo.filled * leg.ratio,
-            combo=combo,
-            status=Status.NEW,
-            tags=set(),
-        )
-
-    def _check_changeable(self, old: SimOrder, request: ReplaceRequest) -> None:
-        if old.status is Status.REPLACED:
-            raise Refusal(Reason.NOT_REPLACEABLE, "order already replaced")
-        if not is_changeable(old) or old.combo is not None:
-            raise Refusal(Reason.NOT_REPLACEABLE, f"cannot replace order in {old.status} status")
-        wishes = (
-            (request.quantity, old.quantity),
-            (request.limit_price, old.limit_price),
-            (request.stop_price, old.stop_price),
-            (request.time_in_force, old.time_in_force),
-        )
-        if all(wish is None or wish == present for wish, present in wishes):
-            raise Refusal(Reason.NOT_REPLACEABLE, "order parameters are not changed")
-        if request.limit_price is not None and old.limit_price is None:
-            raise Refusal(Reason.INVALID, f"{old.kind} orders do not allow limit_price")
-        if request.stop_price is not None and old.stop_price is None:
-            raise Refusal(Reason.INVALID, f"{old.kind} orders do not allow stop_price")
-
-    def _check_replacement(self, old: SimOrder, new: SimOrder) -> None:
-        """Step, lot, held quantity and buying power; what the old one held counts as free."""
-        symbol = old.symbol or old.legs[0].symbol
-        instrument = self.state.listings[symbol].instrument
-        if old.legs:
-            if new.limit_price is not None and not instrument.is_on_tick(new.limit_price):
-                raise Refusal(
-                    Reason.TICK, "sub-penny increment does not fulfill minimum pricing criteria"
-                )
-        else:
-            self.checks.price_step(instrument, "limit_price", new.limit_price)
-            self.checks.price_step(instrument, "stop_price", new.stop_price)
-            if new.quantity % instrument.lot_size != 0 and new.quantity != old.quantity:
-                raise Refusal(Reason.LOT, "qty must be a whole number of lots")
-            position = self.state.account.quantity(symbol)
-            if position * old.side.sign < 0 and not old.waits_for_entry:
-                held = self.checks.held_for(symbol, old.side, without=old)
-                free = max(ZERO, abs(position) - held)
-                if new.remaining > free:
-                    raise Refusal(
-                        Reason.QUANTITY_HELD,
-                        f"insufficient qty available for order (requested: {new.remaining:f}, "
-                        f"available: {free:f})",
-                        available=free,
-                        existing_qty=abs(position),
-                        held_for_orders=held,
-                        symbol=symbol,
-                    )
-        if old.group is None or old.role is Role.ENTRY:
-            self.checks.buying_power(new, freed=self.margin.needed(old))
-
     def _replace_now(self, old: SimOrder, new: SimOrder, observer: Observer | None) -> None:
         state = self.state
         if old.is_done:
             self.lifecycle.admit(new)
             self.lifecycle.reject(new, "the order to replace was done")
+            self.lifecycle.tell_failed(old, "order_replace_rejected")
             return
         if old.filled and new.filled != old.filled and new.filled:
             new.filled, new.average_price = old.filled, old.average_price
         doubled = state.fault(FaultKind.REPLACE_DOUBLES, client_id=old.client_id, symbol=old.symbol)
-        if old.status is Status.PENDING_REPLACE:
-            self.lifecycle.put_back(old, "pending_replace")
         self.lifecycle.take_over(old, new, doubled=doubled is not None)
         if observer is not None:
             observer(new)

@@ -67,7 +67,7 @@ class Lifecycle:
         self._set(order, Status.HELD)
 
     def fill(self, order: SimOrder, quantity: Decimal, price: Decimal) -> None:
-        """Books one execution of a plain order, or of whole units of nothing else."""
+        """Books one execution of a plain order."""
         assert quantity > 0, "a fill moves something"
         late = order.is_done
         order.book_fill(quantity, price)
@@ -155,11 +155,10 @@ class Lifecycle:
         self._set(order, Status.PENDING_REPLACE)
         self._tell("pending_replace", order)
 
-    def put_back(self, order: SimOrder, event: str) -> None:
-        """A pending cancel or replace came to nothing."""
-        if not order.is_done:
-            self._set(order, Status.PARTIALLY_FILLED if order.filled else Status.NEW)
-            self._tell(event, order)
+    def tell_failed(self, order: SimOrder, event: str) -> None:
+        """A cancel or replace came too late: the order was done before."""
+        self._state.record(event, order_id=order.id, client_id=order.client_id)
+        self._tell(event, order)
 
     def take_over(self, old: SimOrder, new: SimOrder, *, doubled: bool) -> None:
         """`new` takes the place of `old` (in its group too); doubled: both live (D1)."""
@@ -170,7 +169,10 @@ class Lifecycle:
         new.replaces = old.id
         old.replaced_by = new.id
         self.admit(new)
-        if not doubled:
+        if doubled:
+            if old.status is Status.PENDING_REPLACE:
+                old.status = Status.PARTIALLY_FILLED if old.filled else Status.NEW
+        else:
             self._finish_with_legs(old, Status.REPLACED, "")
             self._tell("replaced", old)
         if new.waits_for_entry or was_held:
@@ -179,7 +181,10 @@ class Lifecycle:
             self.go_live(new)
         else:
             self.queue(new)
-        self._sync_sibling(new)
+        if new.role is Role.ENTRY:
+            self._resize_waiting(new, old.filled + new.remaining)
+        else:
+            self._sync_sibling(new)
 
     def bust(self, order: SimOrder, quantity: Decimal, price: Decimal, execution_id: str) -> None:
         """Takes an execution back (D9): position and cash are reversed, the row says which."""
@@ -262,14 +267,24 @@ class Lifecycle:
         sibling = self._sibling(order)
         if sibling is None or sibling.is_done or sibling.remaining == order.remaining:
             return
-        sibling.quantity = sibling.filled + order.remaining
-        sibling.updated_at = self._state.now
+        self._resize(sibling, sibling.filled + order.remaining)
+
+    def _resize_waiting(self, entry: SimOrder, quantity: Decimal) -> None:
+        """The exits of an entry stand for everything that the entry can fill."""
+        assert entry.group is not None, "an entry belongs to a group"
+        for member in entry.group.members:
+            if member is not entry and not member.is_done and member.quantity != quantity:
+                self._resize(member, quantity)
+
+    def _resize(self, order: SimOrder, quantity: Decimal) -> None:
+        order.quantity = quantity
+        order.updated_at = self._state.now
         self._state.record(
             "resized",
-            order_id=sibling.id,
-            client_id=sibling.client_id,
-            quantity=sibling.quantity,
-            remaining=sibling.remaining,
+            order_id=order.id,
+            client_id=order.client_id,
+            quantity=order.quantity,
+            remaining=order.remaining,
         )
 
     def _execute(self, order: SimOrder, quantity: Decimal, price: Decimal) -> None:
@@ -354,10 +369,12 @@ class Lifecycle:
 
     def _set(self, order: SimOrder, status: Status) -> None:
         assert status not in DONE, "an end goes through _finish"
-        if order.status is Status.PENDING_CANCEL and status is Status.PARTIALLY_FILLED:
-            status = Status.PENDING_CANCEL
-        order.status = status
+        pending = order.status in (Status.PENDING_CANCEL, Status.PENDING_REPLACE)
+        if not (pending and status is Status.PARTIALLY_FILLED):
+            order.status = status
         order.updated_at = self._state.now
+        for leg in order.legs:
+            leg.status = order.status
 
     def _finish_with_legs(self, order: SimOrder, status: Status, reason: str) -> None:
         for leg in order.legs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from domain.instrument import Instrument, OptionRight
-from domain.money import ZERO
+from domain.money import ZERO, divide
 from simulator.orders import Kind, Side, SimOrder
 from simulator.state import State
 
@@ -56,7 +56,7 @@ class Margin:
 
     def options_buying_power(self) -> Decimal:
         """Options are not leveraged: what is free divided by the leverage."""
-        return self.buying_power() / self._state.config.multiplier
+        return divide(self.buying_power(), self._state.config.multiplier)
 
     def needed(self, order: SimOrder) -> Decimal:
         """Buying power that an opening order reserves; zero for an exit."""
@@ -82,7 +82,7 @@ class Margin:
 
     def initial_margin(self) -> Decimal:
         held = sum((abs(self.market_value(s)) for s in self._state.account.holdings), ZERO)
-        return held / self._state.config.multiplier
+        return divide(held, self._state.config.multiplier)
 
     # --- private ------------------------------------------------------------------------------
 

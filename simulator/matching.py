@@ -20,6 +20,7 @@ from simulator.state import State
 from simulator.tape import TapeEvent
 
 PASSES_MAX = 1_000
+BAR_QUOTE_TICKS = 1
 
 
 class Matcher:
@@ -39,21 +40,30 @@ class Matcher:
         ask_size: Decimal,
     ) -> None:
         """A new best quote; displayed size is fresh again."""
+        self._state.books[symbol].is_synthetic = False
         self._show(self._state.books[symbol], bid, ask, bid_size, ask_size)
         self.match(symbol)
 
-    def trade(self, symbol: str, price: Decimal, size: Decimal) -> None:
-        """A trade printed: stops look at it, resting orders behind it fill."""
+    def trade(
+        self, symbol: str, price: Decimal, size: Decimal, quote_ticks: int | None = None
+    ) -> None:
+        """A trade printed: stops look at it, resting orders behind it fill.
+
+        `quote_ticks` makes a synthetic quote around it where the listing does not say so itself.
+        """
         state = self._state
         book = state.books[symbol]
         book.last, book.last_size, book.has_traded = price, size, True
         book.trade_time = state.now
         listing = state.listings[symbol]
-        if listing.synthetic_quote_ticks is None:
+        ticks = listing.synthetic_quote_ticks
+        ticks = quote_ticks if ticks is None else ticks
+        if ticks is None:
             state.event_number += 1
             self._print_through(book, price, size)
         else:
-            away = listing.instrument.tick_at(price) * listing.synthetic_quote_ticks
+            book.is_synthetic = True
+            away = listing.instrument.tick_at(price) * ticks
             size_shown = listing.synthetic_size
             self._show(book, price - away, price + away, size_shown, size_shown)
         self.match(symbol)
@@ -71,11 +81,13 @@ class Matcher:
         turns = (event.low, event.high) if event.close >= event.open else (event.high, event.low)
         path = (event.open, *turns, event.close)
         size = divide(event.volume or Decimal(4), Decimal(4))
-        self.trade(event.symbol, path[0], size)
+        book = self._state.books[event.symbol]
+        ticks = BAR_QUOTE_TICKS if book.quote_time is None or book.is_synthetic else None
+        self.trade(event.symbol, path[0], size, ticks)
         for start, end in pairwise(path):
             for price in self._stations(event.symbol, start, end):
-                self.trade(event.symbol, price, size)
-            self.trade(event.symbol, end, size)
+                self.trade(event.symbol, price, size, ticks)
+            self.trade(event.symbol, end, size, ticks)
 
     def match(self, symbol: str) -> None:
         """Fills what the present book allows; returns when nothing moves any more."""

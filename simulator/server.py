@@ -105,7 +105,7 @@ class SimulatorServer:
 
     def step_s(self, seconds: float) -> None:
         """Moves market time forward in step mode."""
-        moment = self.clock.now() + timedelta(seconds=seconds)
+        moment = max(self.clock.now(), self.exchange.now) + timedelta(seconds=seconds)
         self.clock.step_to(moment)
         self.exchange.advance_to(moment)
 

@@ -106,28 +106,28 @@ class AlpacaRest:
 
     def _visible(self, order: SimOrder | None, request: Request) -> SimOrder:
         """The order, unless it is unknown or a lookup-lag fault still hides it (C5)."""
-        if order is not None:
-            rules = self._exchange.state.faults.rules
-            facts = {
-                "client_id": order.client_id,
-                "symbol": order.symbol,
-                "method": "GET",
-                "path": request.url.path,
-            }
-            for rule in rules:
-                if rule.kind is FaultKind.LOOKUP_LAG and rule.agrees(facts):
-                    lag = timedelta(seconds=rule.seconds("lag_s", 5.0))
-                    if self._exchange.now < order.created_at + lag:
-                        self._exchange.state.faults.fired[rule.kind.value] += 1
-                        rule.fired += 1
-                        self._exchange.state.record(
-                            "fault", fault=rule.kind.value, rule=rule.id, facts=facts
-                        )
-                        order = None
-                        break
-        if order is None:
+        if order is None or self._is_hidden(order, request.url.path):
             raise Refusal(Reason.NOT_FOUND, "order not found")
         return order
+
+    def _is_hidden(self, order: SimOrder, path: str) -> bool:
+        state = self._exchange.state
+        facts = {
+            "client_id": order.client_id,
+            "symbol": order.symbol,
+            "method": "GET",
+            "path": path,
+        }
+        for rule in state.faults.rules:
+            if rule.kind is not FaultKind.LOOKUP_LAG or not rule.agrees(facts):
+                continue
+            lag = timedelta(seconds=rule.seconds("lag_s", 5.0))
+            if state.now < order.created_at + lag:
+                rule.fired += 1
+                state.faults.fired[rule.kind.value] += 1
+                state.record("fault", fault=rule.kind.value, rule=rule.id, facts=facts)
+                return True
+        return False
 
     async def _list_orders(self, request: Request) -> Response:
         query = request.query_params
