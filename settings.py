@@ -145,13 +145,13 @@ class TradeSection(Section):
 
 
 class ObservabilitySection(Section):
-    """Ports 0 mean: none. Spans go to the OTLP endpoint when it is named."""
+    """Port 0 and an empty file mean: none."""
 
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_json: bool = True
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     temporal_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    tracing: bool = False
+    tracing_file: str = ""
 
 
 class Settings(Section):
