@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from domain.bar import Bar
+from domain.clock import ClockMap
 from domain.errors import BadInput
 from domain.instrument import Instrument
 from domain.order import Side
 from domain.plan import FixedSize, WalkPlan
 from domain.signal import Decision, PlanDraft, Signal, SignalKind, StrategyContext, plan_of
+from domain.validation import PlanContext, check_plan
 from marketdata.demo_tape import DEMO_BEGIN, DEMO_END, demo_events, demo_instrument
 from marketdata.feed import TapeFeed
 from strategies import opening_breakout
@@ -241,6 +243,17 @@ def test_demo_plans_have_three_tranches_on_tick_and_a_stop_on_the_losing_side(
         assert gains == sorted(set(gains))
         assert all(gain > 0 and gain % Decimal("0.25") == 0 for gain in gains)
         assert plan.walk.interval_s >= 60
+
+
+def test_demo_plans_pass_the_edge_check_at_demo_speed(demo_bars: tuple[Bar, ...]) -> None:
+    for decision in demo_decisions(demo_bars):
+        if decision.signal is None:
+            continue
+        now = decision.bar_time
+        clock = ClockMap(wall0=now, market0=now, speed=Decimal(150))
+        around = PlanContext(market_now=now, session_date=now.date(), clock_map=clock)
+        plan = plan_of(decision.signal, demo_instrument(), "ACC1")
+        assert check_plan(plan, around) == plan
 
 
 def test_example_decides_the_same_whatever_it_was_asked_before(
