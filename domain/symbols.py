@@ -1,20 +1,16 @@
-"""Symbols and option contract names as they may come from outside (rows 11-14, 28-31)."""
+"""Symbols and instruments as they may come from outside (rows 11-14, 28-31)."""
 
 from __future__ import annotations
 
 import re
 from datetime import date
-from decimal import Decimal
 
-from domain.base import Frozen
 from domain.errors import BadInput
-from domain.instrument import Instrument, InstrumentKind, OptionRight
-from domain.money import Price
+from domain.instrument import Instrument, InstrumentKind
+from domain.occ import OPTION_MULTIPLIER, OccSymbol, parse_occ
 
 SYMBOL_MAX = 32
 _SYMBOL = re.compile(r"[A-Z][A-Z0-9]{0,20}([./-][A-Z0-9]{1,10})?")
-_OCC = re.compile(r"([A-Z]{1,6})([0-9]?)\s{0,5}([0-9]{6})([CP])([0-9]{8})")
-_STANDARD_MULTIPLIER = Decimal(100)
 _SATURDAY = 5
 
 
@@ -33,36 +29,11 @@ def check_symbol(symbol: object, field: str = "symbol") -> str:
     return symbol
 
 
-class OptionName(Frozen):
-    """What an OCC symbol says."""
-
-    root: str
-    expiry: date
-    right: OptionRight
-    strike: Price
-
-
-def read_occ(symbol: str, field: str = "symbol") -> OptionName:
-    """Parts of an OCC option symbol, compact or padded to 21 characters.
-
-    Raises:
-        BadInput: `OCC_FORMAT`; `OPTION_NONSTANDARD` for an adjusted root such as ABCD1.
-    """
-    match = _OCC.fullmatch(symbol)
-    if match is None:
-        raise BadInput("OCC_FORMAT", field, symbol, "ROOT + YYMMDD + C|P + 8 digits")
-    root, adjusted, day, right, strike = match.groups()
-    if adjusted:
-        raise BadInput("OPTION_NONSTANDARD", field, symbol, "no adjusted contracts")
+def _occ(symbol: str, field: str) -> OccSymbol:
     try:
-        expiry = date(2000 + int(day[:2]), int(day[2:4]), int(day[4:]))
-    except ValueError:
-        raise BadInput("OCC_FORMAT", field, symbol, "a real date") from None
-    price = Decimal(strike).scaleb(-3)
-    if price <= 0:
-        raise BadInput("OCC_FORMAT", field, symbol, "strike above zero")
-    kind = OptionRight.CALL if right == "C" else OptionRight.PUT
-    return OptionName(root=root, expiry=expiry, right=kind, strike=price)
+        return parse_occ(symbol)
+    except BadInput as error:
+        raise BadInput(error.code, field, symbol, error.allowed) from None
 
 
 def check_instrument(
@@ -88,8 +59,8 @@ def check_instrument(
 def _check_option(
     option: Instrument, session_date: date, field: str, expires_today_allowed: bool
 ) -> None:
-    name = read_occ(option.symbol, f"{field}.symbol")
-    if option.multiplier != _STANDARD_MULTIPLIER:
+    name = _occ(option.symbol, f"{field}.symbol")
+    if option.multiplier != OPTION_MULTIPLIER:
         raise BadInput("OPTION_NONSTANDARD", f"{field}.multiplier", option.multiplier, "100")
     said = (option.expiry, option.strike, option.right)
     if None in said or option.underlying is None:
