@@ -1,0 +1,76 @@
+"""Reading executions into the ledger: the one way in which quantities are booked."""
+
+from __future__ import annotations
+
+from activities.services import Services
+from domain.errors import HoldfastError
+from domain.facts import Fact, FillReported
+from domain.order import Fill
+from ledger.records import FeeRecord
+
+PAGES_MAX = 50
+
+
+def cursor_name(account: str) -> str:
+    return f"executions/{account}"
+
+
+async def book_executions(services: Services) -> tuple[Fill, ...]:
+    """Reads every execution after the stored cursor, books it once and moves the cursor.
+
+    Answers all fills read, new or not. Two readers at once are harmless: fills are a set (I7) and
+    a cursor that goes back only makes the next reader read more.
+
+    Raises:
+        Transient, Uncertain: the broker or the ledger did not answer.
+    """
+    name = cursor_name(services.account)
+    cursor = await services.ledger.get_cursor(name)
+    read: list[Fill] = []
+    for _ in range(PAGES_MAX):
+        page = await services.broker.executions_since(cursor)
+        if page.fills:
+            await services.ledger.record_fills(services.account, page.fills)
+            read += page.fills
+        for fee in page.fees:
+            await services.ledger.record_fee(
+                FeeRecord(
+                    activity_id=fee.activity_id,
+                    account=services.account,
+                    amount=fee.amount,
+                    symbol=fee.symbol,
+                    broker_order_id=fee.broker_order_id,
+                    text=fee.text,
+                    venue_time=fee.venue_time,
+                )
+            )
+        if page.cursor is not None and page.cursor != cursor:
+            cursor = page.cursor
+            await services.ledger.set_cursor(name, cursor)
+        if not page.has_more:
+            break
+    return tuple(read)
+
+
+async def fills_of_trade(services: Services, trade_id: str) -> tuple[Fill, ...]:
+    """All booked fills of the trade, reversed ones left out."""
+    rows = await services.ledger.fills_of_trade(trade_id)
+    reversed_keys = [row.reverses for row in rows if row.reverses is not None]
+    return tuple(
+        row.fill for row in rows if not row.is_reversal and row.fill.fill_key not in reversed_keys
+    )
+
+
+async def fresh_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...]:
+    """Fills of the trade after a fresh read; nothing if broker or ledger cannot be read now.
+
+    Used behind an order answer that shows a filled quantity, so that the doorbell of the stream
+    does not have to come first.
+    """
+    try:
+        await book_executions(services)
+        fills = await fills_of_trade(services, trade_id)
+    except HoldfastError:
+        return ()
+    now = services.now()
+    return tuple(FillReported(at=now, fill=fill) for fill in fills)

@@ -1,0 +1,476 @@
+"""The order lane: place, replace, walk, cancel, resolve (architecture §5, the order protocol).
+
+Every send passes the gate of the ledger in one transaction, is made once, with one HTTP attempt,
+and its answer is recorded before it is told. Whatever cannot be known is told as unknown.
+Answers are facts; no activity here raises for anything that a broker or a limit says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from temporalio import activity
+
+from activities.executions import fresh_fill_facts
+from activities.quotes import net_quote, read_quotes
+from activities.services import (
+    CancelInput,
+    PlaceInput,
+    ReplaceInput,
+    ResolveInput,
+    Services,
+    TradeRef,
+    WalkInput,
+    attempt_token,
+)
+from brokers.port import (
+    Accepted,
+    AuthNeeded,
+    CancelRequested,
+    Duplicate,
+    NotCancelable,
+    NotExecuted,
+    OrderNotFound,
+    PlaceOutcome,
+    Rejected,
+    UnknownOutcome,
+)
+from domain.errors import HoldfastError
+from domain.facts import (
+    CancelAsked,
+    CancelRejected,
+    Fact,
+    FactBatch,
+    OrderAccepted,
+    OrderNotSent,
+    OrderRejected,
+    OrderReported,
+    OrderResolved,
+    OrderUnknown,
+    QuoteRead,
+    ReplaceConfirmed,
+    ReplaceRejected,
+)
+from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
+from ledger.records import GatePermit, GateRefused, IntentExists, IntentState
+
+GATE_AGE_MAX_S = 0.150
+READ_BACK_S = 1.0
+
+
+class OrderActivities:
+    """Activities of the order lane of one account."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    # --- place ----------------------------------------------------------------------------------
+
+    @activity.defn(name="place_order")
+    async def place_order(self, input: PlaceInput) -> FactBatch:
+        """Sends one order exactly once, or says definitely that it was not sent."""
+        intent = input.command.intent
+        outcome = await self._send(input.trade, intent, replaces=None)
+        facts = await self._facts_of(input.trade, intent, outcome)
+        return FactBatch(facts=facts)
+
+    async def _send(
+        self, trade: TradeRef, intent: OrderIntent, replaces: str | None, *, resend: bool = False
+    ) -> PlaceOutcome | OrderSnapshot:
+        """Gate, send, record. An earlier attempt's order comes back as its snapshot."""
+        services, token = self._services, attempt_token()
+        services.failpoint("before_intent_row")
+        try:
+            answer = await services.ledger.open_gate(
+                intent,
+                trade.owner,
+                token,
+                services.now(),
+                build_id=services.build_id,
+                config_hash=services.config_hash,
+                resend=resend,
+            )
+        except HoldfastError as error:
+            if intent.increasing:
+                return NotExecuted(code=error.code, text=error.text)
+            return await self._send_without_ledger(trade, intent, replaces, token)
+        gate_passed_s = services.monotonic()
+        services.failpoint("after_intent_row")
+        match answer:
+            case GateRefused():
+                return NotExecuted(code=answer.code, text=answer.text)
+            case IntentExists():
+                return await self._earlier(answer)
+            case GatePermit():
+                outcome = await self._send_once(intent, replaces, gate_passed_s)
+        await self._record(intent, token, outcome)
+        services.failpoint("after_ledger")
+        return outcome
+
+    async def _send_once(
+        self, intent: OrderIntent, replaces: str | None, gate_passed_s: float
+    ) -> PlaceOutcome:
+        """The 150 ms rule, then one attempt: a stopped and woken process does not send (C8)."""
+        services = self._services
+        if services.monotonic() - gate_passed_s > GATE_AGE_MAX_S:
+            return NotExecuted(code="STALE_GATE", text="the gate was passed too long ago")
+        if replaces is None:
+            outcome = await services.broker.place(intent)
+        else:
+            outcome = await services.broker.replace(replaces, intent)
+        services.failpoint("after_response")
+        return outcome
+
+    async def _send_without_ledger(
+        self, trade: TradeRef, intent: OrderIntent, replaces: str | None, token: str
+    ) -> PlaceOutcome:
+        """Exits stay open: the scheduled activity is the durable intent (architecture §5.7)."""
+        services = self._services
+        outcome = await self._send_once(intent, replaces, services.monotonic())
+        state, snapshot, code = _intent_state(outcome)
+        try:
+            await services.ledger.book_sent_intent(
+                intent, trade.owner, token, state, services.now(), snapshot=snapshot, code=code
+            )
+        except HoldfastError as error:
+            activity.logger.warning("row of %s is written later: %s", intent.client_id, error.code)
+        return outcome
+
+    async def _earlier(self, answer: IntentExists) -> PlaceOutcome | OrderSnapshot:
+        """What an earlier attempt of the same intent came to; never a second send (I1)."""
+        record = answer.record
+        if record.state is IntentState.REJECTED:
+            return Rejected(code=record.code or "REJECTED", text=record.text)
+        if record.state is IntentState.ACCEPTED and record.snapshot is not None:
+            return record.snapshot
+        return UnknownOutcome(reason=f"an earlier attempt left the order {record.state}")
+
+    async def _record(self, intent: OrderIntent, token: str | None, outcome: PlaceOutcome) -> None:
+        state, snapshot, code = _intent_state(outcome)
+        now = self._services.now()
+        try:
+            await self._services.ledger.record_answer(
+                intent.client_id, token, state, snapshot=snapshot, code=code, at=now, sent_at=now
+            )
+        except HoldfastError as error:
+            # The broker has answered; the row is repaired by the next read (reconcile).
+            activity.logger.warning("answer of %s not booked: %s", intent.client_id, error.code)
+
+    async def _facts_of(
+        self, trade: TradeRef, intent: OrderIntent, outcome: PlaceOutcome | OrderSnapshot
+    ) -> tuple[Fact, ...]:
+        """Facts for the fold from the outcome of a place."""
+        now, client_id = self._services.now(), intent.client_id
+        match outcome:
+            case Accepted(order=order):
+                pass
+            case OrderSnapshot():
+                order = outcome
+            case Rejected():
+                return (
+                    OrderRejected(
+                        at=now, client_id=client_id, code=outcome.code, text=outcome.text
+                    ),
+                )
+            case NotExecuted():
+                return (_not_sent(now, client_id, outcome),)
+            case AuthNeeded():
+                return (OrderNotSent(at=now, client_id=client_id, code="AUTH", text=outcome.text),)
+            case Duplicate():
+                return await self._adopt(trade, intent)
+            case UnknownOutcome():
+                return (OrderUnknown(at=now, client_id=client_id, reason=outcome.reason),)
+        accepted: tuple[Fact, ...] = (OrderAccepted(at=now, client_id=client_id, order=order),)
+        return (*accepted, *await self._fills_behind(trade, order))
+
+    async def _fills_behind(self, trade: TradeRef, *orders: OrderSnapshot) -> tuple[Fact, ...]:
+        """Executions behind an answer that shows a filled quantity."""
+        if not any(_any_filled(order) for order in orders):
+            return ()
+        return await fresh_fill_facts(self._services, trade.trade_id)
+
+    async def _adopt(self, trade: TradeRef, intent: OrderIntent) -> tuple[Fact, ...]:
+        """A duplicate id is our own earlier success: look it up and adopt it (C11)."""
+        order = await self._look_up(intent.client_id)
+        now = self._services.now()
+        if order is None:
+            return (OrderUnknown(at=now, client_id=intent.client_id, reason="duplicate, not seen"),)
+        if not _same_order(intent, order):
+            text = f"the broker's {order.quantity} {order.symbol} is not our body"
+            return (
+                OrderNotSent(
+                    at=now, client_id=intent.client_id, code="INTENT_BODY_DIFFERS", text=text
+                ),
+            )
+        await self._record(intent, None, Accepted(order=order))
+        accepted: tuple[Fact, ...] = (
+            OrderAccepted(at=now, client_id=intent.client_id, order=order),
+        )
+        return (*accepted, *await self._fills_behind(trade, order))
+
+    async def _look_up(self, client_id: str) -> OrderSnapshot | None:
+        """The order by its client id; None if it is not seen or the look-up failed."""
+        try:
+            return await self._services.broker.order_by_client_id(client_id)
+        except HoldfastError:
+            return None
+
+    # --- replace and walk -----------------------------------------------------------------------
+
+    @activity.defn(name="replace_order")
+    async def replace_order(self, input: ReplaceInput) -> FactBatch:
+        """Swaps one order for another; both count as live until the old one is proven dead."""
+        command = input.command
+        return FactBatch(
+            facts=await self._replace(
+                input.trade, command.old_client_id, command.old_broker_id, command.intent
+            )
+        )
+
+    async def _replace(
+        self, trade: TradeRef, old_client_id: str, old_broker_id: str, intent: OrderIntent
+    ) -> tuple[Fact, ...]:
+        outcome = await self._send(trade, intent, replaces=old_broker_id)
+        old = await self._read_back(old_broker_id)
+        now = self._services.now()
+        reported: tuple[Fact, ...] = () if old is None else (OrderReported(at=now, order=old),)
+        new_id = intent.client_id
+        match outcome:
+            case Accepted(order=order):
+                pass
+            case OrderSnapshot():
+                order = outcome
+            case Rejected():
+                rejected = ReplaceRejected(
+                    at=now,
+                    old_client_id=old_client_id,
+                    new_client_id=new_id,
+                    code=outcome.code,
+                    text=outcome.text,
+                )
+                fills = () if old is None else await self._fills_behind(trade, old)
+                return (rejected, *reported, *fills)
+            case _:
+                return (*await self._facts_of(trade, intent, outcome), *reported)
+        confirmed = ReplaceConfirmed(
+            at=now, old_client_id=old_client_id, new_client_id=new_id, order=order
+        )
+        seen = (order,) if old is None else (order, old)
+        return (confirmed, *reported, *await self._fills_behind(trade, *seen))
+
+    async def _read_back(self, broker_order_id: str) -> OrderSnapshot | None:
+        """The order as the broker shows it now; a miss costs nothing, the next look repairs it."""
+        try:
+            async with asyncio.timeout(READ_BACK_S):
+                return await self._services.broker.order(broker_order_id)
+        except (HoldfastError, TimeoutError):
+            return None
+
+    @activity.defn(name="walk_step")
+    async def walk_step(self, input: WalkInput) -> FactBatch:
+        """One step of the walk in one activity: own order, quote, then the replace.
+
+        The step is left out, and said so, if the order is not plainly working, has filled, or if
+        the market has traded through the plan's bounds.
+        """
+        command, trade = input.command, input.trade
+        now = self._services.now()
+        own, quote = await asyncio.gather(
+            self._read_back(command.old_broker_id), self._read_quote(input)
+        )
+        seen: tuple[Fact, ...] = ()
+        if own is not None:
+            seen = (OrderReported(at=now, order=own),)
+        if quote is not None:
+            seen = (*seen, QuoteRead(at=now, quote=quote))
+        why_not = _why_not_step(
+            command.invalid_at_or_below, command.invalid_at_or_above, own, quote
+        )
+        if why_not:
+            skipped = OrderNotSent(
+                at=now, client_id=command.intent.client_id, code="STEP_SKIPPED", text=why_not
+            )
+            fills = () if own is None else await self._fills_behind(trade, own)
+            return FactBatch(facts=(*seen, skipped, *fills))
+        facts = await self._replace(
+            trade, command.old_client_id, command.old_broker_id, command.intent
+        )
+        return FactBatch(facts=(*seen[1:], *facts))
+
+    async def _read_quote(self, input: WalkInput) -> Quote | None:
+        try:
+            async with asyncio.timeout(READ_BACK_S):
+                quotes = await read_quotes(self._services.broker, input.command.legs)
+        except (HoldfastError, TimeoutError):
+            return None
+        return net_quote(input.command.legs, quotes, input.command.intent.body.symbol)
+
+    # --- cancel ---------------------------------------------------------------------------------
+
+    @activity.defn(name="cancel_order")
+    async def cancel_order(self, input: CancelInput) -> FactBatch:
+        """Asks for the cancel and reads the order back. Needs no gate: it never adds risk."""
+        services, command = self._services, input.command
+        broker_id = command.broker_order_id
+        if broker_id is None:
+            found = await self._look_up(command.client_id)
+            if found is None:
+                return FactBatch(
+                    facts=(_cancel_refused(services.now(), command.client_id, "NOT_FOUND", ""),)
+                )
+            broker_id = found.broker_order_id
+        outcome = await services.broker.cancel(broker_id)
+        services.failpoint("after_response")
+        now = services.now()
+        match outcome:
+            case CancelRequested() | UnknownOutcome():
+                fact: Fact = CancelAsked(at=now, client_id=command.client_id)
+            case NotCancelable():
+                fact = _cancel_refused(now, command.client_id, "NOT_CANCELABLE", outcome.text)
+            case OrderNotFound():
+                fact = _cancel_refused(now, command.client_id, "NOT_FOUND", outcome.text)
+            case NotExecuted():
+                fact = _cancel_refused(now, command.client_id, outcome.code, outcome.text)
+            case AuthNeeded():
+                fact = _cancel_refused(now, command.client_id, "AUTH", outcome.text)
+        after = await self._read_back(broker_id)
+        if after is None:
+            return FactBatch(facts=(fact,))
+        await self._book_snapshot(after)
+        reported = OrderReported(at=services.now(), order=after)
+        return FactBatch(facts=(fact, reported, *await self._fills_behind(input.trade, after)))
+
+    async def _book_snapshot(self, order: OrderSnapshot) -> None:
+        try:
+            await self._services.ledger.record_snapshot(self._services.account, order)
+        except HoldfastError as error:
+            activity.logger.warning("order %s not booked: %s", order.broker_order_id, error.code)
+
+    # --- resolve --------------------------------------------------------------------------------
+
+    @activity.defn(name="resolve_order")
+    async def resolve_order(self, input: ResolveInput) -> FactBatch:
+        """Broker evidence about an unknown order; 404 alone is never a proof (C5).
+
+        Where ids are unique for ever the same body and id is posted again: accepted or duplicate,
+        both are safe. Otherwise the order must be absent from look-up, order list and executions
+        after the settle window.
+        """
+        services, command = self._services, input.command
+        intent = command.intent
+        order = await self._look_up(intent.client_id)
+        if order is None and command.may_repost:
+            outcome = await self._send(
+                input.trade, intent, replaces=command.replaces_broker_id, resend=True
+            )
+            if not isinstance(outcome, NotExecuted):
+                facts = await self._facts_of(input.trade, intent, outcome)
+                return FactBatch(facts=(*facts, *await self._old_of(command.replaces_broker_id)))
+        if order is not None:
+            await self._record(intent, None, Accepted(order=order))
+            resolved = OrderResolved(
+                at=services.now(), client_id=intent.client_id, order=order, evidence="look-up"
+            )
+            return FactBatch(
+                facts=(
+                    resolved,
+                    *await self._old_of(command.replaces_broker_id),
+                    *await self._fills_behind(input.trade, order),
+                )
+            )
+        return FactBatch(facts=(await self._prove_absent(input),))
+
+    async def _old_of(self, broker_order_id: str | None) -> tuple[Fact, ...]:
+        """The order that an unknown replacement was to take over from, as it stands now."""
+        if broker_order_id is None:
+            return ()
+        old = await self._read_back(broker_order_id)
+        return () if old is None else (OrderReported(at=self._services.now(), order=old),)
+
+    async def _prove_absent(self, input: ResolveInput) -> Fact:
+        """Absent from list and look-up after the settle window is proof; sooner is not."""
+        services, command = self._services, input.command
+        client_id = command.intent.client_id
+        unknown = OrderUnknown(at=services.now(), client_id=client_id, reason="not seen yet")
+        waited_s = (services.now() - command.sent_at).total_seconds()
+        if waited_s < services.settle_window_s + services.request_timeout_s:
+            return unknown
+        try:
+            listed = await services.broker.orders_since(command.sent_at)
+        except HoldfastError:
+            return unknown
+        if any(order.client_id == client_id for order in listed):
+            return unknown
+        record = await services.ledger.claim_intent(client_id, attempt_token())
+        if record is not None:
+            await services.ledger.record_answer(
+                client_id, None, IntentState.NOT_SENT, code="PROVEN_ABSENT", at=services.now()
+            )
+        return OrderResolved(
+            at=services.now(), client_id=client_id, order=None, evidence="absent after settling"
+        )
+
+
+def _not_sent(now: datetime, client_id: str, outcome: NotExecuted) -> OrderNotSent:
+    return OrderNotSent(
+        at=now,
+        client_id=client_id,
+        code=outcome.code,
+        text=outcome.text,
+        retry_after_s=outcome.retry_after_s,
+    )
+
+
+def _cancel_refused(now: datetime, client_id: str, code: str, text: str) -> CancelRejected:
+    return CancelRejected(at=now, client_id=client_id, code=code, text=text[:200])
+
+
+def _intent_state(outcome: PlaceOutcome) -> tuple[IntentState, OrderSnapshot | None, str]:
+    match outcome:
+        case Accepted(order=order):
+            return IntentState.ACCEPTED, order, ""
+        case Rejected(code=code):
+            return IntentState.REJECTED, None, code
+        case NotExecuted(code=code):
+            return IntentState.NOT_SENT, None, code
+        case AuthNeeded():
+            return IntentState.NOT_SENT, None, "AUTH"
+        case Duplicate():
+            return IntentState.UNKNOWN, None, "DUPLICATE"
+        case UnknownOutcome(reason=reason):
+            return IntentState.UNKNOWN, None, reason[:80]
+
+
+def _any_filled(order: OrderSnapshot) -> bool:
+    return order.filled_quantity > 0 or any(_any_filled(leg) for leg in order.legs)
+
+
+def _same_order(intent: OrderIntent, order: OrderSnapshot) -> bool:
+    """True if the broker's order is ours in symbol, side and quantity (faults.md §3 row 37)."""
+    body = intent.body
+    if body.legs:
+        return True  # combos carry their symbols in the legs, under ids of the broker
+    return (order.symbol, order.side) == (body.symbol, body.side) and (
+        intent.keeps_quantity or order.quantity == body.quantity
+    )
+
+
+def _why_not_step(
+    below: object, above: object, own: OrderSnapshot | None, quote: Quote | None
+) -> str:
+    """Why this step is left out; empty to go on."""
+    if own is None:
+        return "own order could not be read"
+    if own.status is not BrokerOrderStatus.WORKING:
+        return f"own order is {own.status}"
+    if own.filled_quantity > 0:
+        return "own order has filled"
+    mid = quote.mid if quote is not None else None
+    if mid is None:
+        return "no two-sided quote"
+    if isinstance(below, type(mid)) and mid <= below:
+        return "market traded through the stop or target"
+    if isinstance(above, type(mid)) and mid >= above:
+        return "market traded through the stop or target"
+    return ""

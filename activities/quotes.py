@@ -1,0 +1,44 @@
+"""Quotes of a structure: the legs' quotes and the net quote of one trade unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from brokers.port import Broker
+from domain.money import ZERO
+from domain.order import Quote, Side
+from domain.plan import PlanLeg
+
+
+async def read_quotes(broker: Broker, legs: Sequence[PlanLeg]) -> dict[str, Quote]:
+    """Quotes of all legs in one request; a symbol without a quote is missing, never zero."""
+    return await broker.quotes([leg.instrument.symbol for leg in legs])
+
+
+def net_quote(legs: Sequence[PlanLeg], quotes: Mapping[str, Quote], symbol: str) -> Quote | None:
+    """Quote of one unit: what buying the structure costs (ask) and what selling it brings (bid).
+
+    For one leg that is the leg's own quote. A side is None as soon as one leg lacks it; the time
+    is that of the oldest leg.
+    """
+    found = [quotes.get(leg.instrument.symbol) for leg in legs]
+    present = [quote for quote in found if quote is not None]
+    if len(present) != len(legs):
+        return None
+    if len(legs) == 1:
+        return present[0]
+    bid, ask = ZERO, ZERO
+    complete = True
+    for leg, quote in zip(legs, present, strict=True):
+        if quote.bid is None or quote.ask is None:
+            complete = False
+            continue
+        pay, receive = (quote.ask, quote.bid) if leg.side is Side.BUY else (-quote.bid, -quote.ask)
+        ask += leg.ratio * pay
+        bid += leg.ratio * receive
+    return Quote(
+        symbol=symbol,
+        bid=bid if complete else None,
+        ask=ask if complete else None,
+        venue_time=min(quote.venue_time for quote in present),
+    )

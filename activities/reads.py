@@ -1,0 +1,123 @@
+"""Broker truth for one trade: orders, positions, executions; quote and trading hours."""
+
+from __future__ import annotations
+
+from temporalio import activity
+
+from activities.executions import book_executions, fills_of_trade
+from activities.quotes import net_quote, read_quotes
+from activities.services import QuoteInput, ReadInput, Services
+from domain.errors import HoldfastError
+from domain.facts import (
+    BrokerSnapshot,
+    Fact,
+    FactBatch,
+    QuoteRead,
+    SessionChanged,
+    TradingHalted,
+    TradingResumed,
+)
+from domain.ids import trade_prefix
+from domain.order import OrderSnapshot, Position
+
+
+class ReadActivities:
+    """Reads of the order lane; they book what they see and never send."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @activity.defn(name="read_broker")
+    async def read_broker(self, input: ReadInput) -> FactBatch:
+        """Orders by id and by our prefix, positions, and all executions of the trade.
+
+        Answers one BrokerSnapshot; `complete` is False if any part could not be read, and then
+        nothing may be concluded from absence (R6).
+        """
+        services = self._services
+        started_at = services.now()
+        complete = True
+        orders: dict[str, OrderSnapshot] = {}
+        positions: tuple[Position, ...] = ()
+        try:
+            await book_executions(services)
+            for order in await self._orders(input):
+                orders[order.broker_order_id] = order
+            held = await services.broker.positions()
+            positions = tuple(p for p in held if p.symbol in input.command.symbols)
+            # An order that filled between the two reads shows here, not as a gap.
+            await book_executions(services)
+        except HoldfastError as error:
+            activity.logger.warning("read of %s incomplete: %s", input.trade.trade_id, error.code)
+            complete = False
+        for order in orders.values():
+            try:
+                await services.ledger.record_snapshot(services.account, order)
+            except HoldfastError:
+                complete = False
+        try:
+            fills = await fills_of_trade(services, input.trade.trade_id)
+        except HoldfastError:
+            fills, complete = (), False
+        snapshot = BrokerSnapshot(
+            at=services.now(),
+            started_at=started_at,
+            orders=tuple(orders.values()),
+            positions=positions,
+            fills=fills,
+            complete=complete,
+        )
+        return FactBatch(facts=(snapshot,))
+
+    async def _orders(self, input: ReadInput) -> list[OrderSnapshot]:
+        """Working orders with the trade's prefix, and every order that the trade asked for."""
+        broker = self._services.broker
+        prefix = trade_prefix(self._services.installation, input.trade.trade_id)
+        listed = await broker.open_orders()
+        ours = [o for o in listed if o.client_id is not None and o.client_id.startswith(prefix)]
+        wanted = input.command.broker_order_ids
+        known = [o for o in listed if o.broker_order_id in wanted and o not in ours]
+        seen = [o.broker_order_id for o in [*ours, *known]]
+        seen += [leg.broker_order_id for o in [*ours, *known] for leg in o.legs]
+        extra: list[OrderSnapshot] = []
+        for broker_order_id in wanted:
+            if broker_order_id not in seen:
+                order = await broker.order(broker_order_id)
+                if order is not None:
+                    extra.append(order)
+                    seen += [order.broker_order_id, *(leg.broker_order_id for leg in order.legs)]
+        for client_id in input.command.client_ids:
+            order = await broker.order_by_client_id(client_id)
+            if order is not None and order.broker_order_id not in seen:
+                extra.append(order)
+        return [*ours, *known, *extra]
+
+    @activity.defn(name="read_quote")
+    async def read_quote(self, input: QuoteInput) -> FactBatch:
+        """Net quote of one unit, trading hours and halts; what cannot be read is left out."""
+        services, legs = self._services, input.command.legs
+        facts: list[Fact] = []
+        try:
+            quotes = await read_quotes(services.broker, legs)
+            quote = net_quote(legs, quotes, input.trade.symbols[0])
+            if quote is not None:
+                facts.append(QuoteRead(at=services.now(), quote=quote))
+            clock = await services.broker.market_clock()
+        except HoldfastError as error:
+            activity.logger.warning("quote of %s: %s", input.trade.trade_id, error.code)
+            return FactBatch(facts=tuple(facts))
+        now = services.now()
+        facts.append(
+            SessionChanged(
+                at=now,
+                is_open=clock.is_open,
+                next_open=clock.next_open,
+                next_close=clock.next_close,
+            )
+        )
+        for leg in legs:
+            symbol = leg.instrument.symbol
+            halted = symbol in clock.halted_symbols
+            change = TradingHalted if halted else TradingResumed
+            facts.append(change(at=now, symbol=symbol))
+        return FactBatch(facts=tuple(facts))

@@ -1,0 +1,408 @@
+"""The risk gate's hands: collect what it needs, run it in one transaction, hand out the ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from temporalio import activity
+
+from activities.quotes import net_quote, read_quotes
+from activities.services import ReserveInput, Services
+from domain.account import AccountSnapshot, AssetInfo, MarketClock
+from domain.base import Frozen
+from domain.clock import ClockMap
+from domain.control import ApiBreakerState, BreakerState
+from domain.entry import EntryTicket, RiskApproved
+from domain.errors import HoldfastError, PriceUnavailable
+from domain.facts import Fact, FactBatch, RiskRefused, RiskReserved
+from domain.money import ZERO
+from domain.order import Quote
+from domain.plan import TradePlan
+from domain.risk import gate
+from domain.risk.breakers import ApiBreaker, RiskBreaker
+from domain.risk.daily_loss import DailyBaseline, DailyLoss, judge
+from domain.risk.gate_types import (
+    ActiveCondition,
+    AgedQuote,
+    GateDecision,
+    GateInput,
+    OwnWorkingOrder,
+    Portfolio,
+    SymbolExposure,
+    Verdict,
+)
+from domain.risk.sizing import SizedEntry, entry_prices, size_entry
+from ledger.records import (
+    EXTERNAL,
+    GateVerdict,
+    ReserveDecision,
+    ReserveRequest,
+    RiskBook,
+    VerdictKind,
+)
+
+ROLL_ZONE = ZoneInfo("America/New_York")
+ROLL_HOUR = 17
+
+
+class MarketView(Frozen):
+    """What the gate sees of broker and market, read before the transaction."""
+
+    account: AccountSnapshot | None
+    clock: MarketClock | None
+    quotes: dict[str, Quote]
+    assets: tuple[AssetInfo, ...] | None
+    faults: tuple[str, ...] = ()
+
+
+class Judgement(Frozen):
+    """Everything a dry run shows and a reservation needs."""
+
+    gate_input: GateInput
+    decision: GateDecision
+    sized: SizedEntry | None
+    ticket: EntryTicket | None
+    refusal_code: str = ""
+    refusal_text: str = ""
+
+
+class RiskActivities:
+    """Runs the gate for one account."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @activity.defn(name="reserve_risk")
+    async def reserve_risk(self, input: ReserveInput) -> FactBatch:
+        """Books the trade, judges it and reserves, all idempotent by trade id (B1-B3)."""
+        services, plan = self._services, input.plan
+        await services.ledger.create_trade(
+            plan, stage="reserving", build_id=input.build_id, config_hash=services.config_hash
+        )
+        market = await read_market(services, plan)
+        await ensure_baseline(services, market)
+        now = services.now()
+
+        def evaluate(book: RiskBook) -> ReserveDecision:
+            return _as_decision(judge_plan(services, plan, input.trade.clock, market, book, now))
+
+        request = ReserveRequest(
+            trade_id=plan.trade_id,
+            account=plan.account,
+            strategy=plan.strategy,
+            symbol=plan.symbol,
+        )
+        result = await services.ledger.reserve(request, evaluate, now)
+        services.failpoint("after_ledger")
+        decision = result.decision
+        if not decision.approved:
+            await services.ledger.update_trade(
+                plan.trade_id, stage="refused", result=decision.code, story=decision.text
+            )
+            await services.ledger.settle_trade(
+                plan.trade_id, ZERO, ZERO, fees_estimated=False, result=decision.code
+            )
+        return FactBatch(facts=(_fact_of(decision, now),))
+
+
+def _fact_of(decision: ReserveDecision, now: datetime) -> Fact:
+    if decision.approved:
+        return RiskReserved(at=now, ticket=EntryTicket.model_validate(decision.document))
+    refused = next((v for v in decision.verdicts if v.verdict is VerdictKind.REFUSED), None)
+    return RiskRefused(
+        at=now,
+        code=decision.code,
+        text=decision.text,
+        facts=refused.facts if refused is not None else {},
+    )
+
+
+async def read_market(services: Services, plan: TradePlan) -> MarketView:
+    """Account, clock, quotes and permissions; what cannot be read is None and named."""
+    broker = services.broker
+    faults: list[str] = []
+    account: AccountSnapshot | None = None
+    clock: MarketClock | None = None
+    quotes: dict[str, Quote] = {}
+    assets: tuple[AssetInfo, ...] | None = None
+    try:
+        account = await broker.account()
+    except HoldfastError as error:
+        faults.append(f"account: {error.code}")
+    try:
+        clock = await broker.market_clock()
+    except HoldfastError as error:
+        faults.append(f"clock: {error.code}")
+    try:
+        assets = tuple([await broker.asset(leg.instrument.symbol) for leg in plan.legs])
+    except HoldfastError as error:
+        faults.append(f"asset: {error.code}")
+    try:
+        quotes = await read_quotes(broker, plan.legs)
+    except HoldfastError as error:
+        faults.append(f"quote: {error.code}")
+    return MarketView(
+        account=account, clock=clock, quotes=quotes, assets=assets, faults=tuple(faults)
+    )
+
+
+def last_roll(market_now: datetime) -> datetime:
+    """The roll that began the trading day at `market_now`: 17:00 New York, as a UTC instant."""
+    local = market_now.astimezone(ROLL_ZONE)
+    roll = local.replace(hour=ROLL_HOUR, minute=0, second=0, microsecond=0)
+    if roll > local:
+        roll = (roll - timedelta(days=1)).replace(hour=ROLL_HOUR)
+    return roll.astimezone(UTC)
+
+
+async def ensure_baseline(services: Services, market: MarketView) -> None:
+    """Stores the day's equity baseline once; a restart reads the stored one (peers row 17)."""
+    if market.account is None or market.clock is None:
+        return
+    roll = last_roll(market.clock.market_now)
+    if await services.ledger.equity_baseline(services.account, roll) is not None:
+        return
+    equity = market.account.equity
+    if equity is not None and equity > 0:
+        await services.ledger.set_equity_baseline(services.account, roll, equity, services.now())
+
+
+def judge_plan(
+    services: Services,
+    plan: TradePlan,
+    clock: ClockMap,
+    market: MarketView,
+    book: RiskBook,
+    now: datetime,
+) -> Judgement:
+    """Sizes the plan and runs every check of the gate on what was read. Pure but for its inputs.
+
+    Shared by the reservation and by `trade submit --dry-run`.
+    """
+    arrival = net_quote(plan.legs, market.quotes, plan.symbol)
+    sized, size_code, size_text = _size(services, plan, arrival, market)
+    given = _gate_input(services, plan, clock, market, book, now, arrival, sized)
+    decision = gate.evaluate(given)
+    approved = gate.approve(given, decision, now, services.config_hash)
+    if size_code or not isinstance(approved, RiskApproved):
+        code = size_code or getattr(approved, "code", "REFUSED")
+        text = size_text or getattr(approved, "text", "")
+        # A refusal that stands earlier in the gate order than the sizing names the reason.
+        first = decision.first_refusal
+        if first is not None and first.name in _BEFORE_SIZING:
+            code, text = first.code, str(first.facts)
+        return Judgement(
+            gate_input=given,
+            decision=decision,
+            sized=sized,
+            ticket=None,
+            refusal_code=code,
+            refusal_text=text,
+        )
+    assert sized is not None
+    assert arrival is not None
+    ticket = EntryTicket(
+        approved=approved,
+        start_price=sized.prices.start,
+        arrival=arrival,
+        capabilities=services.broker.capabilities,
+        is_open=market.clock.is_open if market.clock is not None else False,
+        next_close=market.clock.next_close if market.clock is not None else None,
+        halted=market.clock is not None and plan.symbol in market.clock.halted_symbols,
+        allow_market_exits=services.allow_market_exits,
+        exit_collar_fraction=services.limits.collar_fraction,
+    )
+    return Judgement(gate_input=given, decision=decision, sized=sized, ticket=ticket)
+
+
+_BEFORE_SIZING = frozenset(
+    {"kill", "conditions", "risk_breaker", "api_breaker", "session", "freshness"}
+)
+
+
+def _size(
+    services: Services, plan: TradePlan, arrival: Quote | None, market: MarketView
+) -> tuple[SizedEntry | None, str, str]:
+    if arrival is None:
+        return None, PriceUnavailable.code, ", ".join(market.faults) or "no quote"
+    try:
+        gross = _gross(plan, market)
+        prices = entry_prices(plan, arrival, services.limits.collar_fraction, gross)
+        return size_entry(plan, prices), "", ""
+    except HoldfastError as error:
+        return None, error.code, error.text
+
+
+def _gross(plan: TradePlan, market: MarketView) -> Decimal | None:
+    """Sum of the legs' mids: the collar of a combo is a fraction of it, not of its net price."""
+    if not plan.is_combo:
+        return None
+    mids = [
+        (quote.mid or ZERO) * leg.ratio
+        for leg in plan.legs
+        if (quote := market.quotes.get(leg.instrument.symbol)) is not None
+    ]
+    return sum(mids, ZERO)
+
+
+def _gate_input(
+    services: Services,
+    plan: TradePlan,
+    clock: ClockMap,
+    market: MarketView,
+    book: RiskBook,
+    now: datetime,
+    arrival: Quote | None,
+    sized: SizedEntry | None,
+) -> GateInput:
+    market_now = clock.market(now)
+    if market.clock is not None:
+        market_now = market.clock.market_now
+    legs = tuple(
+        _aged(quote, market_now, clock)
+        for leg in plan.legs
+        if (quote := market.quotes.get(leg.instrument.symbol)) is not None
+    )
+    return GateInput(
+        plan=plan,
+        quantity=sized.quantity if sized is not None else ZERO,
+        start_price=sized.prices.start if sized is not None else None,
+        worst_price=sized.prices.worst if sized is not None else None,
+        limits=services.limits,
+        wall_now=now,
+        market_now=market_now,
+        control=book.control,
+        conditions=tuple(
+            ActiveCondition(kind=c.kind, text=c.text, since=c.since)
+            for c in book.conditions
+            if not c.symbol or c.symbol == plan.symbol
+        ),
+        risk_breaker=_risk_breaker(book, now),
+        api_breaker=_api_breaker(book, now),
+        market_clock=market.clock,
+        round_the_clock=market.clock is not None and market.clock.next_close is None,
+        session_date=market_now.date(),
+        arrival=None if arrival is None else _aged(arrival, market_now, clock),
+        leg_quotes=legs,
+        restricted=services.restricted,
+        assets=market.assets,
+        working_orders=_working(book, plan),
+        account=market.account,
+        portfolio=_portfolio(book, plan),
+        daily_loss=_daily_loss(services, market, book),
+        messages_last_minute=book.messages_last_60_s,
+    )
+
+
+def _aged(quote: Quote, market_now: datetime, clock: ClockMap) -> AgedQuote:
+    """Age in wall seconds: freshness is a machine duration at every speed."""
+    market_age_s = (market_now - quote.venue_time) / timedelta(seconds=1)
+    age_s = Decimal(str(round(clock.wall_duration_s(market_age_s), 6)))
+    return AgedQuote(quote=quote, age_s=age_s)
+
+
+def _risk_breaker(book: RiskBook, now: datetime) -> RiskBreaker | None:
+    row = book.risk_breaker
+    if row.state is BreakerState.NORMAL:
+        return RiskBreaker(state=row.state, changed_at=row.changed_at or now)
+    return (
+        None
+        if row.reason == "MISSING"
+        else RiskBreaker(
+            state=row.state, reason=row.reason or None, changed_at=row.changed_at or now
+        )
+    )
+
+
+def _api_breaker(book: RiskBook, now: datetime) -> ApiBreaker | None:
+    row = book.api_breaker
+    if row.state is ApiBreakerState.CLOSED:
+        return ApiBreaker()
+    return None if row.changed_at is None else ApiBreaker(state=row.state, opened_at=row.changed_at)
+
+
+def _working(book: RiskBook, plan: TradePlan) -> tuple[OwnWorkingOrder, ...]:
+    return tuple(
+        OwnWorkingOrder(
+            trade_id=order.trade_id,
+            client_id=order.client_id,
+            symbol=order.symbol,
+            side=order.side,
+            remaining_quantity=order.remaining,
+            limit_price=order.limit_price,
+        )
+        for order in book.working_orders
+        if order.trade_id != plan.trade_id
+    )
+
+
+def _portfolio(book: RiskBook, plan: TradePlan) -> Portfolio:
+    """What the other trades hold and have reserved; unexplained symbols are frozen."""
+    others = [r for r in book.reservations if r.trade_id != plan.trade_id]
+    positions = [p for p in book.positions if p.trade_id != plan.trade_id and p.quantity != 0]
+    frozen = tuple(p.symbol for p in positions if p.trade_id == EXTERNAL)
+    symbols = sorted({r.symbol for r in others} | {p.symbol for p in positions})
+    exposures = tuple(
+        SymbolExposure(
+            symbol=symbol,
+            quantity=sum((p.quantity for p in positions if p.symbol == symbol), ZERO),
+            notional=sum((r.notional for r in others if r.symbol == symbol), ZERO),
+        )
+        for symbol in symbols
+    )
+    holding = [p.trade_id for p in positions]
+    unfilled = [r.notional for r in others if r.trade_id not in holding]
+    return Portfolio(
+        open_positions=len(others) + len(frozen),
+        total_notional=sum((r.notional for r in others), ZERO),
+        reserved_cash=sum(unfilled, ZERO),
+        exposures=exposures,
+        frozen_symbols=frozen,
+    )
+
+
+def _daily_loss(services: Services, market: MarketView, book: RiskBook) -> DailyLoss | None:
+    """Equity now against the stored baseline; no baseline or no equity counts as tripped."""
+    if market.account is None or book.baseline is None:
+        return None
+    baseline = DailyBaseline(
+        account_id=book.baseline.account,
+        roll_at=book.baseline.roll,
+        equity=book.baseline.equity,
+        read_at=book.baseline.read_at,
+    )
+    fraction = services.limits.max_daily_loss_fraction
+    return judge(baseline, market.account.equity, ZERO, fraction)
+
+
+def _as_decision(judgement: Judgement) -> ReserveDecision:
+    """The judgement in the ledger's words; the ticket is kept as the document."""
+    ticket = judgement.ticket
+    decision = judgement.decision
+    return ReserveDecision(
+        approved=ticket is not None,
+        quantity=judgement.gate_input.quantity,
+        notional=decision.order_notional,
+        loss=decision.order_loss,
+        verdicts=tuple(_verdict(verdict) for verdict in decision.verdicts),
+        code=judgement.refusal_code,
+        text=judgement.refusal_text[:500],
+        document={} if ticket is None else ticket.model_dump(mode="json"),
+    )
+
+
+def _verdict(verdict: Verdict) -> GateVerdict:
+    return GateVerdict(
+        check=verdict.name,
+        verdict=VerdictKind(verdict.outcome.value),
+        code=verdict.code,
+        facts=verdict.facts,
+    )
+
+
+def refused_names(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """Names of the checks that refused, in gate order."""
+    return tuple(v.name for v in verdicts if v.outcome.value == "refused")

@@ -1,0 +1,173 @@
+"""What activities work with: ports, injected once in `worker.py`, and the names of the caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from temporalio import activity
+
+from brokers.port import Broker
+from domain.base import Frozen
+from domain.clock import ClockMap
+from domain.commands import (
+    Alert,
+    CancelOrder,
+    PlaceOrder,
+    ReadBroker,
+    ReadQuote,
+    ReplaceOrder,
+    ResolveOrder,
+    Settle,
+    WalkStep,
+    WatchExits,
+)
+from domain.plan import TradePlan
+from domain.risk.limits import Limits, RestrictedList
+from ledger.records import OrderOwner
+from ledger.repository import Ledger
+
+
+def wall_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything an activity may touch. Nothing below reads environment or files.
+
+    `failpoint` is called at the named durable steps (faults.md §2.1) and does nothing outside of
+    crash tests. `broker_name` is the venue's name in the ledger.
+    """
+
+    ledger: Ledger
+    broker: Broker
+    account: str
+    broker_name: str
+    installation: str
+    limits: Limits
+    restricted: RestrictedList
+    config_hash: str = ""
+    build_id: str = ""
+    allow_market_exits: bool = True
+    live: bool = False
+    request_timeout_s: float = 3.0
+    settle_window_s: float = 2.0
+    failpoint: Callable[[str], None] = field(default=lambda name: None)
+    alert_sinks: tuple[Callable[[AlertMessage], None], ...] = ()
+    now: Callable[[], datetime] = wall_now
+    monotonic: Callable[[], float] = time.monotonic
+
+
+class TradeRef(Frozen):
+    """Which trade asks: the owner that a kill scope is matched against."""
+
+    trade_id: str
+    account: str
+    strategy: str
+    symbols: tuple[str, ...]
+    clock: ClockMap
+
+    @property
+    def owner(self) -> OrderOwner:
+        return OrderOwner(
+            account=self.account,
+            strategy=self.strategy,
+            symbols=self.symbols,
+            trade_id=self.trade_id,
+        )
+
+    @classmethod
+    def of(cls, plan: TradePlan, clock: ClockMap) -> TradeRef:
+        symbols = tuple(leg.instrument.symbol for leg in plan.legs)
+        return cls(
+            trade_id=plan.trade_id,
+            account=plan.account,
+            strategy=plan.strategy,
+            symbols=symbols if plan.symbol in symbols else (plan.symbol, *symbols),
+            clock=clock,
+        )
+
+
+class AlertMessage(Frozen):
+    """An alert as it leaves the system."""
+
+    trade_id: str
+    account: str
+    alert: Alert
+
+
+class ReserveInput(Frozen):
+    trade: TradeRef
+    plan: TradePlan
+    build_id: str = ""
+
+
+class PlaceInput(Frozen):
+    trade: TradeRef
+    command: PlaceOrder
+
+
+class ReplaceInput(Frozen):
+    trade: TradeRef
+    command: ReplaceOrder
+
+
+class WalkInput(Frozen):
+    trade: TradeRef
+    command: WalkStep
+
+
+class CancelInput(Frozen):
+    trade: TradeRef
+    command: CancelOrder
+
+
+class ResolveInput(Frozen):
+    trade: TradeRef
+    command: ResolveOrder
+
+
+class ReadInput(Frozen):
+    trade: TradeRef
+    command: ReadBroker
+
+
+class QuoteInput(Frozen):
+    trade: TradeRef
+    command: ReadQuote
+
+
+class WatchInput(Frozen):
+    trade: TradeRef
+    command: WatchExits
+
+
+class AlertInput(Frozen):
+    trade: TradeRef
+    command: Alert
+
+
+class SettleInput(Frozen):
+    trade: TradeRef
+    plan: TradePlan
+    command: Settle
+    stage: str
+    story: str = ""
+
+
+class StageInput(Frozen):
+    """A stage change worth a row: the ledger's list of trades shows it."""
+
+    trade: TradeRef
+    stage: str
+    protection: str
+    story: str = ""
+
+
+def attempt_token() -> str:
+    """Names this attempt for the fence: one execution of one activity (C8)."""
+    info = activity.info()
+    return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}"

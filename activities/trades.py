@@ -1,0 +1,115 @@
+"""The ledger's side of a trade's life: stage rows, exit watches, alerts, the settlement."""
+
+from __future__ import annotations
+
+from temporalio import activity
+
+from activities.executions import fills_of_trade
+from activities.services import (
+    AlertInput,
+    AlertMessage,
+    Services,
+    SettleInput,
+    StageInput,
+    WatchInput,
+)
+from domain.facts import FactBatch, Settled
+from domain.money import total
+from domain.money_law import trade_result
+from ledger.records import WatchRecord
+
+
+class TradeActivities:
+    """Bookkeeping of trades; nothing here talks to the broker."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @activity.defn(name="note_stage")
+    async def note_stage(self, input: StageInput) -> None:
+        """Writes stage and protection class to the trade's row."""
+        await self._services.ledger.update_trade(
+            input.trade.trade_id,
+            stage=input.stage,
+            protection=input.protection,
+            story=input.story or None,
+        )
+
+    @activity.defn(name="watch_exits")
+    async def watch_exits(self, input: WatchInput) -> FactBatch:
+        """Upserts one watch row per rule for this position epoch; NOTIFY wakes the exit watch."""
+        command = input.command
+        document = command.model_dump(mode="json", exclude={"rules"})
+        document |= {"clock": input.trade.clock.model_dump(mode="json")}
+        for rule in command.rules:
+            await self._services.ledger.upsert_watch(
+                WatchRecord(
+                    trade_id=input.trade.trade_id,
+                    account=input.trade.account,
+                    rule_id=rule.rule_id,
+                    position_epoch=command.position_epoch,
+                    symbol=input.trade.symbols[0],
+                    document=document | {"rule": rule.model_dump(mode="json")},
+                )
+            )
+        return FactBatch()
+
+    @activity.defn(name="raise_alert")
+    async def raise_alert(self, input: AlertInput) -> None:
+        """Audits the alert and tells every sink. Never blocks trading: it is its own activity."""
+        services, alert = self._services, input.command
+        activity.logger.warning(
+            "alert %s", alert.code, extra={"trade_id": input.trade.trade_id, "text": alert.text}
+        )
+        await services.ledger.append_audit(
+            "trade",
+            f"alert.{alert.code}",
+            input.trade.trade_id,
+            {"severity": alert.severity.value, "text": alert.text},
+        )
+        message = AlertMessage(
+            trade_id=input.trade.trade_id, account=input.trade.account, alert=alert
+        )
+        for sink in services.alert_sinks:
+            sink(message)
+
+    @activity.defn(name="settle_trade")
+    async def settle_trade(self, input: SettleInput) -> FactBatch:
+        """Books the end of a trade: P&L by the money law, watches away, reservation released.
+
+        Idempotent: every write is by trade id and the release counts once (I6). Fees are those
+        booked by now; `fees_estimated` says whether some fill has none yet.
+        """
+        services, trade_id = self._services, input.trade.trade_id
+        fills = await fills_of_trade(services, trade_id)
+        booked = await services.ledger.fees(services.account, trade_id)
+        result = trade_result(
+            [leg.instrument for leg in input.plan.legs],
+            fills,
+            other_fees=total(row.amount for row in booked),
+            account_currency=input.plan.instrument.currency,
+        )
+        estimated = result.fees_estimated and not booked
+        await services.ledger.delete_watch(trade_id)
+        await services.ledger.release_reservation(trade_id, input.command.outcome)
+        await services.ledger.update_trade(
+            trade_id,
+            stage=input.stage,
+            protection="none",
+            story=input.story or None,
+            document=input.command.model_dump(mode="json"),
+        )
+        await services.ledger.settle_trade(
+            trade_id,
+            result.net,
+            result.fees,
+            fees_estimated=estimated,
+            result=input.command.exit_reason or input.command.outcome,
+        )
+        settled = Settled(
+            at=services.now(),
+            realised=result.net,
+            fees=result.fees,
+            fees_estimated=estimated,
+        )
+        return FactBatch(facts=(settled,))
