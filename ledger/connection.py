@@ -7,7 +7,7 @@ closed for entries and open for exits (H5). The kill path has a pool of its own 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
@@ -130,7 +130,7 @@ class LedgerConnection:
             async with self._control_engine.begin() as connection:
                 yield connection
 
-    async def listen(self, *channels: str) -> AsyncIterator[tuple[str, str]]:
+    async def listen(self, *channels: str) -> AsyncGenerator[tuple[str, str], None]:
         """Yields (channel, payload) of every NOTIFY, ("ready", "") first.
 
         Read the state after "ready" and after each message: a message is a doorbell, and those

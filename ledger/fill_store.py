@@ -15,7 +15,6 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import Refused
-from domain.money import exact
 from domain.order import Fill
 from ledger.connection import LedgerConnection
 from ledger.order_store import owner_of_order
@@ -28,7 +27,7 @@ from ledger.records import (
     TradePosition,
 )
 from ledger.rows import fill_columns, fill_of
-from ledger.tables import accounts, adjustments, fees, fills
+from ledger.tables import accounts, adjustments, fees, fills, plain
 
 _POSITIONS = text(
     """
@@ -48,7 +47,7 @@ async def positions_in(connection: AsyncConnection, account: str) -> tuple[Trade
     """Non-zero positions by owner and symbol inside the caller's transaction."""
     rows = await connection.execute(_POSITIONS, {"account": account, "external": EXTERNAL})
     return tuple(
-        TradePosition(trade_id=row.trade_id, symbol=row.symbol, quantity=exact(row.quantity))
+        TradePosition(trade_id=row.trade_id, symbol=row.symbol, quantity=plain(row.quantity))
         for row in rows
     )
 

@@ -200,7 +200,7 @@ class OrderStore(LedgerConnection):
         if strategy is not None:
             clauses.append(orders.c.strategy == strategy)
         if symbol is not None:
-            clauses.append(orders.c.symbols.any(symbol))
+            clauses.append(orders.c.symbols.contains([symbol]))
         return await self._intents(*clauses)
 
     async def unresolved_intents(self, account: str) -> tuple[IntentRecord, ...]:

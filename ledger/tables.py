@@ -8,12 +8,15 @@ and a row that cannot be booked is worse than one whose trade is missing.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Dialect,
     ForeignKey,
     Identity,
     Index,
@@ -24,10 +27,32 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from domain.money import CTX, ONE
+
+
+def plain(number: Decimal) -> Decimal:
+    """The same number without a positive exponent: the driver reads 10^15 as `1.000E+15`."""
+    exponent = number.as_tuple().exponent
+    if isinstance(exponent, int) and exponent > 0 and number.adjusted() < CTX.prec:
+        return number.quantize(ONE, context=CTX)
+    return number
+
+
+class Exact(TypeDecorator[Decimal]):
+    """`numeric` without a scale, read back digit for digit."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else plain(value)
+
 
 metadata = MetaData(
     naming_convention={
@@ -62,7 +87,7 @@ def _note(name: str) -> Column[object]:
 
 
 def _number(name: str, *, required: bool = True) -> Column[object]:
-    return Column(name, Numeric, nullable=not required)
+    return Column(name, Exact, nullable=not required)
 
 
 def _document(name: str) -> Column[object]:
@@ -211,7 +236,7 @@ orders = Table(
     _word("broker_order_id", required=False),
     _word("status", required=False),
     Column("terminal", Boolean, nullable=False, server_default=text("false")),
-    Column("filled_quantity", Numeric, nullable=False, server_default=text("0")),
+    Column("filled_quantity", Exact, nullable=False, server_default=text("0")),
     Column("snapshot", JSONB, nullable=True),
     _note("code"),
     _note("text"),

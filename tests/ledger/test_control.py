@@ -1,0 +1,269 @@
+"""Arm, kill, reset: races, versions, latching (K5, K6, K9, I9, I17, control 15)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from domain.control import KillScopeKind
+from domain.errors import Refused
+from domain.ids import Purpose
+from domain.order import BrokerOrderStatus
+from ledger.errors import VersionConflict
+from ledger.records import GatePermit, IntentState, KillAnswer
+from ledger.repository import Ledger
+from ledger.reset_store import LONE_RESET_WAIT, RESET_LIFETIME
+from tests.ledger.samples import ACCOUNT, NOW, intent, kill, owner, snapshot
+
+PHRASE = f"RESET {ACCOUNT}"
+SECRET = "correct horse"
+
+
+async def test_account_starts_disarmed_and_arming_raises_the_version(ledger: Ledger) -> None:
+    assert await ledger.ensure_account(ACCOUNT, "alpaca")
+    assert not await ledger.ensure_account(ACCOUNT, "alpaca")
+    before = await ledger.read_control(ACCOUNT)
+    assert not before.armed
+    after = await ledger.arm(ACCOUNT, "alice", "open")
+    assert after.armed
+    assert after.version == before.version + 1
+    assert after.updated_by == "alice"
+    assert not (await ledger.disarm(ACCOUNT, "alice", "close")).armed
+
+
+async def test_account_at_another_broker_is_refused(ledger: Ledger) -> None:
+    await ledger.ensure_account(ACCOUNT, "alpaca")
+    with pytest.raises(Refused, match="alpaca") as raised:
+        await ledger.ensure_account(ACCOUNT, "tradier")
+    assert raised.value.code == "ACCOUNT_DIFFERS"
+
+
+async def test_unknown_account_reads_as_disarmed_and_cannot_be_armed(ledger: Ledger) -> None:
+    assert not (await ledger.read_control("nobody")).armed
+    with pytest.raises(Refused) as raised:
+        await ledger.arm("nobody", "alice", "test")
+    assert raised.value.code == "ACCOUNT_UNKNOWN"
+
+
+async def test_kill_answer_names_open_sends_and_working_entries(armed: Ledger) -> None:
+    states = {1: IntentState.UNKNOWN, 2: IntentState.ACCEPTED, 3: IntentState.REJECTED}
+    for sequence in range(5):
+        await armed.open_gate(intent(sequence=sequence), owner(), "t1", NOW)
+    for sequence, state in states.items():
+        await armed.record_answer(intent(sequence=sequence).client_id, "t1", state)
+    done = intent(sequence=4).client_id
+    dead = snapshot(client_id=done, status=BrokerOrderStatus.CANCELED)
+    await armed.record_answer(done, "t1", IntentState.ACCEPTED, snapshot=dead)
+    stop = intent(purpose=Purpose.STOP, increasing=False)
+    await armed.open_gate(stop, owner(), "t1", NOW)
+    await armed.record_answer(stop.client_id, "t1", IntentState.ACCEPTED)
+    answer = await armed.engage_kill(ACCOUNT, kill())
+    assert {one.intent.client_id for one in answer.in_flight} == {
+        intent(sequence=0).client_id,
+        intent(sequence=1).client_id,
+    }
+    assert [one.intent.client_id for one in answer.working] == [intent(sequence=2).client_id]
+    assert answer.controls[0].kills == (kill(),)
+
+
+async def test_kill_twice_by_the_same_command_is_one_kill(armed: Ledger) -> None:
+    first = await armed.engage_kill(ACCOUNT, kill(), expected_version=3)
+    again = await armed.engage_kill(ACCOUNT, kill(), expected_version=3)
+    assert (first.was_engaged, again.was_engaged) == (False, True)
+    assert again.controls == first.controls
+    other = kill(kind=KillScopeKind.SYMBOL, value="AAPL")
+    with pytest.raises(Refused) as raised:
+        await armed.engage_kill(ACCOUNT, other)
+    assert raised.value.code == "COMMAND_ID_USED"
+
+
+async def test_two_kills_on_one_version_have_one_winner(armed: Ledger) -> None:
+    """K6, I17: the other one gets 409."""
+    version = (await armed.read_control(ACCOUNT)).version
+    answers = await asyncio.gather(
+        armed.engage_kill(ACCOUNT, kill("k-1"), version),
+        armed.engage_kill(ACCOUNT, kill("k-2"), version),
+        return_exceptions=True,
+    )
+    lost = [answer for answer in answers if isinstance(answer, VersionConflict)]
+    assert sum(isinstance(answer, KillAnswer) for answer in answers) == 1
+    assert [error.http_status for error in lost] == [409]
+    assert len((await armed.read_control(ACCOUNT)).kills) == 1
+
+
+async def test_scope_and_account_must_fit(armed: Ledger) -> None:
+    for account, switch in (
+        (None, kill()),
+        (ACCOUNT, kill(kind=KillScopeKind.ALL, value="")),
+        (ACCOUNT, kill(value="other")),
+    ):
+        with pytest.raises(Refused) as raised:
+            await armed.engage_kill(account, switch)
+        assert raised.value.code == "KILL_SCOPE"
+
+
+async def test_gate_racing_a_kill_is_refused_or_named_and_never_leaks(armed: Ledger) -> None:
+    """K5: start gate in the same millisecond as the kill; leaks = permits nobody knows of."""
+    leaks: list[str] = []
+    for race in range(60):
+        switch = kill(f"k-{race}", kind=KillScopeKind.TRADE, value=f"trade-{race}")
+        wishes = [intent(f"trade-{race}", sequence=number) for number in range(4)]
+        knocks = [armed.open_gate(wish, owner(f"trade-{race}"), "t1", NOW) for wish in wishes]
+        half = len(knocks) // 2
+        results = await asyncio.gather(
+            *knocks[:half], armed.engage_kill(ACCOUNT, switch), *knocks[half:]
+        )
+        answer = results[half]
+        assert isinstance(answer, KillAnswer)
+        named = {one.intent.client_id for one in answer.in_flight}
+        permits = {one.record.intent.client_id for one in results if isinstance(one, GatePermit)}
+        leaks += sorted(permits - named)
+    assert leaks == []
+
+
+async def test_kill_gets_through_an_unbroken_stream_of_gates(armed: Ledger) -> None:
+    """Row locks alone let sharers starve the kill; the advisory lock queues them (M9)."""
+    stop, running = asyncio.Event(), asyncio.Event()
+
+    async def knock(lane: int) -> int:
+        sequence = 0
+        while not stop.is_set():
+            wish = intent(f"lane-{lane}", sequence=sequence)
+            await armed.open_gate(wish, owner(f"lane-{lane}"), "t1", NOW)
+            sequence += 1
+            running.set()
+        return sequence
+
+    lanes = [asyncio.create_task(knock(lane)) for lane in range(8)]
+    async with asyncio.timeout(5):
+        await running.wait()
+    async with asyncio.timeout(2):
+        await armed.engage_kill(ACCOUNT, kill())
+    stop.set()
+    assert sum(await asyncio.gather(*lanes)) > 8
+
+
+async def test_kill_is_latched_over_reconnect(armed: Ledger, ledger_dsn: str) -> None:
+    """K9: everything restarts; still killed."""
+    await armed.engage_kill(ACCOUNT, kill())
+    await armed.aclose()
+    again = await Ledger.connect(ledger_dsn)
+    assert (await again.read_control(ACCOUNT)).kills == (kill(),)
+    assert not isinstance(await again.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+    await again.arm(ACCOUNT, "alice", "arming lifts no kill")
+    assert not isinstance(await again.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+    await again.aclose()
+
+
+async def test_kill_and_arm_ring_the_control_bell(armed: Ledger) -> None:
+    bells = armed.listen("holdfast_control")
+    async with asyncio.timeout(5):
+        assert await anext(bells) == ("ready", "")
+        await armed.engage_kill(ACCOUNT, kill())
+        assert await anext(bells) == ("holdfast_control", ACCOUNT)
+        await armed.engage_kill(None, kill("k-2", kind=KillScopeKind.ALL, value=""))
+        assert await anext(bells) == ("holdfast_control", "*")
+    await bells.aclose()
+
+
+async def _refused_code(confirming: object) -> str:
+    assert asyncio.iscoroutine(confirming)
+    with pytest.raises(Refused) as raised:
+        await confirming
+    return raised.value.code
+
+
+async def test_two_operators_registered_need_two_people(armed: Ledger) -> None:
+    for name in ("alice", "bob"):
+        await armed.add_operator(name, SECRET)
+    await armed.engage_kill(ACCOUNT, kill())
+    asked = await armed.request_reset(ACCOUNT, "alice", "false alarm", PHRASE, NOW)
+    assert asked.approvals_needed == 2
+    late = NOW + LONE_RESET_WAIT
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "alice", late)) == (
+        "SAME_PERSON"
+    )
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "eve", NOW)) == (
+        "OPERATOR_UNKNOWN"
+    )
+    assert (await armed.read_control(ACCOUNT)).kills != ()
+    assert (await armed.confirm_reset(asked.request_id, "bob", NOW)).kills == ()
+    assert isinstance(await armed.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "bob", NOW)) == "RESET_DONE"
+    actions = [(row.actor, row.action) for row in await armed.list_audit()]
+    assert ("alice", "reset_refused") in actions
+    assert ("bob", "reset_confirmed") in actions
+
+
+async def test_lone_operator_waits_five_minutes(armed: Ledger) -> None:
+    await armed.add_operator("alice", SECRET)
+    await armed.engage_kill(ACCOUNT, kill())
+    asked = await armed.request_reset(ACCOUNT, "alice", "false alarm", PHRASE, NOW)
+    early = NOW + LONE_RESET_WAIT - timedelta(microseconds=1)
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "alice", early)) == (
+        "RESET_TOO_EARLY"
+    )
+    done = await armed.confirm_reset(asked.request_id, "alice", NOW + LONE_RESET_WAIT)
+    assert done.kills == ()
+
+
+async def test_operator_registered_after_the_request_makes_it_a_matter_of_two(
+    armed: Ledger,
+) -> None:
+    await armed.add_operator("alice", SECRET)
+    await armed.engage_kill(ACCOUNT, kill())
+    asked = await armed.request_reset(ACCOUNT, "alice", "false alarm", PHRASE, NOW)
+    await armed.add_operator("bob", SECRET)
+    late = NOW + LONE_RESET_WAIT
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "alice", late)) == (
+        "SAME_PERSON"
+    )
+
+
+async def test_kill_engaged_after_the_request_stays(armed: Ledger) -> None:
+    await armed.add_operator("alice", SECRET)
+    await armed.engage_kill(ACCOUNT, kill("k-1"))
+    asked = await armed.request_reset(ACCOUNT, "alice", "false alarm", PHRASE, NOW)
+    await armed.engage_kill(ACCOUNT, kill("k-2"))
+    left = await armed.confirm_reset(asked.request_id, "alice", NOW + LONE_RESET_WAIT)
+    assert [one.command_id for one in left.kills] == ["k-2"]
+
+
+async def test_reset_wants_phrase_reason_and_a_kill_and_expires(armed: Ledger) -> None:
+    await armed.add_operator("alice", SECRET)
+    ask = armed.request_reset
+    assert await _refused_code(ask(ACCOUNT, "alice", "why", PHRASE, NOW)) == "NOT_KILLED"
+    await armed.engage_kill(ACCOUNT, kill())
+    assert await _refused_code(ask(ACCOUNT, "alice", "why", "reset", NOW)) == "RESET_PHRASE"
+    assert await _refused_code(ask(ACCOUNT, "alice", " ", PHRASE, NOW)) == "RESET_REASON"
+    asked = await ask(ACCOUNT, "alice", "why", PHRASE, NOW)
+    too_late = NOW + RESET_LIFETIME + timedelta(seconds=1)
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "alice", too_late)) == (
+        "RESET_EXPIRED"
+    )
+    assert await _refused_code(armed.confirm_reset("nothing", "alice", NOW)) == "RESET_UNKNOWN"
+
+
+async def test_reset_of_all_leaves_the_accounts_own_kill(armed: Ledger) -> None:
+    await armed.add_operator("alice", SECRET)
+    await armed.engage_kill(ACCOUNT, kill("own"))
+    await armed.engage_kill(None, kill("all", kind=KillScopeKind.ALL, value=""))
+    asked = await armed.request_reset(None, "alice", "why", "RESET ALL", NOW)
+    await armed.confirm_reset(asked.request_id, "alice", NOW + LONE_RESET_WAIT)
+    left = (await armed.read_control(ACCOUNT)).kills
+    assert [one.command_id for one in left] == ["own"]
+
+
+async def test_operator_secret_is_checked_and_never_audited(armed: Ledger) -> None:
+    assert await armed.add_operator("alice", SECRET)
+    assert not await armed.add_operator("alice", "another secret")
+    assert await armed.check_operator("alice", SECRET)
+    assert not await armed.check_operator("alice", "another secret")
+    assert not await armed.check_operator("eve", SECRET)
+    assert await armed.operators() == ("alice",)
+    assert all(SECRET not in row.model_dump_json() for row in await armed.list_audit())
+    with pytest.raises(Refused) as raised:
+        await armed.add_operator("bob", "short")
+    assert raised.value.code == "SECRET_TOO_SHORT"

@@ -1,0 +1,136 @@
+"""Snapshots, children and the order lists (I7, D9, late and doubled news)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+from domain.ids import Purpose
+from domain.order import BrokerOrderStatus
+from ledger.records import IntentState
+from ledger.repository import Ledger
+from tests.ledger.samples import ACCOUNT, NOW, fill, intent, owner, plan, snapshot
+
+
+async def _accepted(ledger: Ledger, **changes: int) -> str:
+    wish = intent(**changes)  # type: ignore[arg-type]
+    await ledger.open_gate(wish, owner(), "t1", NOW)
+    seen = snapshot(f"b-{wish.key.sequence}", client_id=wish.client_id, updated_at=NOW)
+    await ledger.record_answer(wish.client_id, "t1", IntentState.ACCEPTED, snapshot=seen)
+    return wish.client_id
+
+
+async def test_snapshot_of_an_unknown_send_proves_acceptance(armed: Ledger) -> None:
+    client_id = intent().client_id
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    await armed.record_answer(client_id, "t1", IntentState.UNKNOWN)
+    assert [one.intent.client_id for one in await armed.unresolved_intents(ACCOUNT)] == [client_id]
+    booked = await armed.record_snapshot(ACCOUNT, snapshot(client_id=client_id))
+    assert (booked.known, booked.trade_id) == (True, "trade-1")
+    assert await armed.unresolved_intents(ACCOUNT) == ()
+
+
+async def test_rejected_snapshot_before_any_answer_is_a_rejection(armed: Ledger) -> None:
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    seen = snapshot(
+        client_id=intent().client_id, status=BrokerOrderStatus.REJECTED, reject_code="42210000"
+    )
+    await armed.record_snapshot(ACCOUNT, seen)
+    stored = await armed.intent(intent().client_id)
+    assert stored is not None
+    assert (stored.state, stored.code, stored.is_live) == (IntentState.REJECTED, "42210000", False)
+
+
+async def test_late_news_never_revives_a_dead_order(armed: Ledger) -> None:
+    client_id = await _accepted(armed)
+    dead = snapshot(
+        "b-0",
+        client_id=client_id,
+        status=BrokerOrderStatus.CANCELED,
+        filled_quantity=Decimal("33.5"),
+        updated_at=NOW + timedelta(seconds=2),
+    )
+    late = snapshot("b-0", client_id=client_id, updated_at=NOW + timedelta(seconds=3))
+    await armed.record_snapshot(ACCOUNT, dead)
+    await armed.record_snapshot(ACCOUNT, late)
+    stored = await armed.intent(client_id)
+    assert stored is not None
+    assert stored.status is BrokerOrderStatus.CANCELED
+    assert stored.filled_quantity == Decimal("33.5")
+    assert await armed.open_orders(ACCOUNT) == ()
+
+
+async def test_older_snapshot_changes_nothing(armed: Ledger) -> None:
+    client_id = await _accepted(armed)
+    newer = snapshot(
+        "b-0",
+        client_id=client_id,
+        status=BrokerOrderStatus.PENDING_CANCEL,
+        updated_at=NOW + timedelta(seconds=1),
+    )
+    await armed.record_snapshot(ACCOUNT, newer)
+    await armed.record_snapshot(ACCOUNT, snapshot("b-0", client_id=client_id, updated_at=NOW))
+    stored = await armed.intent(client_id)
+    assert stored is not None
+    assert stored.status is BrokerOrderStatus.PENDING_CANCEL
+
+
+async def test_foreign_order_is_reported_and_not_booked(armed: Ledger) -> None:
+    booked = await armed.record_snapshot(ACCOUNT, snapshot("x-1", client_id="someone"))
+    assert not booked.known
+    assert await armed.open_orders(ACCOUNT) == ()
+
+
+async def test_our_id_without_a_row_still_names_its_trade(armed: Ledger) -> None:
+    """peers §4 row 4: the prefix maps an order back with an empty order table."""
+    await armed.create_trade(plan())
+    ours = intent(installation=await armed.installation_id())
+    booked = await armed.record_snapshot(ACCOUNT, snapshot("x-1", client_id=ours.client_id))
+    assert (booked.known, booked.trade_id) == (False, "trade-1")
+    found = await armed.trade_of_prefix(ours.client_id[:16])
+    assert found is not None
+    assert found.trade_id == "trade-1"
+
+
+async def test_children_are_linked_and_their_early_fill_finds_its_trade(armed: Ledger) -> None:
+    """A fill of a broker-made child comes before its link."""
+    early = await armed.record_fill(ACCOUNT, fill("f-1", broker_order_id="child-1"))
+    assert (early.is_new, early.trade_id) == (True, None)
+    client_id = await _accepted(armed)
+    child = snapshot("child-1", parent_broker_id="b-0")
+    booked = await armed.record_snapshot(
+        ACCOUNT, snapshot("b-0", client_id=client_id, legs=(child,), updated_at=NOW)
+    )
+    assert booked.fills_attributed == 1
+    assert await armed.unattributed_fills(ACCOUNT) == ()
+    assert [one.fill.fill_key for one in await armed.fills_of_trade("trade-1")] == ["f-1"]
+    (linked,) = await armed.children_of_trade("trade-1")
+    assert (linked.parent_client_id, linked.parent_broker_id) == (client_id, "b-0")
+
+
+async def test_replaced_child_and_its_fill_belong_to_the_same_trade(armed: Ledger) -> None:
+    client_id = await _accepted(armed)
+    child = snapshot("child-1", parent_broker_id="b-0")
+    await armed.record_snapshot(ACCOUNT, snapshot("b-0", client_id=client_id, legs=(child,)))
+    moved = snapshot("child-2", client_id="broker-made", replaces_broker_id="child-1")
+    booked = await armed.record_snapshot(ACCOUNT, moved)
+    assert (booked.known, booked.client_id) == (True, client_id)
+    filled = await armed.record_fill(ACCOUNT, fill("f-2", broker_order_id="child-2"))
+    assert filled.trade_id == "trade-1"
+    gone = snapshot("child-1", status=BrokerOrderStatus.REPLACED)
+    await armed.record_snapshot(ACCOUNT, gone)
+    assert [one.broker_order_id for one in await armed.open_children(ACCOUNT)] == ["child-2"]
+
+
+async def test_open_orders_answer_by_scope(armed: Ledger) -> None:
+    await _accepted(armed)
+    exit_wish = intent("trade-2", purpose=Purpose.EXIT, increasing=False)
+    await armed.open_gate(exit_wish, owner("trade-2"), "t1", NOW)
+
+    async def trades(**scope: str) -> set[str]:
+        return {one.owner.trade_id for one in await armed.open_orders(ACCOUNT, **scope)}
+
+    assert await trades() == {"trade-1", "trade-2"}
+    assert await trades(trade_id="trade-2") == {"trade-2"}
+    assert await trades(strategy="sma", symbol="AAPL") == {"trade-1", "trade-2"}
+    assert await trades(symbol="MSFT") == set()

@@ -1,0 +1,165 @@
+"""Reservations under races, repeats and shrinking (I6, B1-B3)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from domain.control import ApiBreakerState, BreakerState, ConditionKind
+from domain.money import ZERO
+from domain.order import Side
+from ledger.records import (
+    EXTERNAL,
+    GateVerdict,
+    ReserveDecision,
+    RiskBook,
+    VerdictKind,
+)
+from ledger.repository import Ledger
+from tests.ledger.samples import ACCOUNT, NOW, decide, fill, intent, owner, request, snapshot
+
+
+async def test_two_hundred_reserves_for_ten_places_give_exactly_ten(armed: Ledger) -> None:
+    """B1."""
+    results = await asyncio.gather(
+        *(armed.reserve(request(f"trade-{number}"), decide, NOW) for number in range(200))
+    )
+    assert sum(result.reservation is not None for result in results) == 10
+    assert len(await armed.open_reservations(ACCOUNT)) == 10
+
+
+async def test_repeat_answers_the_first_decision_without_judging_again(armed: Ledger) -> None:
+    """B2, B3: a lost commit is read back by trade id."""
+    first = await armed.reserve(request(), decide, NOW)
+
+    def never(book: RiskBook) -> ReserveDecision:
+        raise AssertionError(f"judged twice at {book.read_at}")
+
+    again = await armed.reserve(request(), never, NOW + timedelta(seconds=5))
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again.reservation == first.reservation
+    assert again.reservation_id == first.reservation_id
+    assert again.decision == first.decision
+
+
+async def test_the_same_trade_fifty_times_at_once_is_judged_once(armed: Ledger) -> None:
+    judged: list[RiskBook] = []
+
+    def count(book: RiskBook) -> ReserveDecision:
+        judged.append(book)
+        return decide(book)
+
+    await asyncio.gather(*(armed.reserve(request(), count, NOW) for _ in range(50)))
+    assert len(judged) == 1
+
+
+async def test_refusal_is_stored_with_its_verdicts_and_repeated(armed: Ledger) -> None:
+    verdicts = (
+        GateVerdict(check="kill", verdict=VerdictKind.PASSED),
+        GateVerdict(check="greeks", verdict=VerdictKind.NOT_APPLICABLE, text="no data yet"),
+        GateVerdict(
+            check="positions",
+            verdict=VerdictKind.REFUSED,
+            code="POSITIONS_MAX",
+            facts={"open": "5"},
+        ),
+    )
+
+    def refuse(book: RiskBook) -> ReserveDecision:
+        return decide(book, capacity=0).model_copy(update={"verdicts": verdicts})
+
+    for _ in range(2):
+        result = await armed.reserve(request(), refuse, NOW)
+        assert result.reservation is None
+        assert result.decision.code == "POSITIONS_MAX"
+    assert await armed.verdicts("trade-1") == verdicts
+    assert await armed.reservation("trade-1") is None
+    assert not await armed.release_reservation("trade-1", "nothing to free")
+
+
+async def test_failing_judge_leaves_no_trace(armed: Ledger) -> None:
+    class Judged(Exception):
+        pass
+
+    def fail(book: RiskBook) -> ReserveDecision:
+        raise Judged(book.account)
+
+    with pytest.raises(Judged):
+        await armed.reserve(request(), fail, NOW)
+    assert await armed.reserved_decision("trade-1") is None
+    assert (await armed.reserve(request(), decide, NOW)).is_new
+
+
+async def test_reservation_is_released_exactly_once(armed: Ledger) -> None:
+    """I6."""
+    await armed.reserve(request(), decide, NOW)
+    released = await asyncio.gather(
+        *(armed.release_reservation("trade-1", "closed") for _ in range(20))
+    )
+    assert sum(released) == 1
+    assert await armed.open_reservations(ACCOUNT) == ()
+    kept = await armed.reservation("trade-1")
+    assert kept is not None
+    assert kept.released_at is not None
+    assert kept.release_reason == "closed"
+
+
+async def test_shrinking_only_lowers_and_stops_after_release(armed: Ledger) -> None:
+    await armed.reserve(request(), decide, NOW)
+    smaller = await armed.shrink_reservation(
+        "trade-1", Decimal(40), Decimal("4010.20"), Decimal("100.10")
+    )
+    assert smaller is not None
+    assert (smaller.quantity, smaller.notional) == (Decimal(40), Decimal("4010.20"))
+    grown = await armed.shrink_reservation("trade-1", Decimal(90), Decimal(9000), Decimal("0.01"))
+    assert grown is not None
+    assert (grown.quantity, grown.notional) == (Decimal(40), Decimal("4010.20"))
+    assert grown.loss == Decimal("0.01")
+    await armed.release_reservation("trade-1", "closed")
+    assert await armed.shrink_reservation("trade-1", ZERO, ZERO, ZERO) is None
+
+
+async def test_book_shows_all_that_counts(armed: Ledger) -> None:
+    """Working orders count, as do positions nobody of ours explains (Knight ¶22, I20)."""
+    await armed.reserve(request("trade-0"), decide, NOW)
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    await armed.open_gate(intent(sequence=1), owner(), "t1", NOW - timedelta(seconds=60))
+    seen = snapshot(client_id=intent().client_id, filled_quantity=Decimal(30))
+    await armed.record_snapshot(ACCOUNT, seen)
+    await armed.record_fill(ACCOUNT, fill("ours", quantity="30"))
+    await armed.record_fill(ACCOUNT, fill("foreign", broker_order_id="x", side=Side.SELL))
+    await armed.set_condition(ACCOUNT, ConditionKind.MACRO_WINDOW)
+    await armed.set_equity_baseline(ACCOUNT, NOW, Decimal("100000.10"), NOW)
+    book = await armed.risk_book(ACCOUNT, NOW)
+    assert book.control.armed
+    assert book.risk_breaker.state is BreakerState.NORMAL
+    assert book.api_breaker.state is ApiBreakerState.CLOSED
+    assert [one.kind for one in book.conditions] == [ConditionKind.MACRO_WINDOW]
+    assert [one.trade_id for one in book.reservations] == ["trade-0"]
+    working = {one.client_id: one.remaining for one in book.working_orders}
+    assert working == {
+        intent().client_id: Decimal(70),
+        intent(sequence=1).client_id: Decimal(100),
+    }
+    assert {(one.trade_id, one.quantity) for one in book.positions} == {
+        ("trade-1", Decimal(30)),
+        (EXTERNAL, Decimal(-10)),
+    }
+    assert book.messages_last_60_s == 1
+    assert book.baseline is not None
+    assert book.baseline.equity == Decimal("100000.10")
+
+
+async def test_baseline_of_a_roll_is_stored_once(armed: Ledger) -> None:
+    await armed.set_equity_baseline(ACCOUNT, NOW, Decimal("100.01"), NOW)
+    stands = await armed.set_equity_baseline(ACCOUNT, NOW, Decimal(99), NOW)
+    assert stands.equity == Decimal("100.01")
+    next_roll = NOW + timedelta(days=1)
+    await armed.set_equity_baseline(ACCOUNT, next_roll, Decimal(98), next_roll)
+    newest = await armed.equity_baseline(ACCOUNT)
+    assert newest is not None
+    assert newest.roll == next_roll
+    assert await armed.equity_baseline("nobody") is None
