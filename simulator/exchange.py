@@ -223,10 +223,11 @@ class Exchange:
         """Direct control: shows a quote now. `last` moves the price that stops look at; without
         it the middle of the quote, rounded down to the tick, takes that place."""
         book = self.state.books[self.state.listing(symbol).symbol]
-        if last is None and bid is not None and ask is not None:
-            last = self.state.listings[symbol].instrument.tick_down((bid + ask) / 2)
         if last is not None:
-            book.last, book.trade_time = last, self.now
+            book.last, book.trade_time, book.has_traded = last, self.now, True
+        elif bid is not None and ask is not None:
+            book.last = self.state.listings[symbol].instrument.tick_down((bid + ask) / 2)
+            book.trade_time = self.now
         self.matcher.quote(symbol, bid, ask, bid_size, ask_size)
 
     def trade(self, symbol: str, price: Decimal, size: Decimal = Decimal(100)) -> None:
