@@ -109,7 +109,8 @@ def _worst(alive: Iterable[Holding], mark: Decimal) -> WorstLoss:
     legs = tuple(alive)
     kinks = {ZERO, *(leg.instrument.strike or ZERO for leg in legs if _is_option(leg))}
     worst = max((total(_loss(leg, price, mark) for leg in legs) for price in kinks), default=ZERO)
-    return WorstLoss(bounded=max(ZERO, worst), runaway=-total(_slope(leg) for leg in legs))
+    runaway = -total(_slope(leg) for leg in legs)
+    return WorstLoss(bounded=max(ZERO, worst), runaway=max(ZERO, runaway))
 
 
 def _loss(leg: Holding, price: Decimal, mark: Decimal) -> Decimal:
