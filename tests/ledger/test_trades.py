@@ -1,0 +1,189 @@
+"""Trades, signals, exit watches, leases, cursors, breakers (A1, D9, I17, R8)."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from domain.control import BreakerState, ConditionKind, TripReason
+from domain.errors import Refused
+from domain.ids import trade_prefix
+from ledger.records import SignalRecord, WatchRecord
+from ledger.repository import Ledger
+from tests.fixtures_postgres import run_as_superuser
+from tests.ledger.samples import ACCOUNT, NOW, plan
+
+
+async def test_plan_comes_back_equal_and_a_double_is_refused(armed: Ledger) -> None:
+    created = await armed.create_trade(plan(), build_id="build-7")
+    assert created.plan == plan()
+    assert (created.stage, created.build_id) == ("planned", "build-7")
+    await armed.update_trade("trade-1", stage="entering")
+    assert (await armed.create_trade(plan())).stage == "entering"
+    with pytest.raises(Refused) as raised:
+        await armed.create_trade(plan(note="other"))
+    assert raised.value.code == "TRADE_EXISTS"
+    prefix = trade_prefix(await armed.installation_id(), "trade-1")
+    assert await armed.trade_of_prefix(prefix) == await armed.trade("trade-1")
+
+
+async def test_closing_stamps_once_and_a_late_fill_reopens(armed: Ledger) -> None:
+    """D9."""
+    await armed.create_trade(plan())
+    closed = await armed.update_trade("trade-1", stage="closed", closed=True, result="target")
+    again = await armed.update_trade("trade-1", closed=True)
+    assert closed.closed_at is not None
+    assert again.closed_at == closed.closed_at
+    assert again.result == "target"
+    assert await armed.list_trades(open_only=True) == ()
+    reopened = await armed.update_trade("trade-1", stage="recovery", closed=False)
+    assert reopened.closed_at is None
+    assert [one.trade_id for one in await armed.list_trades(open_only=True)] == ["trade-1"]
+
+
+async def test_settlement_is_exact_and_final_when_fees_are_booked(armed: Ledger) -> None:
+    await armed.create_trade(plan())
+    estimated = await armed.settle_trade(
+        "trade-1", Decimal("125.50"), Decimal("0.10"), fees_estimated=True
+    )
+    assert estimated.settled_at is None
+    final = await armed.settle_trade(
+        "trade-1", Decimal("125.50"), Decimal("0.12"), fees_estimated=False, result="target"
+    )
+    assert final.settled_at is not None
+    assert final.closed_at == estimated.closed_at
+    assert (str(final.realised), str(final.fees)) == ("125.50", "0.12")
+
+
+async def test_unknown_trade_is_refused_by_name(armed: Ledger) -> None:
+    with pytest.raises(Refused, match="nothing") as raised:
+        await armed.update_trade("nothing", stage="x")
+    assert raised.value.code == "TRADE_UNKNOWN"
+    assert await armed.trade("nothing") is None
+
+
+async def test_trades_are_listed_by_every_filter(armed: Ledger) -> None:
+    for number in range(3):
+        await armed.create_trade(plan(f"trade-{number}"))
+    assert len(await armed.list_trades(session="s-1", account=ACCOUNT)) == 3
+    assert await armed.list_trades(strategy="other") == ()
+    assert len(await armed.list_trades(symbol="AAPL", limit=2)) == 2
+
+
+async def test_signal_told_fifty_times_is_one_signal(armed: Ledger) -> None:
+    """A1."""
+    signal = SignalRecord(
+        signal_id="sig-1",
+        session="s-1",
+        account=ACCOUNT,
+        strategy="sma",
+        symbol="AAPL",
+        decision="taken",
+        signal_time=NOW,
+        recorded_at=NOW,
+        document={"confidence": "0.7"},
+    )
+    told = await asyncio.gather(*(armed.record_signal(signal) for _ in range(50)))
+    assert sum(told) == 1
+    assert await armed.list_signals(session="s-1") == (signal,)
+    assert await armed.decide_signal("sig-1", "refused", code="KILLED", trade_id="trade-1")
+    (decided,) = await armed.list_signals()
+    assert (decided.decision, decided.code, decided.trade_id) == ("refused", "KILLED", "trade-1")
+
+
+def _watch(epoch: int = 1, **changes: object) -> WatchRecord:
+    values: dict[str, object] = {
+        "account": ACCOUNT,
+        "trade_id": "trade-1",
+        "rule_id": "stop",
+        "position_epoch": epoch,
+        "symbol": "AAPL",
+        "document": {"threshold": "5"},
+    }
+    return WatchRecord.model_validate(values | changes)
+
+
+async def test_watch_keeps_progress_in_its_epoch_and_restarts_in_the_next(armed: Ledger) -> None:
+    assert await armed.upsert_watch(_watch())
+    progress = _watch(high_water_mark=Decimal("101.50"), confirmations=2, confirmed_at=NOW)
+    assert await armed.save_watch_progress(progress)
+    assert await armed.upsert_watch(_watch(document={"threshold": "4"}))
+    (kept,) = await armed.list_watches(ACCOUNT)
+    assert (str(kept.high_water_mark), kept.confirmations) == ("101.50", 2)
+    assert kept.document == {"threshold": "4"}
+    assert await armed.upsert_watch(_watch(2))
+    (fresh,) = await armed.list_watches(ACCOUNT)
+    assert (fresh.position_epoch, fresh.confirmations, fresh.high_water_mark) == (2, 0, None)
+    assert not await armed.upsert_watch(_watch(1))
+    assert not await armed.save_watch_progress(progress)
+    assert await armed.list_watches(ACCOUNT) == (fresh,)
+
+
+async def test_watch_changes_ring_the_watch_bell(armed: Ledger) -> None:
+    bells = armed.listen("holdfast_watches")
+    async with asyncio.timeout(5):
+        await anext(bells)
+        await armed.upsert_watch(_watch())
+        assert await anext(bells) == ("holdfast_watches", ACCOUNT)
+        await armed.upsert_watch(_watch(rule_id="target"))
+        await anext(bells)
+        assert await armed.delete_watch("trade-1", "stop") == 1
+        assert await anext(bells) == ("holdfast_watches", ACCOUNT)
+        assert await armed.delete_watch("trade-1") == 1
+    await bells.aclose()
+    assert await armed.list_watches(ACCOUNT) == ()
+
+
+async def test_lease_has_one_holder_and_a_new_epoch_per_change_of_hands(
+    armed: Ledger, ledger_dsn: str
+) -> None:
+    """R8: two instances, one lease; the old holder cannot go on."""
+    takers = [armed.take_lease("reconcile", f"worker-{number}", 30) for number in range(10)]
+    epochs = await asyncio.gather(*takers)
+    assert sorted(epoch for epoch in epochs if epoch is not None) == [1]
+    lease = await armed.lease("reconcile")
+    assert lease is not None
+    first = lease.holder
+    assert await armed.take_lease("reconcile", first, 30) == 1
+    assert await armed.renew_lease("reconcile", first, 1, 30)
+    await run_as_superuser(ledger_dsn, "UPDATE leases SET expires_at = now() - interval '1 s'")
+    assert not await armed.renew_lease("reconcile", first, 1, 30)
+    assert await armed.take_lease("reconcile", "other", 30) == 2
+    assert not await armed.renew_lease("reconcile", first, 1, 30)
+    assert not await armed.release_lease("reconcile", first, 1)
+    assert await armed.release_lease("reconcile", "other", 2)
+    assert await armed.take_lease("reconcile", first, 30) == 3
+
+
+async def test_cursor_keeps_the_last_value(armed: Ledger) -> None:
+    assert await armed.get_cursor("fills") is None
+    await armed.set_cursor("fills", "a")
+    await armed.set_cursor("fills", "b")
+    assert await armed.get_cursor("fills") == "b"
+
+
+async def test_breaker_keeps_its_first_reason_and_needs_a_name(armed: Ledger) -> None:
+    assert await armed.trip_breaker(ACCOUNT, TripReason.DATA_STALE, "no quotes", "risk")
+    assert not await armed.trip_breaker(ACCOUNT, TripReason.DAILY_LOSS, "later", "risk")
+    assert (await armed.risk_breaker(ACCOUNT)).reason == "DATA_STALE"
+    for by, reason in (("", "why"), ("alice", " ")):
+        with pytest.raises(Refused) as raised:
+            await armed.reset_breaker(ACCOUNT, by, reason)
+        assert raised.value.code == "BREAKER_RESET_BY"
+    assert await armed.reset_breaker(ACCOUNT, "alice", "feed is back")
+    assert (await armed.risk_breaker(ACCOUNT)).state is BreakerState.NORMAL
+    assert (await armed.api_breaker("nobody")).state == "open"
+
+
+async def test_condition_is_set_and_cleared_once_with_audit_rows(armed: Ledger) -> None:
+    kind = ConditionKind.MACRO_WINDOW
+    assert await armed.set_condition("*", kind, text="FOMC")
+    assert not await armed.set_condition("*", kind)
+    assert [one.text for one in await armed.conditions(ACCOUNT)] == ["FOMC"]
+    assert await armed.clear_condition("*", kind)
+    assert not await armed.clear_condition("*", kind)
+    actions = [row.action for row in await armed.list_audit()]
+    assert actions[-2:] == ["condition_set", "condition_cleared"]
+    assert await armed.verify_audit() == ()
