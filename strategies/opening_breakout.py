@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from domain.bar import Bar
-from domain.order import Side
+from domain.order import Side, TimeInForce
 from domain.plan import (
     FixedSize,
     PlanPrice,
@@ -35,6 +35,7 @@ QUIET_BEFORE_CLOSE = timedelta(minutes=35)
 FLAT_BEFORE_CLOSE = timedelta(minutes=4)
 SIGNAL_AGE_S_MAX = Decimal(300)
 WALK_INTERVAL_S = Decimal(60)
+PARTIAL_WAIT_S = Decimal("0.5")  # wall time: what is held stands unprotected for so long
 
 
 class Variation(NamedTuple):
@@ -47,15 +48,18 @@ class Variation(NamedTuple):
     stop_ticks: int
     target_ticks: tuple[int, ...]
     time_stop_s: int
+    time_in_force: TimeInForce = TimeInForce.DAY
 
 
 STANDARD = Variation("three tranches", 8, WalkStart.MID, 4, 10, (4, 7, 11), 1200)
 TAKER = Variation("taker, three tranches", 8, WalkStart.FAR, 2, 10, (3, 6, 9), 1200)
 PASSIVE = Variation("passive entry, may not fill", 8, WalkStart.NEAR, 0, 10, (4, 8, 12), 1200)
-LARGE = Variation("larger than displayed", 40, WalkStart.MID, 3, 10, (3, 6, 9), 1200)
+LARGE = Variation(
+    "larger than displayed, no waiting", 40, WalkStart.FAR, 0, 10, (3, 6, 9), 1200, TimeInForce.IOC
+)
 IMPATIENT = Variation("short time stop", 8, WalkStart.FAR, 2, 16, (24, 32, 40), 480)
 OVERSIZED = Variation("oversized, for the risk gate", 5000, WalkStart.MID, 2, 8, (4, 8, 14), 1200)
-MIX = (TAKER, STANDARD, PASSIVE, LARGE, TAKER, IMPATIENT, STANDARD, OVERSIZED, TAKER, PASSIVE)
+MIX = (TAKER, LARGE, STANDARD, PASSIVE, TAKER, IMPATIENT, STANDARD, OVERSIZED, LARGE, PASSIVE)
 FRACTIONS = (Decimal("0.5"), Decimal("0.25"), Decimal("0.25"))
 
 
@@ -95,6 +99,8 @@ def draft_of(variation: Variation, side: Side, context: StrategyContext) -> Plan
             steps_max=variation.steps,
             worst_offset=tick * (variation.steps + 1),
             max_time_s=WALK_INTERVAL_S * (variation.steps + 1),
+            time_in_force=variation.time_in_force,
+            partial_wait_s=PARTIAL_WAIT_S,
         ),
         stop=StopPlan(price=PlanPrice(offset=-side.sign * tick * variation.stop_ticks)),
         targets=tuple(
