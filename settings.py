@@ -36,7 +36,7 @@ OTHER_VARIABLES = frozenset(
     f"{ENVIRONMENT_PREFIX}{name}"
     for name in (
         *("CONFIG", "DATA_DIR", "FAILPOINT", "FAILPOINT_ONCE", "OPERATOR", "OPERATOR_SECRET"),
-        *("HYPOTHESIS_PROFILE", "ROLE", "BUILD_ID"),
+        *("HYPOTHESIS_PROFILE", "ROLE", "BUILD_ID", "READY_FILE"),
     )
 )
 _SIMULATOR_KEY_ID, _SIMULATOR_SECRET = "SIMULATOR", "simulator"

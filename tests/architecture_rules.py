@@ -127,7 +127,8 @@ IMPORT_TABLE: dict[str, FolderRule] = {
         _names("pydantic temporalio structlog opentelemetry prometheus_client"),
     ),
     "deploy": FolderRule(
-        _names("domain deploy observability"), _names("pydantic temporalio google.protobuf")
+        _names("domain deploy observability ledger.migrate"),
+        _names("pydantic temporalio google.protobuf asyncpg"),
     ),
 }
 EMPTY_INIT_FOLDERS = frozenset(IMPORT_TABLE)

@@ -104,6 +104,7 @@ class _Slot:
     name: str
     start: Callable[[], _Part]
     log_file: Path
+    restart: bool = True
     part: _Part | None = None
     restarts: int = 0
     started_at: float = 0.0
@@ -265,7 +266,7 @@ class Supervisor:
                 raise
             return child
 
-        self._add(_Slot(spec.name, start, log_file))
+        self._add(_Slot(spec.name, start, log_file, restart=spec.restart))
 
     def _add(self, slot: _Slot) -> None:
         self._slots.append(slot)
@@ -282,16 +283,21 @@ class Supervisor:
             slot.restarts = 0
         delay_s = min(RESTART_DELAY_FIRST_S * 2**slot.restarts, RESTART_DELAY_MAX_S)
         slot.restarts += 1
+        # Whatever it left in its session must not run beside its successor.
+        if slot.part is not None:
+            slot.part.kill()
         slot.part = None
         slot.not_before = time.monotonic() + delay_s
-        then = f"restart in {delay_s:g} s" if self._config.restart else "not restarted"
+        will_restart = self._config.restart and slot.restart
+        then = f"restart in {delay_s:g} s" if will_restart else "not restarted"
         self._config.report(
             f"{slot.name} ended with exit code {code} after {lived_s:.1f} s, {then}; "
             f"last lines of {slot.log_file}:\n{tail(slot.log_file)}"
         )
 
     def _restart_when_due(self, slot: _Slot) -> None:
-        if not self._config.restart or time.monotonic() < slot.not_before:
+        will_restart = self._config.restart and slot.restart
+        if not will_restart or time.monotonic() < slot.not_before:
             return
         try:
             self._start_slot(slot)

@@ -6,11 +6,13 @@ what they left behind by their process session.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +22,15 @@ from deploy.local import control
 from deploy.local.control import down, start_detached, status
 from deploy.local.processes import ChildSpec
 from deploy.local.runfile import RunInfo, run_file
+from deploy.local.stack import (
+    exchange_child,
+    prepare_ledger,
+    prepare_temporal,
+    stack_environment,
+)
 from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
+from deploy.temporal.lanes import OrderLane
+from ledger.migrate import current_revision, head_revision
 from tests.e2e.stack_program import small_child, stack
 
 GONE_TIMEOUT_S = 10.0
@@ -164,6 +174,28 @@ def test_child_that_dies_at_start_is_shown_with_its_log_and_nothing_stays(
         supervisor.start()
     assert all_gone(supervisor.info)
     assert not run_file(data_dir).exists()
+
+
+def test_stack_serves_a_migrated_ledger_a_prepared_namespace_and_the_exchange(
+    data_dir: Path,
+) -> None:
+    lane = OrderLane(account="demo", broker_requests_per_minute=200)
+    config = StackConfig(
+        data_dir=data_dir,
+        exchange=exchange_child(),
+        prepare=(prepare_ledger, prepare_temporal(lanes=[lane])),
+        web_ui=True,
+        fsync=False,
+    )
+    with Supervisor(config).running() as info:
+        assert asyncio.run(current_revision(info.ledger_dsn)) == head_revision()
+        assert stack_environment(info)["HOLDFAST_BROKER_TRADING_URL"] == info.exchange_url
+        for url in (f"{info.exchange_control_url}/sim/state", info.web_ui_url):
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                assert answer.status == 200
+    # A second start on the same data finds its ledger again.
+    with Supervisor(config).running() as info:
+        assert asyncio.run(current_revision(info.ledger_dsn)) == head_revision()
 
 
 def read_supervisor_pid(data_dir: Path) -> int:
