@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig
 from domain.ids import IntentKey, Purpose
+from domain.instrument import Instrument
+from domain.occ import option_instrument
 from domain.order import (
     OrderBody,
     OrderClass,
@@ -28,6 +32,9 @@ from domain.order import (
     Side,
     TimeInForce,
 )
+from simulator.config import ExchangeConfig, Listing
+from simulator.exchange import Exchange
+from simulator.server import SimulatorServer
 
 TIMEOUT_S = 0.5
 MARKET_NOW = datetime(2026, 3, 4, 15, 0, tzinfo=UTC)
@@ -85,6 +92,21 @@ class Fault:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+class Face(Protocol):
+    """What the shared cases need of a face."""
+
+    name: str
+    broker: AlpacaBroker
+
+    async def fault(self, kind: str, *, method: str, path: str = "*", **params: Any) -> None: ...
+
+    async def accepted(self, client_id: str) -> int: ...
+
+    async def fill(self, broker_order_id: str, quantity: str, price: str) -> None: ...
+
+    def write_count(self) -> int: ...
+
+
 class ScriptedFace:
     """A hand-written venue: enough of the wire to accept, refuse, look up and lose answers."""
 
@@ -120,6 +142,10 @@ class ScriptedFace:
     async def accepted(self, client_id: str) -> int:
         """How many orders the venue accepted under this client id."""
         return sum(order["client_order_id"] == client_id for order in self.orders.values())
+
+    def write_count(self) -> int:
+        """Requests that may have changed something."""
+        return sum(request.method != "GET" for request in self.requests)
 
     async def fill(self, broker_order_id: str, quantity: str, price: str) -> None:
         order = self.orders[broker_order_id]
@@ -319,6 +345,81 @@ class ScriptedFace:
         if "page_token" in query:
             rows = [row for row in rows if row["id"] > query["page_token"]]
         return httpx.Response(200, json=rows[: int(query["page_size"])])
+
+
+class SimulatedFace:
+    """The simulated exchange over real sockets; its journal is the oracle."""
+
+    name = "simulated"
+
+    def __init__(self, exchange: Exchange, server: SimulatorServer, *, timeout_s: float) -> None:
+        self.exchange = exchange
+        self.server = server
+        self.config = AlpacaConfig(
+            key_id="SIM-PAPER-KEY",
+            secret="sim-paper-secret",
+            trading_url=server.url,
+            stream_url=server.stream_url,
+            request_timeout_s=timeout_s,
+        )
+        self.broker = AlpacaBroker(self.config, now=lambda: MARKET_NOW)
+
+    async def fault(self, kind: str, *, method: str, path: str = "*", **params: Any) -> None:
+        """The next request of this method meets the fault, once."""
+        rule = {"kind": kind, "match": {"method": method, "path": path}, "params": params}
+        await self.control("faults", rule)
+
+    async def control(self, what: str, body: dict[str, Any]) -> None:
+        """Moves a lever of the control plane."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            reply = await client.post(f"{self.server.control_url}/sim/{what}", json=body)
+            reply.raise_for_status()
+
+    async def accepted(self, client_id: str) -> int:
+        """How many orders the journal shows as accepted under this client id."""
+        rows = self.exchange.journal.of("accepted")
+        return sum(row.get("client_id") == client_id for row in rows)
+
+    def write_count(self) -> int:
+        """Writing requests in the journal."""
+        return len(self.exchange.journal.of("request"))
+
+    async def fill(self, broker_order_id: str, quantity: str, price: str) -> None:
+        """Offers this much at this price for a moment; the resting buy takes it."""
+        order = self.exchange.order(broker_order_id)
+        assert order is not None
+        tick = Decimal("0.01")
+        ask = Decimal(price)
+        self.exchange.set_quote(order.symbol, ask - tick, ask, Decimal(1), Decimal(quantity))
+        self.show_market()
+
+    def show_market(self) -> None:
+        """The usual quote, above every buy limit of the cases and below every target."""
+        self.exchange.set_quote("ESX", Decimal("104.00"), Decimal("104.10"))
+
+
+OPTIONS = ("SPY261218C00600000", "SPY261218C00610000")
+
+
+@asynccontextmanager
+async def simulated_face(timeout_s: float = TIMEOUT_S) -> AsyncIterator[SimulatedFace]:
+    """A fresh exchange in step mode with one equity, one underlying and two calls."""
+    listings = (
+        Listing(Instrument(symbol="ESX")),
+        Listing(Instrument(symbol="SPY")),
+        *(Listing(option_instrument(symbol)) for symbol in OPTIONS),
+    )
+    config = ExchangeConfig(listings=listings, cash=Decimal(10_000_000), start=MARKET_NOW)
+    exchange = Exchange(config)
+    async with SimulatorServer(exchange) as server:
+        face = SimulatedFace(exchange, server, timeout_s=timeout_s)
+        face.show_market()
+        for symbol, bid in zip(OPTIONS, ("5.00", "2.00"), strict=True):
+            exchange.set_quote(symbol, Decimal(bid), Decimal(bid) + Decimal("0.10"))
+        try:
+            yield face
+        finally:
+            await face.broker.aclose()
 
 
 def _not_found() -> httpx.Response:

@@ -32,26 +32,45 @@ from domain.order import (
     Side,
     TimeInForce,
 )
-from tests.contract.broker_faces import MARKET_NOW, ScriptedFace, bracket, combo, intent
+from tests.contract.broker_faces import (
+    MARKET_NOW,
+    Face,
+    ScriptedFace,
+    bracket,
+    combo,
+    intent,
+    simulated_face,
+)
 
 CALL_A, CALL_B = "SPY261218C00600000", "SPY261218C00610000"
 MISSING = "00000000-0000-4000-8000-00000000dead"
 
 
 @pytest.fixture
-async def face() -> AsyncIterator[ScriptedFace]:
+async def scripted() -> AsyncIterator[ScriptedFace]:
     venue = ScriptedFace()
     yield venue
     await venue.aclose()
 
 
-async def placed(face: ScriptedFace, sequence: int, **options: Any) -> Accepted:
+@pytest.fixture(params=["scripted", "simulated"])
+async def face(request: pytest.FixtureRequest) -> AsyncIterator[Face]:
+    if request.param == "scripted":
+        venue = ScriptedFace()
+        yield venue
+        await venue.aclose()
+        return
+    async with simulated_face() as simulated:
+        yield simulated
+
+
+async def placed(face: Face, sequence: int, **options: Any) -> Accepted:
     outcome = await face.broker.place(intent(sequence, **options))
     assert isinstance(outcome, Accepted)
     return outcome
 
 
-async def test_bc01_limit_order_is_accepted_under_our_id(face: ScriptedFace) -> None:
+async def test_bc01_limit_order_is_accepted_under_our_id(face: Face) -> None:
     wish = intent(1, quantity="10", limit="100.25")
     outcome = await face.broker.place(wish)
     assert isinstance(outcome, Accepted)
@@ -62,9 +81,9 @@ async def test_bc01_limit_order_is_accepted_under_our_id(face: ScriptedFace) -> 
     assert await face.accepted(wish.client_id) == 1
 
 
-async def test_bc02_numbers_travel_as_plain_text(face: ScriptedFace) -> None:
-    await placed(face, 1, quantity="1E+2", limit="1650.50")
-    sent = face.requests[-1].content
+async def test_bc02_numbers_travel_as_plain_text(scripted: ScriptedFace) -> None:
+    await placed(scripted, 1, quantity="1E+2", limit="1650.50")
+    sent = scripted.requests[-1].content
     assert b'"qty":"100"' in sent
     assert b'"limit_price":"1650.50"' in sent
 
@@ -82,18 +101,18 @@ async def test_bc02_numbers_travel_as_plain_text(face: ScriptedFace) -> None:
     ],
 )
 async def test_bc03_refusal_with_a_code_is_rejected(
-    face: ScriptedFace, status: int, code: int, message: str
+    scripted: ScriptedFace, status: int, code: int, message: str
 ) -> None:
-    await face.fault(
+    await scripted.fault(
         "refuse", method="POST", status=status, body={"code": code, "message": message}
     )
     wish = intent(1)
-    outcome = await face.broker.place(wish)
+    outcome = await scripted.broker.place(wish)
     assert outcome == Rejected(code=str(code), text=message)
-    assert await face.accepted(wish.client_id) == 0
+    assert await scripted.accepted(wish.client_id) == 0
 
 
-async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace) -> None:
+async def test_bc04_held_quantity_is_told_with_its_numbers(scripted: ScriptedFace) -> None:
     body = {
         "code": 40310000,
         "message": "insufficient qty available for order",
@@ -101,8 +120,8 @@ async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace) -
         "held_for_orders": "10",
         "available": "0",
     }
-    await face.fault("refuse", method="POST", status=403, body=body)
-    outcome = await face.broker.place(intent(1, side=Side.SELL))
+    await scripted.fault("refuse", method="POST", status=403, body=body)
+    outcome = await scripted.broker.place(intent(1, side=Side.SELL))
     assert isinstance(outcome, Rejected)
     assert "held_for_orders=10 available=0" in outcome.text
 
@@ -121,7 +140,7 @@ async def test_bc04_held_quantity_is_told_with_its_numbers(face: ScriptedFace) -
     ],
 )
 async def test_bc05_accepted_without_an_answer_is_unknown_then_found(
-    face: ScriptedFace, kind: str, params: dict[str, Any]
+    face: Face, kind: str, params: dict[str, Any]
 ) -> None:
     """C2, C3: never rejected, never sent twice; the lookup by client id resolves it."""
     wish = intent(1)
@@ -133,7 +152,7 @@ async def test_bc05_accepted_without_an_answer_is_unknown_then_found(
     assert await face.accepted(wish.client_id) == 1
 
 
-async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: ScriptedFace) -> None:
+async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: Face) -> None:
     wish = intent(1)
     await face.fault("error_before", method="POST", status=503)
     assert isinstance(await face.broker.place(wish), UnknownOutcome)
@@ -143,7 +162,7 @@ async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: Scrip
 
 @pytest.mark.parametrize("kind", ["drop_reply", "error_before"])
 async def test_bc07_posting_the_same_id_again_leaves_exactly_one_order(
-    face: ScriptedFace, kind: str
+    face: Face, kind: str
 ) -> None:
     """C11: accepted or duplicate, both are one order."""
     wish = intent(1)
@@ -155,7 +174,7 @@ async def test_bc07_posting_the_same_id_again_leaves_exactly_one_order(
     assert await face.accepted(wish.client_id) == 1
 
 
-async def test_bc08_id_stays_taken_after_the_cancel(face: ScriptedFace) -> None:
+async def test_bc08_id_stays_taken_after_the_cancel(face: Face) -> None:
     outcome = await placed(face, 1)
     assert await face.broker.cancel(outcome.order.broker_order_id) == CancelRequested()
     assert isinstance(await face.broker.place(intent(1)), Duplicate)
@@ -176,7 +195,7 @@ async def test_bc08_id_stays_taken_after_the_cancel(face: ScriptedFace) -> None:
     ],
 )
 async def test_bc09_rate_limit_is_not_executed_with_a_bounded_wait(
-    face: ScriptedFace, header: str | None, wait_s: float | None
+    face: Face, header: str | None, wait_s: float | None
 ) -> None:
     """C4."""
     wish = intent(1)
@@ -196,14 +215,14 @@ async def test_bc09_rate_limit_is_not_executed_with_a_bounded_wait(
     ],
 )
 async def test_bc10_refused_keys_are_auth_needed(
-    face: ScriptedFace, status: int, body: Any
+    scripted: ScriptedFace, status: int, body: Any
 ) -> None:
     """F6."""
-    face.answer("POST", "/v2/orders", status, body)
-    face.answer("GET", "/v2/orders", status, body)
-    assert isinstance(await face.broker.place(intent(1)), AuthNeeded)
+    scripted.answer("POST", "/v2/orders", status, body)
+    scripted.answer("GET", "/v2/orders", status, body)
+    assert isinstance(await scripted.broker.place(intent(1)), AuthNeeded)
     with pytest.raises(Refused) as refused:
-        await face.broker.open_orders()
+        await scripted.broker.open_orders()
     assert refused.value.code == "AUTH_NEEDED"
 
 
@@ -225,30 +244,32 @@ async def test_bc10_refused_keys_are_auth_needed(
     ],
 )
 async def test_bc11_answer_that_the_venue_did_not_write_is_unknown(
-    face: ScriptedFace, status: int, content: bytes
+    scripted: ScriptedFace, status: int, content: bytes
 ) -> None:
     """§3 row 60: after a send only the venue's own words are definite."""
-    face.answer("POST", "/v2/orders", status, content=content)
-    assert isinstance(await face.broker.place(intent(1)), UnknownOutcome)
+    scripted.answer("POST", "/v2/orders", status, content=content)
+    assert isinstance(await scripted.broker.place(intent(1)), UnknownOutcome)
 
 
 @pytest.mark.parametrize("bad_id", [None, 17, "", 1.5, "a b", "x" * 129])
-async def test_bc12_order_without_a_proper_id_is_unknown(face: ScriptedFace, bad_id: Any) -> None:
+async def test_bc12_order_without_a_proper_id_is_unknown(
+    scripted: ScriptedFace, bad_id: Any
+) -> None:
     """§3 row 59."""
     wish = intent(1)
     body = {"id": bad_id, "client_order_id": wish.client_id, "status": "new", "qty": "10"}
-    face.answer("POST", "/v2/orders", 200, body)
-    outcome = await face.broker.place(wish)
+    scripted.answer("POST", "/v2/orders", 200, body)
+    outcome = await scripted.broker.place(wish)
     assert isinstance(outcome, UnknownOutcome)
     assert "BROKER_ID_TYPE" in outcome.reason
 
 
-async def test_bc13_answer_about_another_order_is_unknown(face: ScriptedFace) -> None:
-    face.answer("POST", "/v2/orders", 200, {"id": "x", "client_order_id": "y", "status": "new"})
-    assert isinstance(await face.broker.place(intent(1)), UnknownOutcome)
+async def test_bc13_answer_about_another_order_is_unknown(scripted: ScriptedFace) -> None:
+    scripted.answer("POST", "/v2/orders", 200, {"id": "x", "client_order_id": "y", "status": "new"})
+    assert isinstance(await scripted.broker.place(intent(1)), UnknownOutcome)
 
 
-async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: ScriptedFace) -> None:
+async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: Face) -> None:
     """D5."""
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "10", "100.00")
@@ -258,7 +279,7 @@ async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: ScriptedFac
     assert (after.status, after.filled_quantity) == (BrokerOrderStatus.FILLED, Decimal(10))
 
 
-async def test_bc15_cancel_of_a_missing_order_is_not_found(face: ScriptedFace) -> None:
+async def test_bc15_cancel_of_a_missing_order_is_not_found(face: Face) -> None:
     assert isinstance(await face.broker.cancel(MISSING), OrderNotFound)
     assert await face.broker.order(MISSING) is None
 
@@ -272,7 +293,7 @@ async def test_bc15_cancel_of_a_missing_order_is_not_found(face: ScriptedFace) -
     ],
 )
 async def test_bc16_cancel_without_an_answer_is_never_a_confirmation(
-    face: ScriptedFace, kind: str, expected: type
+    face: Face, kind: str, expected: type
 ) -> None:
     """D4."""
     order = (await placed(face, 1)).order
@@ -280,7 +301,7 @@ async def test_bc16_cancel_without_an_answer_is_never_a_confirmation(
     assert isinstance(await face.broker.cancel(order.broker_order_id), expected)
 
 
-async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: ScriptedFace) -> None:
+async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: Face) -> None:
     old = (await placed(face, 1, limit="100.00")).order
     wish = intent(2, limit="100.25")
     outcome = await face.broker.replace(old.broker_order_id, wish)
@@ -294,7 +315,7 @@ async def test_bc17_replace_makes_a_new_order_linked_to_the_old(face: ScriptedFa
     assert before.replaced_by_broker_id == outcome.order.broker_order_id
 
 
-async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: ScriptedFace) -> None:
+async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: Face) -> None:
     """D1."""
     old = (await placed(face, 1)).order
     wish = intent(2, limit="101.00")
@@ -303,7 +324,7 @@ async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(face: Scrip
     assert await face.broker.order_by_client_id(wish.client_id) is not None
 
 
-async def test_bc19_replace_of_a_done_order_is_rejected(face: ScriptedFace) -> None:
+async def test_bc19_replace_of_a_done_order_is_rejected(face: Face) -> None:
     old = (await placed(face, 1)).order
     await face.fill(old.broker_order_id, "10", "100.00")
     outcome = await face.broker.replace(old.broker_order_id, intent(2, limit="101.00"))
@@ -311,7 +332,7 @@ async def test_bc19_replace_of_a_done_order_is_rejected(face: ScriptedFace) -> N
     assert outcome.code == "42210000"
 
 
-async def test_bc20_bracket_children_name_their_parent(face: ScriptedFace) -> None:
+async def test_bc20_bracket_children_name_their_parent(face: Face) -> None:
     outcome = await face.broker.place(bracket(1))
     assert isinstance(outcome, Accepted)
     order = outcome.order
@@ -327,7 +348,9 @@ async def test_bc20_bracket_children_name_their_parent(face: ScriptedFace) -> No
     assert len(listed.legs) == 2
 
 
-async def test_bc21_oco_target_is_the_parent_of_its_stop(face: ScriptedFace) -> None:
+async def test_bc21_oco_target_is_the_parent_of_its_stop(face: Face) -> None:
+    held = (await placed(face, 2)).order
+    await face.fill(held.broker_order_id, "10", "100.00")
     wish = intent(
         1,
         side=Side.SELL,
@@ -345,26 +368,23 @@ async def test_bc21_oco_target_is_the_parent_of_its_stop(face: ScriptedFace) -> 
     assert (stop.side, stop.stop_price) == (Side.SELL, Decimal(95))
 
 
-async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace) -> None:
+async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: Face) -> None:
     legs = (
         OrderLeg(symbol=CALL_A, side=Side.BUY),
-        OrderLeg(symbol=CALL_B, side=Side.SELL, ratio=2, effect=OpenClose.CLOSE),
+        OrderLeg(symbol=CALL_B, side=Side.SELL),
     )
-    outcome = await face.broker.place(combo(1, "-1.25", legs))
+    outcome = await face.broker.place(combo(1, "1.25", legs))
     assert isinstance(outcome, Accepted)
     order = outcome.order
     assert (order.order_class, order.limit_price, order.symbol) == (
         OrderClass.COMBO,
-        Decimal("-1.25"),
+        Decimal("1.25"),
         "",
     )
     assert [(leg.symbol, leg.quantity) for leg in order.legs] == [
         (CALL_A, Decimal(10)),
-        (CALL_B, Decimal(20)),
+        (CALL_B, Decimal(10)),
     ]
-    sent = face.requests[-1].content
-    assert b'"position_intent":"sell_to_close"' in sent
-    assert b'"symbol":"SPY",' not in sent
 
 
 @pytest.mark.parametrize(
@@ -381,28 +401,28 @@ async def test_bc22_combo_has_a_net_price_and_legs_with_ids(face: ScriptedFace) 
     ],
 )
 async def test_bc23_body_that_the_wire_cannot_say_is_rejected_unsent(
-    face: ScriptedFace, wish: Any
+    scripted: ScriptedFace, wish: Any
 ) -> None:
-    outcome = await face.broker.place(wish)
+    outcome = await scripted.broker.place(wish)
     assert isinstance(outcome, Rejected)
     assert outcome.code == "ORDER_BODY_INVALID"
-    assert face.requests == []
+    assert scripted.requests == []
 
 
-async def test_bc24_partial_fills_come_once_each_in_order(face: ScriptedFace) -> None:
+async def test_bc24_partial_fills_come_once_each_in_order(face: Face) -> None:
     """I7: the fill key names order and cumulative quantity."""
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "3", "100.00")
-    await face.fill(order.broker_order_id, "7", "100.25")
+    await face.fill(order.broker_order_id, "7", "100.00")
     page = await face.broker.executions_since(None)
     name = order.broker_order_id
     assert [fill.fill_key for fill in page.fills] == [f"{name}:3", f"{name}:10"]
     assert [fill.quantity for fill in page.fills] == [3, 7]
-    assert [fill.price for fill in page.fills] == [Decimal("100.00"), Decimal("100.25")]
+    assert [fill.price for fill in page.fills] == [Decimal("100.00")] * 2
     assert not page.has_more
 
 
-async def test_bc25_paging_loses_and_doubles_no_execution(face: ScriptedFace) -> None:
+async def test_bc25_paging_loses_and_doubles_no_execution(face: Face) -> None:
     """F1: 350 fills, three to the millisecond, read page by page while more arrive."""
     order = (await placed(face, 1, quantity="400")).order
     for _ in range(350):
@@ -426,27 +446,29 @@ async def test_bc25_paging_loses_and_doubles_no_execution(face: ScriptedFace) ->
     assert set(keys) == {f"{order.broker_order_id}:{n}" for n in range(1, 401)}
 
 
-async def test_bc26_late_row_that_sorts_before_the_cursor_is_still_read(face: ScriptedFace) -> None:
-    order = (await placed(face, 1)).order
-    await face.fill(order.broker_order_id, "4", "100.00")
-    cursor = (await face.broker.executions_since(None)).cursor
-    await face.fill(order.broker_order_id, "6", "100.00")
+async def test_bc26_late_row_that_sorts_before_the_cursor_is_still_read(
+    scripted: ScriptedFace,
+) -> None:
+    order = (await placed(scripted, 1)).order
+    await scripted.fill(order.broker_order_id, "4", "100.00")
+    cursor = (await scripted.broker.executions_since(None)).cursor
+    await scripted.fill(order.broker_order_id, "6", "100.00")
     # The same millisecond, but a random part below the one that was read already.
-    face.activities[-1]["id"] = face.activities[0]["id"].split("::")[0] + "::!"
-    page = await face.broker.executions_since(cursor)
+    scripted.activities[-1]["id"] = scripted.activities[0]["id"].split("::")[0] + "::!"
+    page = await scripted.broker.executions_since(cursor)
     assert f"{order.broker_order_id}:10" in {fill.fill_key for fill in page.fills}
 
 
-async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace) -> None:
+async def test_bc27_bad_rows_are_told_and_hide_no_others(scripted: ScriptedFace) -> None:
     """§3 rows 59 and 62."""
-    order = (await placed(face, 1)).order
+    order = (await placed(scripted, 1)).order
     for _ in range(3):
-        await face.fill(order.broker_order_id, "1", "100.00")
-    face.activities[0]["order_id"] = None
-    face.activities[1]["price"] = "0"
-    at = face.activities[0]["transaction_time"]
+        await scripted.fill(order.broker_order_id, "1", "100.00")
+    scripted.activities[0]["order_id"] = None
+    scripted.activities[1]["price"] = "0"
+    at = scripted.activities[0]["transaction_time"]
     for number, amount in (("1", "NaN"), ("2", "-0.03")):
-        face.activities.append(
+        scripted.activities.append(
             {
                 "activity_type": "FEE",
                 "id": f"20260304000000000::fee{number}",
@@ -454,7 +476,7 @@ async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace) -> 
                 "transaction_time": at,
             }
         )
-    page = await face.broker.executions_since(None)
+    page = await scripted.broker.executions_since(None)
     assert [fill.cumulative_quantity for fill in page.fills] == [3]
     assert sorted(problem.code for problem in page.problems) == [
         "BROKER_ID_TYPE",
@@ -467,48 +489,50 @@ async def test_bc27_bad_rows_are_told_and_hide_no_others(face: ScriptedFace) -> 
 @pytest.mark.parametrize(
     "cursor", ["", "garbage", "p|x|y|z", "t|2026-03-04", "p|2026-03-04T00:00Z|"]
 )
-async def test_bc28_foreign_cursor_is_refused(face: ScriptedFace, cursor: str) -> None:
+async def test_bc28_foreign_cursor_is_refused(scripted: ScriptedFace, cursor: str) -> None:
     with pytest.raises(BadInput, match="PAGE_INVALID"):
-        await face.broker.executions_since(cursor)
-    assert face.requests == []
+        await scripted.broker.executions_since(cursor)
+    assert scripted.requests == []
 
 
-async def test_bc29_more_than_one_page_of_open_orders_is_complete(face: ScriptedFace) -> None:
+async def test_bc29_more_than_one_page_of_open_orders_is_complete(scripted: ScriptedFace) -> None:
     for sequence in range(1, 1203):
-        await placed(face, sequence)
-    orders = await face.broker.open_orders()
+        await placed(scripted, sequence)
+    orders = await scripted.broker.open_orders()
     assert len(orders) == len({order.broker_order_id for order in orders}) == 1202
-    pages = [r for r in face.requests if r.method == "GET"]
+    pages = [r for r in scripted.requests if r.method == "GET"]
     assert len(pages) == 3
 
 
-async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(face: ScriptedFace) -> None:
-    order = (await placed(face, 1)).order
-    row = face.orders[order.broker_order_id]
-    face.answer("GET", "/v2/orders", 200, [{**row, "id": f"o{n}"} for n in range(500)])
+async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(
+    scripted: ScriptedFace,
+) -> None:
+    order = (await placed(scripted, 1)).order
+    row = scripted.orders[order.broker_order_id]
+    scripted.answer("GET", "/v2/orders", 200, [{**row, "id": f"o{n}"} for n in range(500)])
     with pytest.raises(Uncertain) as stuck:
-        await face.broker.open_orders()
+        await scripted.broker.open_orders()
     assert stuck.value.code == "PAGE_STUCK"
 
 
-async def test_bc31_one_unreadable_order_makes_the_list_an_error(face: ScriptedFace) -> None:
+async def test_bc31_one_unreadable_order_makes_the_list_an_error(scripted: ScriptedFace) -> None:
     """R6: missing is not flat."""
-    order = (await placed(face, 1)).order
-    row = face.orders[order.broker_order_id]
-    face.answer("GET", "/v2/orders", 200, [row, {**row, "id": None}])
+    order = (await placed(scripted, 1)).order
+    row = scripted.orders[order.broker_order_id]
+    scripted.answer("GET", "/v2/orders", 200, [row, {**row, "id": None}])
     with pytest.raises(Uncertain) as odd:
-        await face.broker.open_orders()
+        await scripted.broker.open_orders()
     assert odd.value.code == "BROKER_ID_TYPE"
 
 
 @pytest.mark.parametrize("word", ["pending_review_two", "", None, 7])
 async def test_bc32_unknown_status_is_unknown_beside_the_word(
-    face: ScriptedFace, word: Any
+    scripted: ScriptedFace, word: Any
 ) -> None:
     """§3 row 57."""
-    order = (await placed(face, 1)).order
-    face.orders[order.broker_order_id]["status"] = word
-    seen = await face.broker.order(order.broker_order_id)
+    order = (await placed(scripted, 1)).order
+    scripted.orders[order.broker_order_id]["status"] = word
+    seen = await scripted.broker.order(order.broker_order_id)
     assert seen is not None
     assert seen.status is BrokerOrderStatus.UNKNOWN
     assert seen.raw_status == (word if isinstance(word, str) else "")
@@ -525,7 +549,7 @@ async def test_bc32_unknown_status_is_unknown_beside_the_word(
         ("truncated", "BROKER_BAD_BODY"),
     ],
 )
-async def test_bc33_failed_read_may_be_repeated(face: ScriptedFace, kind: str, code: str) -> None:
+async def test_bc33_failed_read_may_be_repeated(face: Face, kind: str, code: str) -> None:
     order = (await placed(face, 1)).order
     await face.fault(kind, method="GET")
     with pytest.raises(Transient) as failed:
@@ -534,46 +558,49 @@ async def test_bc33_failed_read_may_be_repeated(face: ScriptedFace, kind: str, c
     assert await face.broker.order(order.broker_order_id) is not None
 
 
-async def test_bc34_page_of_a_proxy_is_not_a_missing_order(face: ScriptedFace) -> None:
+async def test_bc34_page_of_a_proxy_is_not_a_missing_order(scripted: ScriptedFace) -> None:
     """C5: a 404 that the venue did not write proves even less."""
-    face.answer("GET", f"/v2/orders/{MISSING}", 404, content=b"<html>no route</html>")
+    scripted.answer("GET", f"/v2/orders/{MISSING}", 404, content=b"<html>no route</html>")
     with pytest.raises(Transient):
-        await face.broker.order(MISSING)
+        await scripted.broker.order(MISSING)
 
 
-async def test_bc35_bulk_cancel_names_what_was_taken(face: ScriptedFace) -> None:
+async def test_bc35_bulk_cancel_names_what_was_taken(face: Face) -> None:
     first, second = [(await placed(face, n)).order for n in (1, 2)]
     assert set(await face.broker.cancel_all()) == {first.broker_order_id, second.broker_order_id}
+
+
+async def test_bc40_bulk_cancel_leaves_out_what_was_refused(scripted: ScriptedFace) -> None:
     body = [
         {"id": "a", "status": 200},
         {"id": "b", "status": 500, "body": {"code": 50010000, "message": "failed"}},
     ]
-    face.answer("DELETE", "/v2/orders", 207, body)
-    assert await face.broker.cancel_all() == ("a",)
-    face.answer("DELETE", "/v2/orders", 500, {"message": "no"})
+    scripted.answer("DELETE", "/v2/orders", 207, body)
+    assert await scripted.broker.cancel_all() == ("a",)
+    scripted.answer("DELETE", "/v2/orders", 500, {"message": "no"})
     with pytest.raises(Uncertain):
-        await face.broker.cancel_all()
+        await scripted.broker.cancel_all()
 
 
-async def test_bc36_dry_run_reads_and_never_writes(face: ScriptedFace) -> None:
+async def test_bc36_dry_run_reads_and_never_writes(face: Face) -> None:
     order = (await placed(face, 1)).order
     dry = DryRunBroker(face.broker)
     wish = intent(2)
-    writes = len([r for r in face.requests if r.method != "GET"])
+    writes = face.write_count()
     assert await dry.place(wish) == Rejected(code="DRY_RUN", text="dry run: nothing was sent")
     replaced = await dry.replace(order.broker_order_id, intent(3))
     assert isinstance(replaced, Rejected)
     cancelled = await dry.cancel(order.broker_order_id)
     assert isinstance(cancelled, NotExecuted)
     assert await dry.cancel_all() == ()
-    assert len([r for r in face.requests if r.method != "GET"]) == writes
+    assert face.write_count() == writes
     assert [write.verb for write in dry.recorded] == ["place", "replace", "cancel", "cancel_all"]
     assert dry.recorded[0].intent == wish
     assert await dry.order(order.broker_order_id) == order
     assert await dry.open_orders() == (order,)
 
 
-async def test_bc37_orders_since_finds_done_orders_too(face: ScriptedFace) -> None:
+async def test_bc37_orders_since_finds_done_orders_too(face: Face) -> None:
     order = (await placed(face, 1)).order
     await face.fill(order.broker_order_id, "10", "100.00")
     since = MARKET_NOW - timedelta(hours=1)
@@ -582,18 +609,34 @@ async def test_bc37_orders_since_finds_done_orders_too(face: ScriptedFace) -> No
     assert await face.broker.orders_since(MARKET_NOW + timedelta(hours=1)) == ()
 
 
-async def test_bc38_foreign_id_cannot_leave_its_folder(face: ScriptedFace) -> None:
-    assert await face.broker.order("../account") is None
-    assert await face.broker.order("..") is None
-    assert all(r.url.raw_path.startswith(b"/v2/orders/") for r in face.requests)
+async def test_bc38_foreign_id_cannot_leave_its_folder(scripted: ScriptedFace) -> None:
+    assert await scripted.broker.order("../account") is None
+    assert await scripted.broker.order("..") is None
+    assert all(r.url.raw_path.startswith(b"/v2/orders/") for r in scripted.requests)
     with pytest.raises(Refused) as unknown:
-        await face.broker.asset("../x")
+        await scripted.broker.asset("../x")
     assert unknown.value.code == "SYMBOL_UNKNOWN"
 
 
-async def test_bc39_first_cursor_is_the_start_of_the_venues_day(face: ScriptedFace) -> None:
-    page = await face.broker.executions_since(None)
-    query = next(r for r in face.requests if r.url.path.endswith("activities")).url.params
+async def test_bc39_first_cursor_is_the_start_of_the_venues_day(scripted: ScriptedFace) -> None:
+    page = await scripted.broker.executions_since(None)
+    query = next(r for r in scripted.requests if r.url.path.endswith("activities")).url.params
     midnight = MARKET_NOW.replace(hour=0)
     assert timedelta(0) < midnight - datetime.fromisoformat(query["after"]) <= timedelta(minutes=1)
     assert page.cursor == f"t|{midnight:%Y-%m-%dT%H:%M:%S}Z"
+
+
+async def test_bc41_combo_legs_say_open_or_close_and_the_top_has_no_symbol(
+    scripted: ScriptedFace,
+) -> None:
+    legs = (
+        OrderLeg(symbol=CALL_A, side=Side.BUY),
+        OrderLeg(symbol=CALL_B, side=Side.SELL, ratio=2, effect=OpenClose.CLOSE),
+    )
+    outcome = await scripted.broker.place(combo(1, "-1.25", legs))
+    assert isinstance(outcome, Accepted)
+    assert [leg.quantity for leg in outcome.order.legs] == [Decimal(10), Decimal(20)]
+    sent = scripted.requests[-1].content
+    assert b'"limit_price":"-1.25"' in sent
+    assert b'"position_intent":"sell_to_close"' in sent
+    assert b'"symbol":"SPY",' not in sent
