@@ -65,11 +65,12 @@ def rule_faults(plan: TradePlan, context: PlanContext) -> tuple[BadInput, ...]:
     """All broken rules. A rule that finds the legs unreadable ends the list: others need them."""
     faults: list[BadInput] = []
     for rule in _RULES:
+        before = len(faults)
         try:
             faults.extend(rule(plan, context))
         except BadInput as error:
             faults.append(error)
-        if faults and rule is _legs:
+        if rule is _legs and len(faults) > before:
             break
     return tuple(faults)
 
