@@ -55,7 +55,7 @@ STANDARD = Variation("three tranches", 8, WalkStart.MID, 4, 10, (4, 7, 11), 1200
 TAKER = Variation("taker, three tranches", 8, WalkStart.FAR, 2, 10, (3, 6, 9), 1200)
 PASSIVE = Variation("passive entry, may not fill", 8, WalkStart.NEAR, 0, 10, (4, 8, 12), 1200)
 LARGE = Variation(
-    "larger than displayed, no waiting", 40, WalkStart.FAR, 0, 10, (3, 6, 9), 1200, TimeInForce.IOC
+    "larger than displayed, no waiting", 14, WalkStart.FAR, 0, 10, (3, 6, 9), 1200, TimeInForce.IOC
 )
 IMPATIENT = Variation("short time stop", 8, WalkStart.FAR, 2, 16, (24, 32, 40), 480)
 OVERSIZED = Variation("oversized, for the risk gate", 5000, WalkStart.MID, 2, 8, (4, 8, 14), 1200)
