@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from domain.base import Frozen
@@ -33,7 +34,7 @@ from marketdata.cells import float_text, named_zone, number_cell, time_cell
 from marketdata.events import EventKind, TapeEvent, interleave, open_text
 
 PROBLEMS_MAX = 20
-CELL_MAX = 4096
+LINE_MAX = 65_536
 ROWS_MAX = 5_000_000
 SYNTHETIC_LABEL = "quotes synthetic: last trade ± 1 tick"
 _TIME_COLUMNS = ("time_utc", "ts_utc", "time", "timestamp")
@@ -197,6 +198,8 @@ def _read(path: Path, symbol: str | None, zone_name: str | None) -> _Table:
             cells = next(rows, None)
             if cells is None:
                 break
+            if row_number > ROWS_MAX:
+                raise BadInput("CSV_ROW", where, "", _UNREADABLE)
             if not any(cells):
                 raise BadInput("CSV_ROW", where, "", "no blank line")
             if len(cells) != len(header):
@@ -207,8 +210,6 @@ def _read(path: Path, symbol: str | None, zone_name: str | None) -> _Table:
             table.problems.append(error)
             if error.allowed == _UNREADABLE:
                 break
-    if row_number > ROWS_MAX:
-        raise BadInput("CSV_ROW", "rows", row_number, f"<= {ROWS_MAX}")
     if table.shape in ("bar", "quote_bar"):
         _close_bars(table)
     # One instrument is in order by now; several in one file may be written one after another.
@@ -216,14 +217,13 @@ def _read(path: Path, symbol: str | None, zone_name: str | None) -> _Table:
     return table
 
 
-_UNREADABLE = "readable text"
+_UNREADABLE = "at most 5,000,000 readable rows of at most 64 KiB"
 
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(CELL_MAX)
     try:
         with open_text(path, "r") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(_bounded_lines(file), strict=True)
             for row in reader:
                 if any("\n" in cell or "\r" in cell for cell in row):
                     raise BadInput("CSV_ROW", f"row {reader.line_num}", row[0], _UNREADABLE)
@@ -232,6 +232,16 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
         raise BadInput("FILE_NOT_FOUND", "tape", path.name, "an existing file") from None
     except (csv.Error, UnicodeDecodeError, EOFError, OSError) as error:
         raise BadInput("CSV_ROW", "file", str(error), _UNREADABLE) from None
+
+
+def _bounded_lines(file: TextIO) -> Iterator[str]:
+    """Lines of a file that may hold anything: a gigabyte without a line end is never read."""
+    number = 0
+    while line := file.readline(LINE_MAX):
+        number += 1
+        if len(line) == LINE_MAX and not line.endswith("\n"):
+            raise BadInput("CSV_ROW", f"row {number}", line, _UNREADABLE)
+        yield line
 
 
 def _parquet_rows(path: Path) -> Iterator[list[str]]:
