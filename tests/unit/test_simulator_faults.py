@@ -1,0 +1,397 @@
+"""Every seeded fault does what its name says, once, and is journalled (architecture §9)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from simulator.app import AlpacaFace, build_app
+from simulator.clock import SimClock
+from simulator.config import ApiKey
+from simulator.faults import FaultBoard, FaultKind
+from simulator.orders import ReplaceRequest, Status
+from simulator.refusals import Refusal
+from simulator.server import SimulatorServer
+from tests.unit.simulator_rig import SYMBOL, advance_s, exchange, hold, oco, order, quote
+
+D = Decimal
+HEADERS = {"APCA-API-KEY-ID": "SIM-PAPER-KEY", "APCA-API-SECRET-KEY": "sim-paper-secret"}
+DEADLINE_S = 10.0
+
+
+class Rig:
+    """One exchange on real sockets with a plain HTTP client."""
+
+    def __init__(self, server: SimulatorServer, client: httpx.AsyncClient) -> None:
+        self.server = server
+        self.client = client
+        self.venue = server.exchange
+
+    async def place(self, client_id: str, **body: Any) -> httpx.Response:
+        sent = {
+            "symbol": SYMBOL,
+            "qty": "10",
+            "side": "buy",
+            "type": "limit",
+            "limit_price": "99.00",
+            "time_in_force": "day",
+            "client_order_id": client_id,
+            **body,
+        }
+        return await self.client.post("/v2/orders", json=sent)
+
+    async def fault(self, kind: str, match: dict[str, Any] | None = None, **params: Any) -> None:
+        body = {"kind": kind, "match": match or {}, "params": params}
+        answer = await self.client.post(self.server.control_url + "/sim/faults", json=body)
+        assert answer.status_code == 200, answer.text
+
+    async def lookup(self, client_id: str) -> httpx.Response:
+        return await self.client.get(
+            "/v2/orders:by_client_order_id", params={"client_order_id": client_id}
+        )
+
+
+@pytest_asyncio.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with (
+        SimulatorServer(exchange()) as server,
+        httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=5) as client,
+    ):
+        yield Rig(server, client)
+
+
+async def test_dropped_reply_leaves_an_accepted_order(rig: Rig) -> None:
+    """C2: the connection is really cut; the order is really there."""
+    await rig.fault("drop_reply", {"method": "POST", "client_id": "lost*"})
+    with pytest.raises(httpx.TransportError):
+        await rig.place("lost-1")
+    assert (await rig.lookup("lost-1")).json()["status"] == "new"
+    again = await rig.place("lost-1")
+    assert (again.status_code, again.json()["message"]) == (422, "client_order_id must be unique")
+    assert len(rig.venue.journal.of("accepted")) == 1
+
+
+async def test_late_reply_comes_after_the_client_gave_up(rig: Rig) -> None:
+    await rig.fault("late_reply", {"method": "POST"}, delay_s=0.5)
+    with pytest.raises(httpx.ReadTimeout):
+        await asyncio.wait_for(_short(rig, "late"), DEADLINE_S)
+    assert rig.venue.order_by_client_id("late") is not None
+
+
+async def _short(rig: Rig, client_id: str) -> None:
+    rig.client.timeout = httpx.Timeout(0.1)
+    await rig.place(client_id)
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "status", "is_accepted"),
+    [
+        ("error_before", {}, 503, False),
+        ("error_before", {"status": 500}, 500, False),
+        ("error_after", {"status": 504}, 504, True),
+        ("rate_limited", {"retry_after": 7}, 429, False),
+        ("rate_limited", {}, 429, False),
+        ("truncated", {}, 200, True),
+        ("html", {}, 200, True),
+        ("reject", {"text": "restricted"}, 403, False),
+        ("slow", {"delay_s": 0.01}, 200, True),
+    ],
+)
+async def test_reply_fault_strikes_once_before_or_after_the_order(
+    rig: Rig, kind: str, params: dict[str, Any], status: int, is_accepted: bool
+) -> None:
+    """C3, C4."""
+    await rig.fault(kind, {"client_id": "hit"}, **params)
+    answer = await rig.place("hit")
+    assert answer.status_code == status
+    assert (rig.venue.order_by_client_id("hit") is not None) is is_accepted
+    assert answer.headers.get("retry-after") == (
+        str(params["retry_after"]) if "retry_after" in params else None
+    )
+    if kind in ("truncated", "html"):
+        with pytest.raises(json.JSONDecodeError):
+            answer.json()
+    assert (await rig.place("miss")).status_code == 200
+    state = (await rig.client.get(rig.server.control_url + "/sim/state")).json()
+    assert state["faults_fired"] == {kind: 1}
+    assert [row["fault"] for row in rig.venue.journal.of("fault")] == [kind]
+
+
+async def test_lookup_lag_hides_an_order_until_market_time_has_passed(rig: Rig) -> None:
+    """C5: 404, then it appears, by client id and by id."""
+    await rig.fault("lookup_lag", {"client_id": "shy"}, lag_s=5)
+    placed = (await rig.place("shy")).json()
+    assert (await rig.lookup("shy")).status_code == 404
+    assert (await rig.client.get(f"/v2/orders/{placed['id']}")).status_code == 404
+    body = {"advance_s": 5}
+    await rig.client.post(rig.server.control_url + "/sim/clock", json=body)
+    assert (await rig.lookup("shy")).json()["id"] == placed["id"]
+
+
+async def test_nth_and_count_choose_the_occasion(rig: Rig) -> None:
+    await rig.fault("error_before", {"method": "POST", "nth": 2, "count": 2})
+    statuses = [(await rig.place(f"n-{n}")).status_code for n in range(4)]
+    assert statuses == [200, 503, 503, 200]
+
+
+async def test_unknown_fault_or_body_is_422_with_its_reason(rig: Rig) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"kind": "gremlin"},
+        {"kind": "reject", "matsch": 1},
+        {"match": {}},
+    ]
+    for body in bodies:
+        answer = await rig.client.post(rig.server.control_url + "/sim/faults", json=body)
+        assert answer.status_code == 422
+
+
+async def test_control_plane_moves_market_and_gives_the_journal(rig: Rig) -> None:
+    control = rig.server.control_url
+    await rig.place("resting")
+    quoted = {"symbol": SYMBOL, "bid": "98.50", "ask": "98.75"}
+    await rig.client.post(control + "/sim/quote", json=quoted)
+    rows = (await rig.client.get(control + "/sim/journal")).text.splitlines()
+    assert [json.loads(row)["kind"] for row in rows] == [
+        "start",
+        "request",
+        "accepted",
+        "fill",
+        "position",
+        "cash",
+    ]
+    rest = (await rig.client.get(control + "/sim/journal", params={"after": 4})).text
+    assert len(rest.splitlines()) == 2
+    await rig.client.post(control + "/sim/halt", json={"symbol": SYMBOL})
+    state = (await rig.client.get(control + "/sim/state")).json()
+    assert state["quotes"][SYMBOL]["halted"] is True
+    assert state["positions"] == {SYMBOL: "10"}
+    gone = {"kind": "position", "symbol": SYMBOL, "quantity": "0"}
+    await rig.client.post(control + "/sim/event", json=gone)
+    assert (await rig.client.get("/v2/positions")).json() == []
+    bad = await rig.client.post(control + "/sim/quote", json={"symbol": "NOPE", "bid": 1, "ask": 2})
+    assert bad.status_code == 422
+
+
+async def test_key_of_the_other_mode_is_403_and_an_unknown_key_401() -> None:
+    keys = (ApiKey(), ApiKey("LIVE", "live-secret", "live"))
+    app = build_app(exchange(keys=keys))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://sim") as client:
+        live = {"APCA-API-KEY-ID": "LIVE", "APCA-API-SECRET-KEY": "live-secret"}
+        assert (await client.get("/v2/account", headers=HEADERS)).status_code == 200
+        assert (await client.get("/v2/account", headers=live)).status_code == 403
+        assert (await client.get("/v2/account")).status_code == 401
+
+
+async def test_budget_answers_429_on_a_running_clock_and_scales_with_speed() -> None:
+    for speed, allowed in ((D("0.001"), 3), (D(2), 6)):
+        venue = exchange(requests_per_minute=3)
+        transport = httpx.ASGITransport(app=build_app(venue, SimClock(venue.now, speed)))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://sim", headers=HEADERS
+        ) as client:
+            statuses = [(await client.get("/v2/clock")).status_code for _ in range(allowed + 1)]
+        assert statuses == [200] * allowed + [429]
+
+
+async def test_dropped_reply_in_process_raises_the_error_of_the_client() -> None:
+    venue = exchange()
+    app = build_app(venue, drop_error=lambda: httpx.ReadError("cut"))
+    venue.state.faults.add({"kind": "drop_reply"})
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://sim", headers=HEADERS
+    ) as client:
+        with pytest.raises(httpx.ReadError):
+            await client.get("/v2/account")
+
+
+def test_late_reject_comes_after_the_accept() -> None:
+    """C10."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "late_reject", "params": {"delay_s": 3, "text": "margin"}})
+    placed = venue.submit(order("buy", 10, "99.00"))
+    advance_s(venue, 2)
+    assert not placed.is_done
+    advance_s(venue, 2)
+    assert (placed.status, placed.reject_text) == (Status.REJECTED, "margin")
+
+
+def test_late_fill_arrives_after_the_cancel_was_confirmed() -> None:
+    """D9."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "late_fill", "params": {"delay_s": 2, "quantity": "4"}})
+    placed = venue.submit(order("buy", 10, "99.00"))
+    venue.cancel(placed.id)
+    advance_s(venue, 3)
+    assert (placed.status, placed.filled) == (Status.CANCELED, D(4))
+    assert venue.state.account.quantity(SYMBOL) == 4
+
+
+def test_lost_cancel_leaves_the_order_working() -> None:
+    """D4."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "cancel_lost"})
+    placed = venue.submit(order("buy", 10, "99.00"))
+    venue.cancel(placed.id)
+    assert not placed.is_done
+    venue.cancel(placed.id)
+    assert placed.status is Status.CANCELED
+
+
+def test_doubling_replace_leaves_both_orders_live() -> None:
+    """D1."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "replace_doubles"})
+    old = venue.submit(order("buy", 10, "99.00"))
+    new = venue.replace(old.id, ReplaceRequest(limit_price=D("99.25")))
+    quote(venue, "98.75", "99.00")
+    assert (old.filled, new.filled) == (D(10), D(10))
+
+
+def test_both_legs_of_a_pair_fill_and_flip_the_position() -> None:
+    """E4."""
+    venue = exchange()
+    hold(venue, 10)
+    venue.state.faults.add({"kind": "oco_both"})
+    venue.submit(oco(10, "105.00", "95.00"))
+    quote(venue, "105.00", "105.25")
+    assert venue.state.account.quantity(SYMBOL) == -10
+
+
+def test_partial_fill_fault_caps_one_event() -> None:
+    """D6."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "partial_fill", "params": {"quantity": 3}})
+    placed = venue.submit(order("buy", 10))
+    assert placed.filled == 3
+    quote(venue, "100.00", "100.25")
+    assert placed.status is Status.FILLED
+
+
+def test_halt_fault_stops_and_resumes_the_symbol() -> None:
+    """G3."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "halt", "params": {"duration_s": 30}})
+    placed = venue.submit(order("buy", 10))
+    assert placed.filled == 0
+    advance_s(venue, 31)
+    assert placed.status is Status.FILLED
+
+
+def test_bust_takes_position_and_cash_back() -> None:
+    """D9."""
+    venue = exchange()
+    placed = venue.submit(order("buy", 10))
+    venue.bust(venue.journal.of("fill")[0]["execution_id"])
+    assert (placed.filled, venue.state.account.cash, venue.holdings()) == (D(0), D(100_000), [])
+    with pytest.raises(Refusal):
+        venue.bust("nothing")
+
+
+def test_probability_is_seeded() -> None:
+    def fired(seed: int) -> list[bool]:
+        board = FaultBoard(seed)
+        board.add({"kind": "reject", "match": {"probability": 0.5, "count": None}})
+        return [board.take(FaultKind.REJECT) is not None for _ in range(50)]
+
+    assert fired(1) == fired(1) != fired(2)
+    assert 10 < sum(fired(1)) < 40
+
+
+class Listener:
+    """An in-process stream session that reads what has been pushed."""
+
+    def __init__(self, face: AlpacaFace) -> None:
+        self.session = face.hub.open()
+        data = {"key_id": "SIM-PAPER-KEY", "secret_key": "sim-paper-secret"}
+        self.session.receive(json.dumps({"action": "authenticate", "data": data}))
+        streams = {"streams": ["trade_updates", "other"]}
+        self.session.receive(json.dumps({"action": "listen", "data": streams}))
+
+    async def frames(self) -> list[Any]:
+        found: list[Any] = []
+        self.session.push(b'{"stream": "end"}')
+        while True:
+            frame = await self.session.next_frame()
+            assert isinstance(frame, bytes), "frames of the trading stream are binary"
+            message = json.loads(frame)
+            if message["stream"] == "end":
+                return found
+            found.append(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "match", "expected"),
+    [
+        (None, {}, ["new", "new", "fill", "canceled"]),
+        ("stream_drop", {"event": "fill"}, ["new", "new", "canceled"]),
+        ("stream_duplicate", {"event": "fill"}, ["new", "new", "fill", "fill", "canceled"]),
+        ("stream_reorder", {"event": "fill"}, ["new", "new", "canceled", "fill"]),
+        ("stream_silence", {"event": "fill"}, ["new", "new"]),
+    ],
+)
+async def test_stream_fault_drops_doubles_swaps_or_silences(
+    kind: str | None, match: dict[str, Any], expected: list[str]
+) -> None:
+    """F1, F2, F3."""
+    venue = exchange()
+    listener = Listener(AlpacaFace(venue))
+    if kind is not None:
+        venue.state.faults.add({"kind": kind, "match": match})
+    resting = venue.submit(order("buy", 10, "99.00"))
+    venue.submit(order("buy", 10))
+    venue.cancel(resting.id)
+    greeting, listening, *events = await listener.frames()
+    assert greeting["data"] == {"status": "authorized", "action": "authenticate"}
+    assert listening["data"] == {"streams": ["trade_updates"]}
+    assert [event["data"]["event"] for event in events] == expected
+
+
+async def test_stream_disconnect_closes_every_session() -> None:
+    venue = exchange()
+    listener = Listener(AlpacaFace(venue))
+    venue.state.faults.add({"kind": "stream_disconnect"})
+    venue.submit(order("buy", 10))
+    frames = [await listener.session.next_frame() for _ in range(3)]
+    assert frames[2] is None
+
+
+async def test_stream_with_a_wrong_key_is_unauthorized_and_hears_nothing() -> None:
+    venue = exchange()
+    session = AlpacaFace(venue).hub.open()
+    session.receive('{"action": "authenticate", "data": {"key_id": "x", "secret_key": "y"}}')
+    session.receive('{"action": "listen", "data": {"streams": ["trade_updates"]}}')
+    session.receive("not json")
+    venue.submit(order("buy", 10))
+    session.push(b"{}")
+    frames = [json.loads(await session.next_frame() or b"") for _ in range(3)]
+    assert [frame.get("data", {}).get("status") for frame in frames] == [
+        "unauthorized",
+        "unauthorized",
+        None,
+    ]
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    """Polls with a deadline."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + DEADLINE_S
+    while not condition():
+        assert loop.time() < end_s, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+async def test_running_clock_plays_the_market_by_itself() -> None:
+    venue = exchange()
+    placed = venue.submit(order("buy", 10, "99.00"))
+    venue.state.schedule(60, lambda: quote(venue, "98.75", "99.00"))
+    async with SimulatorServer(venue, SimClock(venue.now, D(2000))):
+        await wait_for(lambda: placed.status is Status.FILLED)
