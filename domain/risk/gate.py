@@ -18,12 +18,14 @@ from decimal import Decimal
 
 from domain.entry import RiskApproved
 from domain.errors import HoldfastError
-from domain.money import ZERO, amount_up
+from domain.money import MAGNITUDE_MAX, ZERO, amount_up
 from domain.risk import checks_order, checks_portfolio, checks_state
 from domain.risk.gate_types import GateDecision, GateInput, RiskRefusal, Verdict
 from domain.risk.verdicts import refused
 
 Check = Callable[[GateInput], Verdict]
+
+_CANNOT_DECIDE = (HoldfastError, ArithmeticError, ValueError, TypeError, LookupError)
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("kill", checks_state.kill),
@@ -72,7 +74,7 @@ def _run(name: str, check: Check, given: GateInput) -> Verdict:
     """A check that cannot decide refuses: an error inside the gate is never a pass (S12)."""
     try:
         verdict = check(given)
-    except (HoldfastError, ArithmeticError, ValueError, TypeError) as error:
+    except _CANNOT_DECIDE as error:
         code = error.code if isinstance(error, HoldfastError) else "CHECK_FAILED"
         return refused(name, code, error=str(error)[:200])
     assert verdict.name == name, f"check {name} answered as {verdict.name}"
@@ -131,6 +133,7 @@ def _amount(measure: Callable[[GateInput], Decimal | None], given: GateInput) ->
     """What is measured, or None where it cannot be: the refusing verdict says why."""
     try:
         amount = measure(given)
-    except (HoldfastError, ArithmeticError):
+    except _CANNOT_DECIDE:
         return None
-    return None if amount is None else amount_up(amount)
+    # Beyond any believable amount: the order limits refuse it, nothing will be reserved.
+    return None if amount is None or amount > MAGNITUDE_MAX else amount_up(amount)

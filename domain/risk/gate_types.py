@@ -80,7 +80,8 @@ class SymbolExposure(Frozen):
     """What other trades hold, have reserved and have working in one symbol (control 4).
 
     `quantity` is the signed sum of the open trades; `notional` >= 0 counts positions,
-    reservations and working orders together, each once, in account currency.
+    reservations and working orders together, each once, in account currency. Options count
+    under their own symbol and under their underlying as well, so that its budget holds for both.
     """
 
     symbol: str

@@ -15,6 +15,7 @@ from domain.errors import PriceUnavailable, Refused
 from domain.instrument import Instrument, InstrumentKind
 from domain.money import (
     CTX,
+    MAGNITUDE_MAX,
     ONE,
     ZERO,
     Amount,
@@ -221,7 +222,7 @@ def size_entry(plan: TradePlan, prices: EntryPrices) -> SizedEntry:
 
     Raises:
         Refused: `SIZE_BELOW_LOT` when less than the smallest order remains, `SIZE_NEEDS_STOP`
-            when risk sizing has no bounded loss, `STOP_WRONG_SIDE`.
+            when risk sizing has no bounded loss, `STOP_WRONG_SIDE`, `NOTIONAL_ABOVE_MAX`.
     """
     stop = stop_at_worst(plan, prices.worst)
     per_unit = _loss_per_unit(plan, prices.worst, stop)
@@ -230,12 +231,15 @@ def size_entry(plan: TradePlan, prices: EntryPrices) -> SizedEntry:
     quantity = _lots(plan, wish)
     if quantity <= 0 or quantity < _smallest(plan):
         raise Refused(f"size was {wish}, smallest {_smallest(plan)}", code="SIZE_BELOW_LOT")
+    value = multiply(notional, quantity)
+    if value > MAGNITUDE_MAX:
+        raise Refused(f"order value was {value}", code="NOTIONAL_ABOVE_MAX")
     return SizedEntry(
         quantity=quantity,
         prices=prices,
         stop_price=stop,
         loss_at_worst=None if per_unit is None else amount_up(multiply(per_unit, quantity)),
-        notional=amount_up(multiply(notional, quantity)),
+        notional=amount_up(value),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -660,3 +661,27 @@ def test_a_decision_survives_its_json() -> None:
     wide = plan(walk=WalkPlan(step="1", interval_s="5", steps_max=1, max_time_s="60"))
     given = gate_input(plan=wide.model_copy(update={"size": FixedSize(quantity=Decimal(1))}))
     assert GateInput.model_validate_json(given.model_dump_json()) == given
+
+
+def test_an_absurd_size_is_refused_and_never_an_exception() -> None:
+    given = gate_input(quantity=Decimal("1e15"))
+    decision = evaluate(given)
+    assert code_of(given, "order_limits") == "QTY_ABOVE_MAX"
+    assert code_of(given, "symbol_budget") == "SYMBOL_BUDGET"
+    assert isinstance(approve(given, decision, NOW, ""), RiskRefusal)
+    legless = gate_input(plan=plan(legs=()))
+    assert code_of(legless, "order_limits") == "CHECK_FAILED"
+    assert not evaluate(legless).allowed
+
+
+def test_approval_is_minted_in_one_place_only() -> None:
+    """style.md rule 17: nothing but the gate builds a RiskApproved."""
+    root = Path(__file__).resolve().parents[2]
+    folders = ("activities", "brokers", "domain", "ledger", "marketdata", "simulator", "workflows")
+    minting = [
+        path.relative_to(root).as_posix()
+        for folder in folders
+        for path in sorted((root / folder).rglob("*.py"))
+        if "RiskApproved(" in path.read_text(encoding="utf-8").replace("class RiskApproved(", "")
+    ]
+    assert minting == ["domain/risk/gate.py"]

@@ -225,6 +225,12 @@ def test_structure_loss_of_debit_condor_and_naked_short() -> None:
     assert structure_loss(uncovered, Decimal("-1.00"), {}) is None
 
 
+def test_a_size_beyond_every_amount_is_refused() -> None:
+    with pytest.raises(Refused) as caught:
+        size_entry(plan(size=FixedSize(quantity=Decimal("1e15"))), prices("100.00", "100.05"))
+    assert caught.value.code == "NOTIONAL_ABOVE_MAX"
+
+
 def test_inverse_loss_is_counted_in_coin() -> None:
     inverse = Instrument(
         symbol="INV", kind=InstrumentKind.PERPETUAL, inverse=True, multiplier=Decimal(100)
