@@ -22,6 +22,7 @@ class Lifecycle:
     def admit(self, order: SimOrder) -> None:
         """Registers an order and its legs; from here on it exists."""
         state = self._state
+        state.version += 1
         for member in (order, *order.legs):
             state.orders[member.id] = member
             state.by_client[member.client_id] = member
@@ -108,6 +109,7 @@ class Lifecycle:
     def trigger(self, order: SimOrder) -> None:
         """A stop was reached: the sibling is taken out first, then the stop enters the market."""
         order.is_triggered = True
+        self._state.version += 1
         self._state.record(
             "triggered",
             order_id=order.id,
@@ -369,6 +371,7 @@ class Lifecycle:
 
     def _set(self, order: SimOrder, status: Status) -> None:
         assert status not in DONE, "an end goes through _finish"
+        self._state.version += 1
         pending = order.status in (Status.PENDING_CANCEL, Status.PENDING_REPLACE)
         if not (pending and status is Status.PARTIALLY_FILLED):
             order.status = status
@@ -384,6 +387,7 @@ class Lifecycle:
 
     def _finish(self, order: SimOrder, status: Status, reason: str = "") -> None:
         state = self._state
+        state.version += 1
         order.status = status
         order.is_working = False
         order.updated_at = state.now

@@ -8,6 +8,7 @@ through it. Stops trigger on the last trade.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 
@@ -23,6 +24,49 @@ PASSES_MAX = 1_000
 BAR_QUOTE_TICKS = 1
 
 
+@dataclass(slots=True)
+class Interest:
+    """What the market must show before an order of ours in a symbol can move.
+
+    Lets thousands of events pass without looking at every resting order; made anew whenever an
+    order has changed (`version`). Orders that must be looked at each time make it `urgent`.
+    """
+
+    version: int
+    is_urgent: bool = False
+    buy_limit: Decimal | None = None
+    sell_limit: Decimal | None = None
+    buy_stop: Decimal | None = None
+    sell_stop: Decimal | None = None
+
+    def add(self, order: SimOrder) -> None:
+        if order.waits_for_trigger:
+            if order.side is Side.BUY:
+                self.buy_stop = _least(self.buy_stop, order.stop_price)
+            else:
+                self.sell_stop = _most(self.sell_stop, order.stop_price)
+        elif order.legs or order.acts_as_market or not order.has_rested:
+            self.is_urgent = True
+        elif order.side is Side.BUY:
+            self.buy_limit = _most(self.buy_limit, order.limit_price)
+        else:
+            self.sell_limit = _least(self.sell_limit, order.limit_price)
+
+    def is_met_by(self, book: Book) -> bool:
+        """True when matching could change something."""
+        return (
+            self.is_urgent
+            or _reaches(self.buy_limit, book.ask)
+            or _reaches(book.bid, self.sell_limit)
+            or _reaches(book.last, self.buy_stop)
+            or _reaches(self.sell_stop, book.last)
+        )
+
+    def is_behind(self, price: Decimal) -> bool:
+        """True when a trade at `price` prints through a resting order."""
+        return self.is_urgent or _reaches(self.buy_limit, price) or _reaches(price, self.sell_limit)
+
+
 class Matcher:
     """Moves the books and fills what can be filled."""
 
@@ -30,6 +74,7 @@ class Matcher:
         self._state = state
         self._lifecycle = lifecycle
         self._capped: dict[str, int] = {}
+        self._interests: dict[str, Interest] = {}
 
     def quote(
         self,
@@ -94,8 +139,11 @@ class Matcher:
         state = self._state
         if not state.open_orders or not state.can_trade(symbol):
             return
+        if not self._interest(symbol).is_met_by(state.books[symbol]):
+            return
         for _ in range(PASSES_MAX):
             if not self._one_pass(symbol):
+                self._interests.pop(symbol, None)
                 return
         raise AssertionError(f"matching of {symbol} did not come to rest")
 
@@ -111,6 +159,20 @@ class Matcher:
             self._lifecycle.cancel(order, "immediate or cancel")
 
     # --- private ------------------------------------------------------------------------------
+
+    def _interest(self, symbol: str) -> Interest:
+        state = self._state
+        known = self._interests.get(symbol)
+        if known is not None and known.version == state.version:
+            return known
+        known = Interest(state.version)
+        for order in state.open_orders.values():
+            if order.is_working and (
+                order.symbol == symbol or any(leg.symbol == symbol for leg in order.legs)
+            ):
+                known.add(order)
+        self._interests[symbol] = known
+        return known
 
     def _show(
         self,
@@ -240,7 +302,9 @@ class Matcher:
 
     def _print_through(self, book: Book, price: Decimal, size: Decimal) -> None:
         """A trade beyond a resting limit means that limit was traded first."""
-        if not self._state.can_trade(book.symbol):
+        if not self._state.open_orders or not self._state.can_trade(book.symbol):
+            return
+        if not self._interest(book.symbol).is_behind(price):
             return
         left = self._offered(book.symbol, size)
         working = [
@@ -279,6 +343,18 @@ class Matcher:
             if price is not None and low < price < high:
                 found.add(price)
         return sorted(found, reverse=end < start)
+
+
+def _reaches(upper: Decimal | None, lower: Decimal | None) -> bool:
+    return upper is not None and lower is not None and upper >= lower
+
+
+def _least(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return other if one is None or (other is not None and other < one) else one
+
+
+def _most(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return other if one is None or (other is not None and other > one) else one
 
 
 def _by_priority(orders: Iterable[SimOrder], side: Side) -> list[SimOrder]:

@@ -41,7 +41,10 @@ Listener = Callable[[Notice], None]
 
 
 class State:
-    """Owned by one `Exchange`; single-threaded."""
+    """Owned by one `Exchange`; single-threaded.
+
+    `event_number` counts market events, `version` changes of any order.
+    """
 
     def __init__(self, config: ExchangeConfig, journal: Journal) -> None:
         self.config = config
@@ -57,6 +60,7 @@ class State:
         self.open_orders: dict[str, SimOrder] = {}
         self.listeners: list[Listener] = []
         self.event_number = 0
+        self.version = 0
         self._counters: dict[str, int] = {}
         self._heap: list[tuple[datetime, int, Callable[[], None]]] = []
 
