@@ -13,8 +13,8 @@ import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +48,7 @@ from deploy.local.runfile import (
 )
 from deploy.local.temporal import NAMESPACE, server_spec
 from domain.errors import HoldfastError
+from observability.build import repository_root
 
 CHECK_EVERY_S = 0.2
 RESTART_DELAY_FIRST_S = 0.2
@@ -143,7 +144,9 @@ class Supervisor:
         self._data_dir = config.data_dir.resolve()
         self._slots: list[_Slot] = []
         self._lock_file: IO[str] | None = None
-        self._stop_wanted = threading.Event()
+        # A plain flag: a lock of `threading.Event` could be held by the very thread that the
+        # signal handler interrupts.
+        self._stop_wanted = False
         self._info = RunInfo(
             data_dir=str(self._data_dir),
             supervisor=ProcessEntry(
@@ -165,6 +168,9 @@ class Supervisor:
         self._lock_file = lock(self._data_dir)
         try:
             sweep(self._data_dir)
+            self._update(state=StackState.STARTING)
+            if sys.platform != "linux":
+                start_watcher(self._data_dir)
             self._start_parts()
         except (ChildFailed, PostgresFailed) as error:
             self.stop(hard=True)
@@ -183,18 +189,25 @@ class Supervisor:
             elif (code := slot.part.exit_code()) is not None:
                 self._note_end(slot, code)
 
-    def run_forever(self) -> None:
-        """Watches the parts until SIGINT or SIGTERM, then stops in order.
+    def run(self) -> None:
+        """`start`, watch until SIGINT or SIGTERM, `stop` in order: the foreground `up`.
 
-        A second signal while stopping kills what is left at once.
+        A signal while starting undoes the start; a second one while stopping kills what is left.
         """
         with self._signals_stop():
-            while not self._stop_wanted.wait(CHECK_EVERY_S):
+            self.start()
+            self.run_forever()
+
+    def run_forever(self) -> None:
+        """Watches a started stack until a signal or `request_stop`, then stops in order."""
+        with self._signals_stop():
+            while not self._stop_wanted:
                 self.check()
+                time.sleep(CHECK_EVERY_S)
             self.stop()
 
     def request_stop(self) -> None:
-        self._stop_wanted.set()
+        self._stop_wanted = True
 
     def stop(self, *, hard: bool = False) -> None:
         """Sessions, workers (drain), exchange, Temporal, PostgreSQL; `hard` kills at once."""
@@ -336,11 +349,13 @@ class Supervisor:
     @contextlib.contextmanager
     def _signals_stop(self) -> Iterator[None]:
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            if self._stop_wanted.is_set():
+            if self._info.state is StackState.STARTING:
+                raise KeyboardInterrupt
+            if self._stop_wanted:
                 for slot in self._slots:
                     if slot.part is not None:
                         kill_group(slot.part.pid)
-            self._stop_wanted.set()
+            self._stop_wanted = True
 
         previous = {
             number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
@@ -372,6 +387,14 @@ def _stop_group(slots: Sequence[_Slot], *, hard: bool) -> None:
         part.send_stop()
     for part in parts:
         part.wait_stopped()
+
+
+def start_watcher(data_dir: Path) -> subprocess.Popen[bytes]:
+    """Starts `deploy.local.watcher` for this process; it ends by itself after this one."""
+    command = [sys.executable, "-m", "deploy.local.watcher", str(os.getpid()), str(data_dir)]
+    return subprocess.Popen(  # noqa: S603 - our own command line
+        command, cwd=repository_root(), stdin=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def lock(data_dir: Path) -> IO[str]:

@@ -21,7 +21,7 @@ import pytest
 from deploy.local import control
 from deploy.local.control import down, start_detached, status
 from deploy.local.processes import ChildSpec
-from deploy.local.runfile import RunInfo, run_file
+from deploy.local.runfile import RunInfo, StackState, run_file
 from deploy.local.stack import (
     exchange_child,
     prepare_ledger,
@@ -196,6 +196,46 @@ def test_stack_serves_a_migrated_ledger_a_prepared_namespace_and_the_exchange(
     # A second start on the same data finds its ledger again.
     with Supervisor(config).running() as info:
         assert asyncio.run(current_revision(info.ledger_dsn)) == head_revision()
+
+
+def test_second_stop_signal_ends_a_child_that_does_not_drain(data_dir: Path) -> None:
+    command = [sys.executable, "-m", "tests.e2e.stack_program", str(data_dir), "stubborn"]
+    info = start_detached(command, data_dir)
+    os.kill(info.supervisor.pid, signal.SIGINT)
+
+    def is_stopping() -> bool:
+        now = status(data_dir).info
+        return now is not None and now.state is StackState.STOPPING
+
+    eventually(is_stopping, "the stack is stopping", GONE_TIMEOUT_S)
+    assert info.supervisor.mark.is_alive()
+    os.kill(info.supervisor.pid, signal.SIGINT)
+    eventually(lambda: all_gone(info), "everything is gone", GONE_TIMEOUT_S)
+    assert not run_file(data_dir).exists()
+
+
+def test_watcher_sweeps_after_a_killed_parent_where_no_death_signal_exists(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "from deploy.local import runfile, supervisor\n"
+        "from deploy.local.processes import start_time\n"
+        "import os\n"
+        "sleeper = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "entry = lambda name, pid: runfile.ProcessEntry(name=name, pid=pid,"
+        " started=start_time(pid))\n"
+        "info = runfile.RunInfo(data_dir=sys.argv[1], supervisor=entry('s', os.getpid()),"
+        " state='ready', processes=(entry('sleeper', sleeper.pid),))\n"
+        "watcher = supervisor.start_watcher(Path(sys.argv[1]))\n"
+        "runfile.write_run_file(info)\n"
+        "time.sleep(600)\n"
+    )
+    info = start_detached([sys.executable, "-c", program, str(tmp_path)], tmp_path)
+    assert not all_gone(info)
+    os.kill(info.supervisor.pid, signal.SIGKILL)
+    eventually(lambda: all_gone(info), "the watcher has swept", GONE_TIMEOUT_S)
+    eventually(lambda: not run_file(tmp_path).exists(), "the run file is gone", GONE_TIMEOUT_S)
+    control._DETACHED.pop().wait(GONE_TIMEOUT_S)
 
 
 def read_supervisor_pid(data_dir: Path) -> int:
