@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow
@@ -63,6 +63,11 @@ def trade(second: float, price: str, size: str = "1", symbol: str = "SPY") -> Ta
     )
 
 
+@pytest.fixture(scope="module")
+def demo() -> tuple[TapeEvent, ...]:
+    return tuple(demo_events())
+
+
 class TestDemoDay:
     def test_prints_keep_the_traded_volume_and_stay_inside_the_session(self) -> None:
         prints = list(demo_trades())
@@ -89,9 +94,10 @@ class TestDemoDay:
             time.tzset()
         assert first.time == datetime(2013, 9, 3, 13, 30, 0, 40_000, tzinfo=UTC)
 
-    def test_quote_stands_one_tick_around_the_last_print_with_its_size(self) -> None:
-        events = demo_events()
-        last, quoted = next(events), next(events)
+    def test_quote_stands_one_tick_around_the_last_print_with_its_size(
+        self, demo: tuple[TapeEvent, ...]
+    ) -> None:
+        last, quoted = demo[:2]
 
         assert last.price is not None
         assert (quoted.bid, quoted.ask) == (
@@ -101,12 +107,12 @@ class TestDemoDay:
         assert (quoted.bid_size, quoted.ask_size) == (last.size, last.size)
 
     def test_prepared_tape_reads_back_and_says_that_its_quotes_are_synthetic(
-        self, tmp_path: Path
+        self, tmp_path: Path, demo: tuple[TapeEvent, ...]
     ) -> None:
         tape = prepare_demo(tmp_path / "esx.csv.gz")
         events = list(read_tape(Path(tape.path)))
 
-        assert events == list(demo_events())
+        assert events == list(demo)
         assert tape.events == len(events)
         assert tape.synthetic_quotes
         assert tape.label == SYNTHETIC_LABEL
@@ -319,21 +325,25 @@ class TestFeed:
         assert again.bars == ()
         assert [bar.close for bar in rest.bars] == [Decimal(11), Decimal(9)]
 
-    def test_restart_at_any_cursor_sees_every_bar_exactly_once(self) -> None:
-        feed = TapeFeed(demo_events())
+    def test_restart_at_any_cursor_sees_every_bar_exactly_once(
+        self, demo: tuple[TapeEvent, ...]
+    ) -> None:
+        feed = TapeFeed(demo)
         whole = feed.completed(("ESX",), None, DEMO_END)
         cursor, now, pieces = None, DEMO_BEGIN, list[Bar]()
         while now < DEMO_END:
             now += timedelta(seconds=700)
-            page = TapeFeed.completed(feed, ("ESX",), cursor, now)
+            page = feed.completed(("ESX",), cursor, now)
             pieces.extend(page.bars)
             cursor = page.cursor
 
         assert tuple(pieces) == whole.bars
         assert len(pieces) == 321
 
-    def test_bars_of_polled_prices_equal_the_bars_of_the_tape(self) -> None:
-        events = list(islice(demo_events(), 4000))
+    def test_bars_of_polled_prices_equal_the_bars_of_the_tape(
+        self, demo: tuple[TapeEvent, ...]
+    ) -> None:
+        events = demo[:4000]
         current: OpenBar | None = None
         folded: list[Bar] = []
         for event in events:
