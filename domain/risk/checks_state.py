@@ -229,6 +229,8 @@ def batch_freshness(given: GateInput) -> Verdict:
     limits = given.limits
     if limits is None:
         return refused("batch_freshness", "LIMITS_MISSING")
+    if given.batch is None:
+        return not_applicable("batch_freshness", "NO_UNIVERSE")
     if not given.batch:
         return refused("batch_freshness", "BATCH_UNKNOWN")
     stale = [row for row in given.batch if not _is_fresh(row, limits)]

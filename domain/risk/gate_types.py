@@ -117,7 +117,8 @@ class GateInput(Frozen):
 
     `arrival` is the net quote of one trade unit; `leg_quotes` hold every leg (for one leg the
     same quote). `start_price` and `worst_price` are signed net prices from
-    `domain.risk.sizing`. `session_date` is the trading date at the instrument's exchange,
+    `domain.risk.sizing`. `batch` is the universe of the session; None for a single plan, which
+    has none, and an empty one counts as unreadable. `session_date` is the trading date at the instrument's exchange,
     `session_opened_at` the market instant of the open. `round_the_clock` marks calendars
     without a close. `fee_estimate` is the worst entry fee in account currency.
     """
@@ -139,7 +140,7 @@ class GateInput(Frozen):
     round_the_clock: bool = False
     arrival: AgedQuote | None
     leg_quotes: tuple[AgedQuote, ...] = ()
-    batch: tuple[SymbolAge, ...] = ()
+    batch: tuple[SymbolAge, ...] | None = None
     restricted: RestrictedList | None
     assets: tuple[AssetInfo, ...] | None
     working_orders: tuple[OwnWorkingOrder, ...] | None

@@ -307,6 +307,12 @@ def test_nine_of_ten_symbols_must_be_fresh_and_stale_ones_are_named(stale: int, 
     assert verdicts["batch_freshness"].facts["oldest_s"] == "1801"
 
 
+def test_a_single_plan_has_no_universe_and_says_so() -> None:
+    verdicts = {row.name: row for row in evaluate(gate_input(batch=None)).verdicts}
+    assert verdicts["batch_freshness"].outcome is Outcome.NOT_APPLICABLE
+    assert verdicts["batch_freshness"].code == "NO_UNIVERSE"
+
+
 def test_an_empty_batch_or_a_symbol_without_data_is_not_fresh() -> None:
     missing = (SymbolAge(symbol="AAPL", age_s=None),)
     assert code_of(gate_input(batch=()), "batch_freshness") == "BATCH_UNKNOWN"
