@@ -118,9 +118,9 @@ class GateInput(Frozen):
     `arrival` is the net quote of one trade unit; `leg_quotes` hold every leg (for one leg the
     same quote). `start_price` and `worst_price` are signed net prices from
     `domain.risk.sizing`. `batch` is the universe of the session; None for a single plan, which
-    has none, and an empty one counts as unreadable. `session_date` is the trading date at the instrument's exchange,
-    `session_opened_at` the market instant of the open. `round_the_clock` marks calendars
-    without a close. `fee_estimate` is the worst entry fee in account currency.
+    has none, and an empty one counts as unreadable. `session_date` is the trading date at the
+    instrument's exchange, `session_opened_at` the market instant of the open. `round_the_clock`
+    marks calendars without a close. `fee_estimate` is the worst entry fee in account currency.
     """
 
     plan: TradePlan
