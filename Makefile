@@ -10,9 +10,10 @@ STAMP_OF_LOCK := $(VENV)/installed
 PIP_FLAGS := --no-deps --require-hashes --disable-pip-version-check --quiet
 KEEP ?= 0
 RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
-# Unit and contract tests share nothing; the rest own real servers and run one after another.
-PARALLEL_TESTS := $(wildcard tests/unit tests/contract tests/simulation)
-SERIAL_TESTS := $(wildcard tests/test_architecture.py tests/replay tests/workflow tests/e2e)
+# These own real servers or read the whole tree and run one after another; all other folders run
+# in parallel (their PostgreSQL is one server with a database per test).
+SERIAL_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
+PARALLEL_TESTS := $(filter-out $(SERIAL_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
 .PHONY: run test test-fast test-slow lint format bench lock clean install
 .DEFAULT_GOAL := test

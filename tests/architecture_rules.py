@@ -138,7 +138,7 @@ _BANNED_CALLS = _names(
     "datetime.datetime.now datetime.datetime.utcnow datetime.datetime.today datetime.date.today "
     "uuid.uuid1 uuid.uuid4 os.getenv decimal.getcontext asyncio.wait asyncio.as_completed"
 )
-_BANNED_BUILTINS = _names("print open input hash")
+_BANNED_BUILTINS = _names("print open hash")
 _BANNED_PREFIXES = ("time.", "random.", "os.environ", "zoneinfo.", "secrets.")
 _SET_NAMES = frozenset({"set", "frozenset", "Set", "FrozenSet", "AbstractSet", "MutableSet"})
 # A generator over a set is harmless where the order cannot be seen.
@@ -440,8 +440,21 @@ def check_activity_calls(source: Source) -> Iterator[Violation]:
         if not _TIMEOUTS & given.keys():
             yield source.violation(node, "activity call names no timeout")
         policy = given.get("retry_policy")
-        if policy is None or not (own or _is_from_lifecycle(policy, aliases)):
+        # A handed-on name is fine: policies can be made in one file only, see below.
+        handed_on = isinstance(policy, ast.Name)
+        if policy is None or not (own or handed_on or _is_from_lifecycle(policy, aliases)):
             yield source.violation(node, f"activity call names no retry policy of {LIFECYCLE}")
+
+
+def check_retry_policies(source: Source) -> Iterator[Violation]:
+    """Retry policies come from one place (architecture §4)."""
+    if source.folder != "workflows" or str(source.path) == "workflows/_lifecycle.py":
+        return
+    aliases = _alias_map(source)
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            if _dotted(node, aliases) == "temporalio.common.RetryPolicy":
+                yield source.violation(node, f"retry policies are made in {LIFECYCLE} only")
 
 
 def _is_from_lifecycle(value: ast.expr, aliases: dict[str, str]) -> bool:
