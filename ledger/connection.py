@@ -179,12 +179,15 @@ class LedgerConnection:
             return channel, payload
 
 
-async def lock_shared(connection: AsyncConnection, *names: str) -> None:
-    """Shared advisory locks until the end of the transaction, in the given order."""
-    for name in names:
-        await connection.execute(
-            text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:name, 0))"), {"name": name}
-        )
+async def lock_shared(connection: AsyncConnection, first: str, second: str) -> None:
+    """Two shared advisory locks until the end of the transaction, in one round trip."""
+    await connection.execute(
+        text(
+            "SELECT pg_advisory_xact_lock_shared(hashtextextended(:first, 0)), "
+            "pg_advisory_xact_lock_shared(hashtextextended(:second, 0))"
+        ),
+        {"first": first, "second": second},
+    )
 
 
 async def lock_exclusive(connection: AsyncConnection, name: str) -> None:

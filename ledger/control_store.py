@@ -29,11 +29,10 @@ from ledger.errors import VersionConflict
 from ledger.records import (
     ALL_ACCOUNTS,
     AccountRecord,
-    IntentRecord,
     IntentState,
     KillAnswer,
 )
-from ledger.rows import intent_of, kill_of, unarmed
+from ledger.rows import Columns, intent_of, kill_of, unarmed
 from ledger.tables import (
     LIVE_ORDERS,
     accounts,
@@ -212,12 +211,14 @@ class ControlStore(LedgerConnection):
                     raise VersionConflict(expected_version, before)
                 await connection.execute(insert(kills).values(**_columns_of(owner, kill)))
                 await touch_control(connection, owner, kill.by, kill.reason)
-            covered = await _covered_orders(connection, owner, kill.scope)
+            rows = await _live_rows(connection, owner, kill.scope)
             controls = await _controls_of(connection, owner)
             if not was_engaged:
                 details = {"mode": kill.mode, "scope": kill.scope.text, "reason": kill.reason}
                 details["command_id"] = kill.command_id
                 await append_audit_row(connection, kill.by, "kill", owner, details)
+        # Read only now: nothing may delay the commit that stops the entries.
+        covered = [intent_of(row) for row in rows]
         in_flight = (IntentState.SENDING, IntentState.UNKNOWN)
         return KillAnswer(
             controls=controls,
@@ -277,26 +278,23 @@ def _columns_of(owner: str, kill: KillSwitch) -> dict[str, Any]:
     }
 
 
-async def _covered_orders(
-    connection: AsyncConnection, owner: str, scope: KillScope
-) -> tuple[IntentRecord, ...]:
+async def _live_rows(connection: AsyncConnection, owner: str, scope: KillScope) -> list[Columns]:
     """Live intents in the scope. A statement of its own, after the lock: it sees every gate."""
     query = select(orders).where(LIVE_ORDERS)
     if owner != ALL_ACCOUNTS:
         query = query.where(orders.c.account == owner)
-    rows = (await connection.execute(query.order_by(orders.c.gate_at))).mappings()
-    found = (intent_of(row) for row in rows)
-    return tuple(
-        one
-        for one in found
+    rows = (await connection.execute(query.order_by(orders.c.gate_at))).mappings().all()
+    return [
+        row
+        for row in rows
         if scope.covers(
-            account=one.owner.account,
-            strategy=one.owner.strategy,
-            symbols=one.owner.symbols,
-            trade_id=one.owner.trade_id,
-            client_id=one.intent.client_id,
+            account=row["account"],
+            strategy=row["strategy"],
+            symbols=tuple(row["symbols"]),
+            trade_id=row["trade_id"],
+            client_id=row["client_id"],
         )
-    )
+    ]
 
 
 async def _controls_of(connection: AsyncConnection, owner: str) -> tuple[Control, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,7 +24,6 @@ from ledger.control_store import (
     GATE_IDLE_MS,
     GATE_LOCK_MS,
     ControlStore,
-    control_in,
     gate_lock_name,
 )
 from ledger.errors import LockBusy
@@ -40,10 +39,25 @@ from ledger.records import (
     IntentState,
     OrderOwner,
 )
-from ledger.rows import Columns, intent_of
-from ledger.switch_store import api_breaker_of_account, conditions_in, risk_breaker_in
+from ledger.rows import Columns, intent_of, kill_of
 from ledger.tables import control, orders
 
+# One round trip for everything that can stop an entry.
+_POLICY = text(
+    """
+    SELECT json_build_object(
+        'kills', (SELECT json_agg(k ORDER BY k.engaged_at) FROM kills k
+                  WHERE k.account IN (:account, :common) AND k.reset_at IS NULL),
+        'armed', (SELECT c.armed FROM control c WHERE c.account = :account),
+        'risk', (SELECT b.state FROM risk_breakers b WHERE b.account = :account),
+        'risk_reason', (SELECT b.reason FROM risk_breakers b WHERE b.account = :account),
+        'api', (SELECT b.state FROM accounts a JOIN api_breakers b USING (broker)
+                WHERE a.account = :account),
+        'conditions', (SELECT json_agg(c) FROM conditions c
+                       WHERE c.account IN (:account, :common))
+    )
+    """
+)
 _INSERT_TRIES = 3
 _OPEN_STATES = (IntentState.SENDING.value, IntentState.UNKNOWN.value)
 
@@ -281,32 +295,34 @@ async def _stopped_by(connection: AsyncConnection, asked: _Asked) -> GateRefused
     if len(held) != 2:
         return GateRefused(code=GateCode.ACCOUNT_UNKNOWN, text=f"account was {owner.account}")
     # Read after the lock, in a statement of its own: it sees the kill that held us up.
-    now = await control_in(connection, owner.account)
-    kill = now.kill_for(
-        strategy=owner.strategy,
-        symbols=owner.symbols,
-        trade_id=owner.trade_id,
-        client_id=intent.client_id,
-    )
-    if kill is not None:
-        return GateRefused(code=GateCode.KILLED, text=f"{kill.mode} {kill.scope.text}")
-    if not now.armed:
+    found = await connection.execute(_POLICY, {"account": owner.account, "common": ALL_ACCOUNTS})
+    return _verdict(asked, found.scalar_one())
+
+
+def _verdict(asked: _Asked, policy: dict[str, Any]) -> GateRefused | None:
+    """The first thing that stops the order; what is missing counts as bad."""
+    owner, not_after = asked.owner, asked.intent.not_after
+    for row in policy["kills"] or ():
+        kill = kill_of(row)
+        if kill.scope.covers(
+            account=owner.account,
+            strategy=owner.strategy,
+            symbols=owner.symbols,
+            trade_id=owner.trade_id,
+            client_id=asked.intent.client_id,
+        ):
+            return GateRefused(code=GateCode.KILLED, text=f"{kill.mode} {kill.scope.text}")
+    if policy["armed"] is not True:
         return GateRefused(code=GateCode.NOT_ARMED, text=f"account was {owner.account}")
-    if intent.not_after is not None and asked.now > intent.not_after:
-        return GateRefused(code=GateCode.NOT_AFTER, text=f"not after {intent.not_after}")
-    return await _switched_off(connection, owner)
-
-
-async def _switched_off(connection: AsyncConnection, owner: OrderOwner) -> GateRefused | None:
-    breaker = await risk_breaker_in(connection, owner.account)
-    if breaker.state is not BreakerState.NORMAL:
-        return GateRefused(code=GateCode.BREAKER_TRIPPED, text=breaker.reason)
-    api = await api_breaker_of_account(connection, owner.account)
-    if api.state is ApiBreakerState.OPEN:
-        return GateRefused(code=GateCode.API_BREAKER_OPEN, text=api.broker)
-    for condition in await conditions_in(connection, owner.account):
-        if condition.symbol in ("", *owner.symbols):
-            return GateRefused(code=GateCode.CONDITION_ACTIVE, text=condition.kind.value)
+    if not_after is not None and asked.now > not_after:
+        return GateRefused(code=GateCode.NOT_AFTER, text=f"not after {not_after}")
+    if policy["risk"] != BreakerState.NORMAL:
+        return GateRefused(code=GateCode.BREAKER_TRIPPED, text=policy["risk_reason"] or "MISSING")
+    if policy["api"] not in (ApiBreakerState.CLOSED, ApiBreakerState.HALF_OPEN):
+        return GateRefused(code=GateCode.API_BREAKER_OPEN, text=f"account was {owner.account}")
+    for condition in policy["conditions"] or ():
+        if condition["symbol"] in ("", *owner.symbols):
+            return GateRefused(code=GateCode.CONDITION_ACTIVE, text=condition["kind"])
     return None
 
 

@@ -6,6 +6,7 @@ find it done.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -37,6 +38,7 @@ async def downgrade(dsn: str, revision: str = "base") -> None:
     await _run(dsn, revision, up=False)
 
 
+@cache
 def head_revision() -> str | None:
     """The newest revision that this code knows."""
     return ScriptDirectory.from_config(_config()).get_current_head()

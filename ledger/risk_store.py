@@ -26,7 +26,7 @@ from ledger.records import (
     ReserveResult,
     RiskBook,
 )
-from ledger.rows import Columns, decision_of, intent_of, reservation_of, working_of
+from ledger.rows import Columns, decision_of, reservation_of, working_of
 from ledger.switch_store import (
     api_breaker_of_account,
     baseline_in,
@@ -45,7 +45,10 @@ async def read_risk_book(connection: AsyncConnection, account: str, now: datetim
     """Everything the gate may count, inside the caller's transaction."""
     held = select(reservations).where(reservations.c.account == account, _HELD)
     rows = (await connection.execute(held.order_by(reservations.c.reserved_at))).mappings().all()
-    live = select(orders).where(orders.c.account == account, LIVE_ORDERS)
+    columns = ("client_id", "trade_id", "body", "filled_quantity", "increasing")
+    live = select(*(orders.c[name] for name in columns)).where(
+        orders.c.account == account, LIVE_ORDERS
+    )
     working = (await connection.execute(live)).mappings().all()
     sent = select(func.coalesce(func.sum(orders.c.attempts), 0)).where(
         orders.c.account == account, orders.c.gate_at > now - MESSAGE_WINDOW
@@ -59,7 +62,7 @@ async def read_risk_book(connection: AsyncConnection, account: str, now: datetim
         api_breaker=await api_breaker_of_account(connection, account),
         reservations=tuple(reservation_of(row) for row in rows),
         positions=await positions_in(connection, account),
-        working_orders=tuple(working_of(intent_of(row)) for row in working),
+        working_orders=tuple(working_of(row) for row in working),
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
         baseline=await baseline_in(connection, account, None),
     )

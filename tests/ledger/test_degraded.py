@@ -111,13 +111,11 @@ async def test_lost_line_ends_the_listener_with_ledger_down(armed: Ledger, ledge
             await anext(bells)
 
 
-async def test_read_only_server_is_ledger_down_for_writes(armed: Ledger, ledger_dsn: str) -> None:
-    admin = await asyncpg.connect(ledger_dsn)
-    database = await admin.fetchval("SELECT current_database()")
-    await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
-    await admin.close()
-    await armed.aclose()
-    ledger = await Ledger.connect(ledger_dsn)
+async def test_read_only_server_is_ledger_down_for_writes(empty_dsn: str) -> None:
+    await upgrade(empty_dsn)
+    database = empty_dsn.rpartition("/")[2]
+    await _execute(empty_dsn, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    ledger = await Ledger.connect(empty_dsn)
     with pytest.raises(LedgerDown):
         await ledger.open_gate(intent(), owner(), "t1", NOW)
     await ledger.aclose()
