@@ -77,7 +77,8 @@ async def serve(options: argparse.Namespace) -> None:
                 "stream_url": server.stream_url,
                 "control_url": server.control_url,
                 "pid": os.getpid(),
-                "market_time": plain(server.exchange.now),
+                "market_time": plain(server.clock.market0),
+                "wall0": plain(server.clock.wall0),
                 "speed": plain(server.clock.speed),
             }
         )

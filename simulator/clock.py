@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 
@@ -12,7 +12,8 @@ class SimClock:
     """Gives market time.
 
     `speed=None` is step mode: time stands until `step_to`. Otherwise market time is
-    `market0 + (wall - wall0) * speed` from the moment of creation or the last `step_to`.
+    `market0 + (wall - wall0) * speed`, anchored anew by `run`, `pause` and `step_to`. `wall_s` is
+    a monotonic clock; `wall0` names the same anchor in UTC for those who map times themselves.
     """
 
     def __init__(
@@ -24,9 +25,8 @@ class SimClock:
         if speed is not None and speed <= 0:
             raise ValueError(f"speed was {speed}, allowed: > 0")
         self.speed = speed
-        self._market0 = market0
         self._wall_s = wall_s
-        self._wall0_s = wall_s()
+        self._anchor(market0)
 
     @property
     def is_stepped(self) -> bool:
@@ -34,9 +34,21 @@ class SimClock:
 
     def now(self) -> datetime:
         if self.speed is None:
-            return self._market0
+            return self.market0
         elapsed_s = (self._wall_s() - self._wall0_s) * float(self.speed)
-        return self._market0 + timedelta(seconds=elapsed_s)
+        return self.market0 + timedelta(seconds=elapsed_s)
+
+    def run(self, speed: Decimal) -> None:
+        """Runs from the present market time at `speed` market seconds per wall second."""
+        if speed <= 0:
+            raise ValueError(f"speed was {speed}, allowed: > 0")
+        self._anchor(self.now())
+        self.speed = speed
+
+    def pause(self) -> None:
+        """Stops at the present market time: step mode."""
+        self._anchor(self.now())
+        self.speed = None
 
     def step_to(self, market_time: datetime) -> None:
         """Moves market time forward.
@@ -46,5 +58,14 @@ class SimClock:
         """
         if market_time < self.now():
             raise ValueError(f"time was {market_time}, allowed: not before {self.now()}")
-        self._market0 = market_time
+        self._anchor(market_time)
+
+    def restart(self) -> None:
+        """Anchors the first market time at this wall moment: what was spent on starting up does
+        not count."""
+        self._anchor(self.market0)
+
+    def _anchor(self, market_time: datetime) -> None:
+        self.market0 = market_time
         self._wall0_s = self._wall_s()
+        self.wall0 = datetime.now(UTC)

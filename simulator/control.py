@@ -30,7 +30,9 @@ class ControlPlane:
     - `GET /sim/health`, `GET /sim/state`
     - `GET /sim/journal?after=SEQ` NDJSON
     - `GET|POST|DELETE /sim/faults`: one rule or a list (`faults.FaultBoard.add`)
-    - `POST /sim/clock` `{"advance_to": RFC3339}` or `{"advance_s": n}`; step mode only
+    - `GET /sim/clock` `{market_time, market0, wall0, speed}`; `POST /sim/clock`
+      `{"advance_to": RFC3339}` or `{"advance_s": n}` in step mode, `{"speed": n}` to run from here
+      on, `{"speed": null}` to stop
     - `POST /sim/quote` `{"symbol","bid","ask","bid_size","ask_size","last"}`
     - `POST /sim/trade` `{"symbol","price","size"}`
     - `POST /sim/halt` `{"symbol","halted": true|false}`
@@ -53,6 +55,7 @@ class ControlPlane:
             ("/sim/faults", self._faults, "GET"),
             ("/sim/faults", self._add_faults, "POST"),
             ("/sim/faults", self._heal, "DELETE"),
+            ("/sim/clock", self._clock_now, "GET"),
             ("/sim/clock", self._clock_step, "POST"),
             ("/sim/quote", self._quote, "POST"),
             ("/sim/trade", self._trade, "POST"),
@@ -136,10 +139,30 @@ class ControlPlane:
         self._exchange.state.faults.clear()
         return JSONResponse({"ids": []})
 
+    async def _clock_now(self, _request: Request) -> Response:
+        self._catch_up()
+        clock = self._clock
+        shown = {
+            "market_time": clock.now(),
+            "market0": clock.market0,
+            "wall0": clock.wall0,
+            "speed": clock.speed,
+        }
+        return JSONResponse(plain(shown))
+
     async def _clock_step(self, request: Request) -> Response:
+        body = await _object(request)
+        if "speed" in body:
+            self._catch_up()
+            if self._exchange.now > self._clock.now():
+                self._clock.step_to(self._exchange.now)
+            if body["speed"] is None:
+                self._clock.pause()
+            else:
+                self._clock.run(exact(body["speed"]))
+            return await self._clock_now(request)
         if not self._clock.is_stepped:
             return JSONResponse({"message": "the clock runs; it cannot be stepped"}, 409)
-        body = await _object(request)
         target = self._exchange.now
         if "advance_to" in body:
             target = datetime.fromisoformat(str(body["advance_to"]))
@@ -150,7 +173,7 @@ class ControlPlane:
         self._clock.step_to(target.astimezone(UTC))
         self._exchange.advance_to(target.astimezone(UTC))
         self._changed()
-        return await self._health(request)
+        return await self._clock_now(request)
 
     async def _quote(self, request: Request) -> Response:
         self._catch_up()

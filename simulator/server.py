@@ -75,14 +75,14 @@ class SimulatorServer:
             server = _QuietServer(_settings(app))
             self._servers.append(server)
             self._tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
-        if not self.clock.is_stepped:
-            self._tasks.append(asyncio.create_task(self._pump()))
         while not all(server.started for server in self._servers):
             failed = next((task for task in self._tasks if task.done()), None)
             if failed is not None:
                 failed.result()
                 raise RuntimeError("the simulated exchange did not start")
             await asyncio.sleep(START_POLL_S)
+        self.clock.restart()
+        self._tasks.append(asyncio.create_task(self._pump()))
         return self
 
     async def __aexit__(
@@ -111,7 +111,8 @@ class SimulatorServer:
 
     async def _pump(self) -> None:
         while True:
-            self.exchange.advance_to(max(self.clock.now(), self.exchange.now))
+            if not self.clock.is_stepped:
+                self.exchange.advance_to(max(self.clock.now(), self.exchange.now))
             await asyncio.sleep(PUMP_INTERVAL_S)
 
 

@@ -41,7 +41,8 @@ def test_cancelling_a_part_filled_entry_takes_its_children_with_it() -> None:
     quote(venue, "100.00", "100.25", size=6)
     entry = venue.submit(bracket(10, "100.25", "105.00", "95.00"))
     venue.cancel(entry.id)
-    assert [member.status for member in entry.group.members] == [Status.CANCELED] * 3  # type: ignore[union-attr]
+    assert entry.group is not None
+    assert [member.status for member in entry.group.members] == [Status.CANCELED] * 3
     assert venue.state.account.quantity(SYMBOL) == 6
 
 

@@ -90,6 +90,13 @@ def test_running_program_refuses_to_be_stepped(tmp_path: Path) -> None:
         answer = httpx.post(line["control_url"] + "/sim/clock", json={"advance_s": 1})
         assert answer.status_code == 409
         assert line["speed"] == "20"
+        stopped = httpx.post(line["control_url"] + "/sim/clock", json={"speed": None}).json()
+        assert stopped["speed"] is None
+        again = httpx.get(line["control_url"] + "/sim/clock").json()
+        assert again["market_time"] == stopped["market_time"] == again["market0"]
+        assert again["market_time"] > START.isoformat()[:19]
+        running = httpx.post(line["control_url"] + "/sim/clock", json={"speed": "0.5"}).json()
+        assert (running["speed"], running["market0"]) == ("0.5", again["market0"])
     finally:
         process.terminate()
         assert process.wait(EXIT_S) == 0
