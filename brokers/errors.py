@@ -67,6 +67,13 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     return min(seconds, RETRY_AFTER_S_MAX)
 
 
+def reset_after_s(header: str | None, now: datetime) -> float | None:
+    """Seconds until the instant of an `X-RateLimit-Reset` header (epoch), within 0..60."""
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > 12:
+        return None
+    return min(max(0.0, int(header) - now.timestamp()), RETRY_AFTER_S_MAX)
+
+
 def read_failure(error: NotSent | Lost | BadBody) -> HoldfastError:
     """The domain error of a read that did not work out. Reads may always be repeated."""
     text = safe_text(error)

@@ -128,6 +128,8 @@ class HttpTransport:
             raise Lost(f"{type(error).__name__} after {method} was sent") from error
         except TimeoutError as error:
             raise Lost(f"no answer to {method} within {self._timeout_s} s") from error
+        except OSError as error:
+            raise Lost(f"{type(error).__name__} after {method} was sent") from error
 
     async def _exchange(self, request: httpx.Request) -> Reply:
         response = await self._client.send(request, stream=True)

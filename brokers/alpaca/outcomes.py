@@ -20,6 +20,7 @@ from brokers.errors import (
     BadBody,
     Lost,
     NotSent,
+    reset_after_s,
     retry_after_s,
     safe_text,
 )
@@ -39,6 +40,7 @@ from brokers.port import (
 from brokers.transport import Reply
 from domain.errors import HoldfastError, Refused, Transient, Uncertain
 
+RATE_RESET = "x-ratelimit-reset"
 DUPLICATE_CODE = "40010001"
 _MUST_BE_UNIQUE = re.compile(r"client[_ ]order[_ ]id must be unique", re.IGNORECASE)
 _EXTRA_FIELDS = ("existing_qty", "held_for_orders", "available", "cost_basis", "buying_power")
@@ -127,7 +129,8 @@ def _rate_limited(reply: Reply, now: datetime) -> NotExecuted:
 
 
 def _wait_s(reply: Reply, now: datetime) -> float | None:
-    return retry_after_s(reply.headers.get("retry-after"), now)
+    asked = retry_after_s(reply.headers.get("retry-after"), now)
+    return asked if asked is not None else reset_after_s(reply.headers.get(RATE_RESET), now)
 
 
 def _is_json(reply: Reply) -> bool:

@@ -79,9 +79,11 @@ async def order_stream(
         Transient: `NOT_CONNECTED` or `STREAM_LOST`; connect again after a while.
         Refused: `AUTH_NEEDED`; the keys were not accepted.
     """
+    is_ready = False
     try:
         async with connector() as socket:
             await _subscribe(socket, config)
+            is_ready = True
             yield StreamReady(at=now())
             while True:
                 for event in stream_events(await socket.recv()):
@@ -94,7 +96,8 @@ async def order_stream(
         raise Transient(safe_text(error), code=NOT_CONNECTED) from error
     except (OSError, InvalidHandshake, InvalidURI) as error:
         # TimeoutError is an OSError: opening or the handshake took too long.
-        raise Transient(f"{type(error).__name__} {error}", code=NOT_CONNECTED) from error
+        code = STREAM_LOST if is_ready else NOT_CONNECTED
+        raise Transient(safe_text(f"{type(error).__name__} {error}"), code=code) from error
 
 
 async def _subscribe(socket: FrameSocket, config: AlpacaConfig) -> None:

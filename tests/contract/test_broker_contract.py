@@ -12,6 +12,7 @@ import pytest
 from brokers.port import (
     Accepted,
     AuthNeeded,
+    Broker,
     CancelRequested,
     Duplicate,
     NotCancelable,
@@ -585,6 +586,8 @@ async def test_bc40_bulk_cancel_leaves_out_what_was_refused(scripted: ScriptedFa
 async def test_bc36_dry_run_reads_and_never_writes(face: Face) -> None:
     order = (await placed(face, 1)).order
     dry = DryRunBroker(face.broker)
+    port: Broker = dry
+    assert port.account_id == face.broker.account_id
     wish = intent(2)
     writes = face.write_count()
     assert await dry.place(wish) == Rejected(code="DRY_RUN", text="dry run: nothing was sent")
@@ -640,3 +643,13 @@ async def test_bc41_combo_legs_say_open_or_close_and_the_top_has_no_symbol(
     assert b'"limit_price":"-1.25"' in sent
     assert b'"position_intent":"sell_to_close"' in sent
     assert b'"symbol":"SPY",' not in sent
+
+
+async def test_bc42_reset_instant_serves_where_no_wait_was_given(scripted: ScriptedFace) -> None:
+    reset = str(int(MARKET_NOW.timestamp()) + 7)
+    for header, wait_s in ((reset, 7.0), ("99999999999", 60.0), ("1", 0.0), ("soon", None)):
+        headers = {"X-RateLimit-Reset": header}
+        scripted.answer("POST", "/v2/orders", 429, {"message": "slow down"}, headers=headers)
+        outcome = await scripted.broker.place(intent(1))
+        assert isinstance(outcome, NotExecuted)
+        assert outcome.retry_after_s == wait_s
