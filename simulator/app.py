@@ -22,8 +22,11 @@ def connection_cut() -> Exception:
 
 
 class AlpacaFace:
-    """Alpaca's protocol on one exchange: `app` for HTTP and WebSocket, `hub` for in-process
-    streams (`hub.open()` gives a session without a socket)."""
+    """Alpaca's protocol on one exchange.
+
+    `app` speaks HTTP and WebSocket; `hub.connect` is the stream without a socket, an async
+    context manager whose value has `send` and `recv`.
+    """
 
     def __init__(
         self,

@@ -40,7 +40,18 @@ from tests.unit.simulator_rig import (
 D = Decimal
 
 
-def random_script(seed: int) -> Exchange:
+ORDER_FAULTS = (
+    "late_reject",
+    "partial_fill",
+    "late_fill",
+    "cancel_lost",
+    "replace_doubles",
+    "oco_both",
+    "halt",
+)
+
+
+def random_script(seed: int, faults: tuple[str, ...] = ()) -> Exchange:
     """A seeded mess of orders, cancels and replaces on a generated book."""
     dice = random.Random(seed)
     listing = equity(fees=FeeSchedule(per_unit=D("0.0125"), minimum=D("0.35")))
@@ -53,6 +64,9 @@ def random_script(seed: int) -> Exchange:
             seed=seed,
         )
     )
+    for kind in faults:
+        rule = {"kind": kind, "match": {"probability": 0.3, "count": None}}
+        venue.state.faults.add({**rule, "params": {"duration_s": 2}})
     advance_s(venue, 1)
     for _ in range(120):
         advance_s(venue, dice.choice((0.5, 1, 3)))
@@ -81,10 +95,14 @@ def random_script(seed: int) -> Exchange:
     return venue
 
 
+@pytest.mark.parametrize("faults", [(), ORDER_FAULTS])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_cash_and_positions_equal_the_journal_after_a_random_day(seed: int) -> None:
+def test_cash_and_positions_equal_the_journal_after_a_random_day(
+    seed: int, faults: tuple[str, ...]
+) -> None:
     """I2, I5: the change of cash is the sum of fills and fees, the position the sum of fills."""
-    venue = random_script(seed)
+    venue = random_script(seed, faults)
+    assert len(venue.state.faults.fired) >= min(4, len(faults)), "the faults really struck"
     cash = D(100_000)
     positions: dict[str, Decimal] = defaultdict(Decimal)
     executions = set()

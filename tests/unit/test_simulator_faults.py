@@ -197,8 +197,11 @@ async def test_budget_answers_429_on_a_running_clock_and_scales_with_speed() -> 
         async with httpx.AsyncClient(
             transport=transport, base_url="http://sim", headers=HEADERS
         ) as client:
-            statuses = [(await client.get("/v2/clock")).status_code for _ in range(allowed + 1)]
-        assert statuses == [200] * allowed + [429]
+            answers = [await client.get("/v2/clock") for _ in range(allowed + 1)]
+        assert [answer.status_code for answer in answers] == [200] * allowed + [429]
+        left = [int(answer.headers["x-ratelimit-remaining"]) for answer in answers]
+        assert left == [*range(allowed - 1, -1, -1), 0]
+        assert int(answers[-1].headers["retry-after"]) in range(1, 61)
 
 
 async def test_dropped_reply_in_process_raises_the_error_of_the_client() -> None:
@@ -362,6 +365,17 @@ async def test_stream_disconnect_closes_every_session() -> None:
     venue.submit(order("buy", 10))
     frames = [await listener.session.next_frame() for _ in range(3)]
     assert frames[2] is None
+
+
+async def test_stream_without_a_socket_ends_like_a_lost_connection() -> None:
+    venue = exchange()
+    face = AlpacaFace(venue)
+    async with face.hub.connect() as socket:
+        await socket.send('{"action": "listen", "data": {"streams": ["trade_updates"]}}')
+        assert b"unauthorized" in await socket.recv()
+        face.hub.close_all()
+        with pytest.raises(ConnectionResetError):
+            await socket.recv()
 
 
 async def test_stream_with_a_wrong_key_is_unauthorized_and_hears_nothing() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -77,7 +78,7 @@ class Gate:
         if answer is None:
             await self._drop(scope, receive)
             return
-        await answer.replay(send)
+        await answer.with_headers(self._budget_headers()).replay(send)
 
     def _refused_early(self, scope: Scope) -> Response | None:
         """Wrong keys or an empty request budget."""
@@ -88,19 +89,37 @@ class Gate:
             code = 40110000 if status == 401 else 40310000
             text = "request is not authorized" if status == 401 else "forbidden."
             return JSONResponse({"code": code, "message": text}, status)
-        limit = self._exchange.config.requests_per_minute
-        if limit is None or self._clock.speed is None:
+        limit = self._budget()
+        if limit is None:
             return None
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._window_end_s:
             self._window_end_s = now_s + WINDOW_S
             self._used = 0
         self._used += 1
-        if self._used <= max(limit, int(limit * self._clock.speed)):
+        if self._used <= limit:
             return None
         rest_s = max(1, round(self._window_end_s - now_s))
         self._exchange.state.record("throttled", limit=limit)
-        return _too_many({"Retry-After": str(rest_s), "X-RateLimit-Reset": str(rest_s)})
+        return _too_many({"Retry-After": str(rest_s), **self._budget_headers()})
+
+    def _budget(self) -> int | None:
+        """Requests per wall minute: the venue's number, scaled by speed; None in step mode."""
+        limit, speed = self._exchange.config.requests_per_minute, self._clock.speed
+        if limit is None or speed is None:
+            return None
+        return max(limit, int(limit * speed))
+
+    def _budget_headers(self) -> dict[str, str]:
+        limit = self._budget()
+        if limit is None:
+            return {}
+        rest_s = max(0.0, self._window_end_s - asyncio.get_running_loop().time())
+        return {
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": str(max(0, limit - self._used)),
+            "X-RateLimit-Reset": str(int(datetime.now(UTC).timestamp() + rest_s)),
+        }
 
     async def _failed_before(self, facts: dict[str, str]) -> Response | None:
         """Faults that strike before anything is done."""
@@ -198,6 +217,10 @@ class _Captured:
         headers = [pair for pair in self.headers if pair[0] != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         return _Captured(self.status, headers, body)
+
+    def with_headers(self, extra: dict[str, str]) -> _Captured:
+        added = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
+        return _Captured(self.status, [*self.headers, *added], self.body)
 
     async def replay(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})

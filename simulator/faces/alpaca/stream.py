@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -24,7 +24,10 @@ TRADE_UPDATES = "trade_updates"
 
 
 class StreamSession:
-    """One connection: text in by `receive`, frames out by `next_frame`."""
+    """One connection: text in by `receive`, frames out by `next_frame`.
+
+    `send` and `recv` are the same two under the names that a WebSocket client gives them.
+    """
 
     def __init__(self, allows: Callable[[str, str], bool]) -> None:
         self._allows = allows
@@ -60,6 +63,20 @@ class StreamSession:
         """The next frame for the client; None when the server closes the connection."""
         return await self._outbox.get()
 
+    async def send(self, message: str) -> None:
+        self.receive(message)
+
+    async def recv(self) -> bytes:
+        """The next frame.
+
+        Raises:
+            ConnectionResetError: the server has closed the connection.
+        """
+        frame = await self.next_frame()
+        if frame is None:
+            raise ConnectionResetError("the simulated venue closed the stream")
+        return frame
+
     def push(self, frame: bytes) -> None:
         self._outbox.put_nowait(frame)
 
@@ -86,6 +103,15 @@ class StreamHub:
         session = StreamSession(self._allows)
         self._sessions.append(session)
         return session
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[StreamSession]:
+        """A connection without a socket, for clients that take a connector."""
+        session = self.open()
+        try:
+            yield session
+        finally:
+            self.discard(session)
 
     def discard(self, session: StreamSession) -> None:
         if session in self._sessions:
