@@ -452,9 +452,9 @@ def check_retry_policies(source: Source) -> Iterator[Violation]:
         return
     aliases = _alias_map(source)
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Name | ast.Attribute):
-            if _dotted(node, aliases) == "temporalio.common.RetryPolicy":
-                yield source.violation(node, f"retry policies are made in {LIFECYCLE} only")
+        named = _dotted(node, aliases) if isinstance(node, ast.Name | ast.Attribute) else ""
+        if named == "temporalio.common.RetryPolicy":
+            yield source.violation(node, f"retry policies are made in {LIFECYCLE} only")
 
 
 def _is_from_lifecycle(value: ast.expr, aliases: dict[str, str]) -> bool:
