@@ -94,11 +94,12 @@ class SimulatorServer:
         self.face.hub.close_all()
         for server in self._servers:
             server.should_exit = True
-        pumps = self._tasks[len(self._servers) :]
-        for task in pumps:
+        serving, pumping = self._tasks[: len(self._servers)], self._tasks[len(self._servers) :]
+        for task in pumping:
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._tasks)
+        await asyncio.gather(*pumping, return_exceptions=True)
+        # Only when both servers have closed their connections is the port really free.
+        await asyncio.gather(*serving)
         for listening in self._sockets:
             listening.close()
         self.exchange.journal.close()
