@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from temporalio import activity
 
-from activities.quotes import net_quote, read_quotes
+from activities.quotes import net_quote
 from activities.services import ReserveInput, Services
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.base import Frozen
@@ -31,6 +30,7 @@ from domain.risk.gate_types import (
     GateInput,
     OwnWorkingOrder,
     Portfolio,
+    SymbolAge,
     SymbolExposure,
     Verdict,
 )
@@ -141,7 +141,9 @@ async def read_market(services: Services, plan: TradePlan) -> MarketView:
     except HoldfastError as error:
         faults.append(f"asset: {error.code}")
     try:
-        quotes = await read_quotes(broker, plan.legs)
+        symbols = [leg.instrument.symbol for leg in plan.legs]
+        symbols += [symbol for symbol in services.universe if symbol not in symbols]
+        quotes = await broker.quotes(symbols)
     except HoldfastError as error:
         faults.append(f"quote: {error.code}")
     return MarketView(
@@ -287,6 +289,7 @@ def _gate_input(
         session_date=market_now.date(),
         arrival=None if arrival is None else _aged(arrival, market_now, clock),
         leg_quotes=legs,
+        batch=_batch(services, plan, market, market_now, clock),
         restricted=services.restricted,
         assets=market.assets,
         working_orders=_working(book, plan),
@@ -295,6 +298,20 @@ def _gate_input(
         daily_loss=_daily_loss(services, market, book),
         messages_last_minute=book.messages_last_60_s,
     )
+
+
+def _batch(
+    services: Services, plan: TradePlan, market: MarketView, market_now: datetime, clock: ClockMap
+) -> tuple[SymbolAge, ...]:
+    """Age of every symbol of the universe, the plan's legs included; None: no data at all."""
+    legs = [leg.instrument.symbol for leg in plan.legs]
+    symbols = [*legs, *(symbol for symbol in services.universe if symbol not in legs)]
+    ages = []
+    for symbol in symbols:
+        quote = market.quotes.get(symbol)
+        age_s = None if quote is None else _aged(quote, market_now, clock).age_s
+        ages.append(SymbolAge(symbol=symbol, age_s=age_s))
+    return tuple(ages)
 
 
 def _aged(quote: Quote, market_now: datetime, clock: ClockMap) -> AgedQuote:
@@ -401,8 +418,3 @@ def _verdict(verdict: Verdict) -> GateVerdict:
         code=verdict.code,
         facts=verdict.facts,
     )
-
-
-def refused_names(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """Names of the checks that refused, in gate order."""
-    return tuple(v.name for v in verdicts if v.outcome.value == "refused")

@@ -39,7 +39,8 @@ class Services:
     """Everything an activity may touch. Nothing below reads environment or files.
 
     `failpoint` is called at the named durable steps (faults.md §2.1) and does nothing outside of
-    crash tests. `broker_name` is the venue's name in the ledger.
+    crash tests. `broker_name` is the venue's name in the ledger;
+    `universe` are the symbols whose data must be fresh as a batch (requirement 181).
     """
 
     ledger: Ledger
@@ -53,6 +54,7 @@ class Services:
     build_id: str = ""
     allow_market_exits: bool = True
     live: bool = False
+    universe: tuple[str, ...] = ()
     request_timeout_s: float = 3.0
     settle_window_s: float = 2.0
     failpoint: Callable[[str], None] = field(default=lambda name: None)

@@ -104,7 +104,7 @@ class OrderIntent(Frozen):
 
     `increasing` is False only for orders that the domain computed to be reducing from the
     broker-confirmed position. `replaces` names the client id of the order that this one takes
-    over from; with `keeps_quantity` the replace leaves the quantity to the broker, so that it cannot
+    over from; with `keeps_quantity` the replace leaves the size to the broker, so that it cannot
     restore what filled meanwhile (peers.md §4 row 7). `not_after` ends the right to send (entries
     only).
     """

@@ -1,0 +1,41 @@
+"""The operator's switches as activities: workflow signals take the same path as every client."""
+
+from __future__ import annotations
+
+from temporalio import activity
+
+from activities.services import Services
+from domain.base import Frozen
+from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+
+
+class EngageInput(Frozen):
+    """A kill to engage; idempotent by `command_id`."""
+
+    account: str
+    scope: KillScope
+    mode: KillMode
+    command_id: str
+    by: str
+    reason: str
+
+
+class OperationActivities:
+    """Writes control rows for workflows."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @activity.defn(name="engage_kill")
+    async def engage_kill(self, input: EngageInput) -> None:
+        """Flips the control row; the gateway wakes by NOTIFY and cancels entries (I9, I17)."""
+        kill = KillSwitch(
+            scope=input.scope,
+            mode=input.mode,
+            reason=input.reason,
+            by=input.by,
+            command_id=input.command_id,
+            engaged_at=self._services.now(),
+        )
+        account = None if input.scope.kind is KillScopeKind.ALL else input.account
+        await self._services.ledger.engage_kill(account, kill)

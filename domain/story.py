@@ -1,0 +1,77 @@
+"""The story of a trade in Markdown: what the Web UI and `trade show` tell a person."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from domain import trade_state as ts
+from domain.trade_state import OrderRecord, Role, TradeState
+
+ORDERS_SHOWN_MAX = 40
+
+
+def story_of(state: TradeState) -> str:
+    """Markdown of plan, stage, protection, orders and result; derived, never stored."""
+    plan = state.plan
+    lines = [
+        f"### {plan.side} {plan.symbol} · {ts.stage(state)}",
+        "",
+        f"- trade `{plan.trade_id}` · strategy {plan.strategy} · account {plan.account}",
+        f"- {_plan_line(state)}",
+    ]
+    if state.refusal_code:
+        lines.append(f"- **refused**: {state.refusal_code} {state.refusal_text}".rstrip())
+    if state.ticket is not None:
+        lines.append(_position_line(state))
+    if state.walk.ended:
+        lines.append(f"- entry ended: {state.walk.ended}")
+    if state.exit.reason:
+        pending = f" · pending: {state.exit.pending}" if state.exit.pending else ""
+        lines.append(f"- exit: {state.exit.reason}{pending}")
+    if state.needs_operator:
+        lines.append(f"- **needs operator**: {state.needs_operator}")
+    if state.realised is not None:
+        lines.append(f"- realised {state.realised} after fees {state.fees}")
+    if state.orders:
+        lines += [
+            "",
+            "| order | side | quantity | price | filled | state |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [_order_line(state, record) for record in state.orders[-ORDERS_SHOWN_MAX:]]
+    return "\n".join(lines)
+
+
+def _plan_line(state: TradeState) -> str:
+    plan = state.plan
+    targets = ", ".join(
+        f"{_price(t.price.absolute, t.price.offset)} x {t.fraction}" if t.price else "runner"
+        for t in plan.targets
+    )
+    stop = "none" if plan.stop is None else _price(plan.stop.price.absolute, plan.stop.price.offset)
+    time_stop = f" · time stop {plan.time_stop_s} s" if plan.time_stop_s is not None else ""
+    return f"stop {stop} · targets {targets or 'none'}{time_stop}"
+
+
+def _price(absolute: Decimal | None, offset: Decimal | None) -> str:
+    return str(absolute) if absolute is not None else f"{offset:+}"
+
+
+def _position_line(state: TradeState) -> str:
+    held = ts.held_units(state)
+    average = ts.average_price(state, Role.ENTRY)
+    naked = f" · naked {state.naked.total_s:.1f} s" if state.naked.total_s else ""
+    at = f" @ {average}" if average is not None else ""
+    return (
+        f"- held **{held}**{at} · protection **{ts.protection(state)}**"
+        f" · stop {state.stop_price or '-'}{naked}"
+    )
+
+
+def _order_line(state: TradeState, record: OrderRecord) -> str:
+    price = record.limit_price if record.limit_price is not None else record.stop_price
+    tranche = f" {record.tranche + 1}" if record.tranche is not None else ""
+    return (
+        f"| {record.role}{tranche} | {record.side} | {record.quantity} | {price or 'market'}"
+        f" | {ts.filled_quantity(state, record)} | {record.state} |"
+    )

@@ -1,0 +1,187 @@
+"""The whole stack in one process, on real parts: for workflow tests and crash tests.
+
+Real Temporal dev server, real PostgreSQL, the simulated exchange over real sockets in step mode.
+Only the process boundary is missing; `tests/e2e` has that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle
+
+import worker
+from activities.services import Services
+from brokers.alpaca.client import AlpacaBroker
+from brokers.alpaca.config import AlpacaConfig, AlpacaMode
+from deploy.temporal.versions import set_current_version
+from domain.clock import ClockMap
+from domain.ids import trade_workflow_id
+from domain.messages import TradeInput, TradeResult
+from domain.plan import TradePlan
+from domain.risk.limits import Limits, RestrictedList
+from ledger.repository import Ledger
+from observability.build import build_id
+from simulator.config import ExchangeConfig
+from simulator.exchange import Exchange
+from simulator.server import SimulatorServer
+from workflows import _lifecycle as life
+from workflows.trade import TradeWorkflow
+
+DEADLINE_S = 20.0
+
+
+def roomy_limits(**changes: Any) -> Limits:
+    """Limits that refuse nothing sensible; tests narrow the one they are about."""
+    values: dict[str, Any] = {
+        "max_order_notional": "100000",
+        "max_order_quantity": "20000",
+        "max_total_notional": "1000000",
+        "collar_fraction": "0.02",
+        "max_open_positions": 50,
+        "max_symbol_fraction": "1",
+        "max_daily_loss_fraction": "0.05",
+        "max_messages_per_minute": 10_000,
+        "quote_max_age_s": "60",
+        "option_quote_max_age_s": "300",
+        "account_max_age_s": "60",
+        "batch_max_age_s": "1800",
+        "batch_fresh_fraction_min": "0.9",
+        "entry_blocked_first_s": "0",
+        "entry_blocked_last_s": "0",
+        "exit_time_min_s": "0",
+        "expiry_days_min": 0,
+        "expiry_cutoff_s": "0",
+        "options_level_min": 2,
+        "allow_short": True,
+    }
+    return Limits.model_validate(values | changes)
+
+
+@dataclass
+class Rig:
+    """Handles of everything that runs, and the exchange's journal as the oracle."""
+
+    client: Client
+    ledger: Ledger
+    exchange: Exchange
+    server: SimulatorServer
+    broker: AlpacaBroker
+    services: Services
+    clock: ClockMap
+    queue: str
+    stack: AsyncExitStack = field(repr=False)
+
+    async def start_trade(self, plan: TradePlan) -> WorkflowHandle[TradeWorkflow, TradeResult]:
+        """Starts the Trade workflow of this plan."""
+        return await self.client.start_workflow(
+            TradeWorkflow.run,
+            TradeInput(plan=plan, installation=self.services.installation, clock=self.clock),
+            id=trade_workflow_id(plan.trade_id),
+            task_queue=self.queue,
+            task_timeout=life.TASK_TIMEOUT,
+        )
+
+    def quote(self, symbol: str, bid: str, ask: str, size: str = "100000") -> None:
+        """Moves the market of the exchange."""
+        self.exchange.set_quote(symbol, Decimal(bid), Decimal(ask), Decimal(size), Decimal(size))
+
+    def journal(self, *kinds: str) -> list[dict[str, Any]]:
+        """Rows of the exchange's journal of these kinds, oldest first."""
+        rows = [dict(row) for row in self.exchange.journal.rows]
+        return [row for row in rows if not kinds or row["kind"] in kinds]
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Waits for the condition with a deadline."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not condition():
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            tail = "\n".join(str(row) for row in self.journal()[-12:])
+            for trade in await self.ledger.list_trades():
+                tail += f"\n{trade.trade_id} {trade.stage} {trade.result} {trade.story}"
+                tail += f"\n{[v for v in await self.ledger.verdicts(trade.trade_id) if v.code]}"
+            raise AssertionError(f"not within {DEADLINE_S} s: {what}\n{tail}") from None
+
+
+@asynccontextmanager
+async def running_rig(
+    client: Client,
+    ledger: Ledger,
+    account: str,
+    *,
+    config: ExchangeConfig | None = None,
+    limits: Limits | None = None,
+    arm: bool = True,
+    streams: bool = True,
+    **service_changes: Any,
+) -> AsyncIterator[Rig]:
+    """Exchange, adapter, armed account and workers around one ledger."""
+    async with AsyncExitStack() as stack:
+        settings = config or ExchangeConfig(requests_per_minute=None)
+        exchange = Exchange(settings)
+        server = await stack.enter_async_context(SimulatorServer(exchange))
+        key = settings.keys[0]
+        broker = AlpacaBroker(
+            AlpacaConfig(
+                mode=AlpacaMode.SIMULATOR,
+                account=account,
+                key_id=key.key,
+                secret=key.secret,
+                trading_url=server.url,
+                data_url=server.url,
+                stream_url=server.stream_url,
+            )
+        )
+        stack.push_async_callback(broker.aclose)
+        await prepare_account(ledger, account, arm=arm)
+        wall = datetime.now(UTC)
+        services = Services(
+            ledger=ledger,
+            broker=broker,
+            account=account,
+            broker_name="alpaca",
+            installation=await ledger.installation_id(),
+            limits=limits or roomy_limits(),
+            restricted=RestrictedList(as_of=wall),
+            **service_changes,
+        )
+        queue = f"trade-{account}"
+        await stack.enter_async_context(
+            worker.trade_worker(client, services, task_queue=queue, deployment_name=account)
+        )
+        await set_current_version(client, build_id(), deployment=account)
+        await stack.enter_async_context(worker.gateway_worker(client, services))
+        yield Rig(
+            client=client,
+            ledger=ledger,
+            exchange=exchange,
+            server=server,
+            broker=broker,
+            services=services,
+            clock=ClockMap(wall0=wall, market0=exchange.now),
+            queue=queue,
+            stack=stack,
+        )
+
+
+async def prepare_account(ledger: Ledger, account: str, *, arm: bool = True) -> None:
+    """An account as an operator leaves it before the open: breakers reset, armed."""
+    await ledger.ensure_account(account, "alpaca")
+    await ledger.reset_breaker(account, "test", "start of day")
+    await ledger.set_api_breaker("alpaca", _closed())
+    if arm:
+        await ledger.arm(account, "test", "start of day")
+
+
+def _closed() -> Any:
+    from domain.control import ApiBreakerState
+
+    return ApiBreakerState.CLOSED

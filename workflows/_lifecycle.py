@@ -1,0 +1,50 @@
+"""Platform of the workflows: timeouts and retry policies in one place (architecture §4).
+
+Client 3 s < activity start-to-close. Order sends get one attempt, then resolve. Reads and
+bookkeeping repeat until they succeed: they are idempotent.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
+
+from domain.commands import Urgency
+
+SEND_TIMEOUT = timedelta(seconds=5)
+WALK_TIMEOUT = timedelta(seconds=7)
+RESOLVE_TIMEOUT = timedelta(seconds=10)
+READ_TIMEOUT = timedelta(seconds=10)
+BOOKKEEPING_TIMEOUT = timedelta(seconds=10)
+ENTRY_QUEUE_TIMEOUT_MIN = timedelta(seconds=1)
+TASK_TIMEOUT = timedelta(seconds=3)
+
+ONE_ATTEMPT = RetryPolicy(maximum_attempts=1)
+REPEAT = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200),
+    maximum_interval=timedelta(seconds=5),
+    backoff_coefficient=2.0,
+)
+READ_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200),
+    maximum_interval=timedelta(seconds=2),
+    maximum_attempts=5,
+)
+
+PRIORITY = {
+    Urgency.EXIT: Priority(priority_key=1),
+    Urgency.PROTECT: Priority(priority_key=2),
+    Urgency.ENTRY: Priority(priority_key=3),
+}
+REPORT_PRIORITY = Priority(priority_key=4)
+
+EVENTS_WISH_MAX = 1_000
+EVENTS_HARD_MAX = 2_000
+
+TRADE_ID = SearchAttributeKey.for_keyword("TradeId")
+ACCOUNT = SearchAttributeKey.for_keyword("Account")
+STRATEGY = SearchAttributeKey.for_keyword("Strategy")
+SYMBOL = SearchAttributeKey.for_keyword("Symbol")
+STAGE = SearchAttributeKey.for_keyword("Stage")
+MODE = SearchAttributeKey.for_keyword("Mode")

@@ -1,0 +1,351 @@
+"""One trade from approved plan to settled position."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+from temporalio.common import VersioningBehavior
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.operations import EngageInput, OperationActivities
+    from activities.services import SettleInput, TradeRef
+    from domain import trade_state as ts
+    from domain.commands import Settle, Urgency
+    from domain.control import KillMode, KillScope, KillScopeKind
+    from domain.facts import (
+        ExitTriggered,
+        Fact,
+        FactBatch,
+        FactEnvelope,
+        FlattenRequested,
+        KillEngaged,
+        OperatorCommand,
+        OperatorVerb,
+        VersionChanged,
+    )
+    from domain.fold import apply_all
+    from domain.messages import (
+        OperatorRequest,
+        OperatorSignal,
+        Receipt,
+        TradeInput,
+        TradeResult,
+        TradeStatus,
+        VersionSignal,
+    )
+    from domain.steps import decide, next_deadline
+    from domain.story import story_of
+    from domain.trade_state import TradeState
+    from workflows import _lifecycle as life
+    from workflows._commands import CommandTasks
+
+INBOX_MAX = 20_000
+
+
+@workflow.defn(name="Trade", versioning_behavior=VersioningBehavior.PINNED)
+class TradeWorkflow:
+    """One trade from approved plan to settled position.
+
+    Facts arrive as doorbells and activity results and are only recorded. The main loop folds
+    them through `domain.fold.apply` and starts the commands that `domain.steps.decide` gives; it
+    never awaits a broker. A kill or flatten fact takes queued entries back. Continue-as-new
+    happens at a quiet point and carries state and inbox; it is also the hand-over to a new build.
+    """
+
+    @workflow.init
+    def __init__(self, input: TradeInput) -> None:
+        self._input = input
+        state = input.state or TradeState.planned(input.plan, input.installation, input.clock)
+        self._state = state
+        self._inbox: list[Fact] = list(input.carried.facts)
+        self._trade = TradeRef.of(input.plan, input.clock)
+        interval_s = input.clock.wall_duration_s(float(input.plan.walk.interval_s))
+        self._running = CommandTasks(
+            self._trade, timedelta(seconds=interval_s), self._settle_input, input.build_id
+        )
+        self._told_stage = ""
+        self._timer: asyncio.Task[None] | None = None
+        self._timer_at: datetime | None = None
+
+    @workflow.run
+    async def run(self, input: TradeInput) -> TradeResult:
+        while not self._is_done():
+            self._fold_inbox()
+            self._state, commands = decide(self._state, workflow.now(), self._running.keys)
+            self._running.start(commands, into=self._inbox)
+            self._tell()
+            if self._is_done():
+                break
+            if self._wants_new_run() and self._running.is_quiet and not self._inbox:
+                await self._continue_as_new()
+            await self._wait_for_facts_or_deadline()
+        self._stop_timer()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self._result()
+
+    # --- messages: they only record ---------------------------------------------------------------
+
+    @workflow.signal
+    def facts(self, envelope: FactEnvelope) -> None:
+        """The doorbell: always decodes; what it cannot read becomes a discrepancy."""
+        self._record(*envelope.as_facts(workflow.now()))
+
+    @workflow.signal
+    def exit_triggered(self, envelope: FactEnvelope) -> None:
+        """A rule of the exit watch fired."""
+        known = [f for f in envelope.as_facts(workflow.now()) if isinstance(f, ExitTriggered)]
+        self._record(*known)
+
+    @workflow.signal
+    async def kill(self, signal: OperatorSignal) -> None:
+        """Kill of this trade from the Web UI: first the control row, then the trade."""
+        command_id = signal.command_id or f"ui-kill-{workflow.info().get_current_history_length()}"
+        mode = signal.mode if signal.mode in list(KillMode) else KillMode.BLOCK
+        try:
+            await self._engage(command_id, KillMode(mode), signal)
+        except ActivityError as error:
+            # Raised on, it would fail the trade (A6). The trade itself still stops below.
+            workflow.logger.error("control row of the kill was not written: %s", error.cause)
+        self._record(
+            KillEngaged(
+                at=workflow.now(),
+                command_id=command_id,
+                mode=KillMode(mode),
+                by=signal.by,
+                reason=signal.reason or "web ui",
+            )
+        )
+
+    @workflow.signal
+    def flatten(self, signal: OperatorSignal) -> None:
+        """Flatten this trade from the Web UI."""
+        fallback = f"ui-flatten-{workflow.info().get_current_history_length()}"
+        self._record(
+            FlattenRequested(
+                at=workflow.now(),
+                command_id=signal.command_id or fallback,
+                by=signal.by,
+                reason=signal.reason or "web ui",
+            )
+        )
+
+    @workflow.signal
+    def version_changed(self, signal: VersionSignal) -> None:
+        """A new build is current: hand over at the next quiet point."""
+        self._record(VersionChanged(at=workflow.now(), build_id=signal.build_id))
+
+    @workflow.update
+    def request_flatten(self, request: OperatorRequest) -> Receipt:
+        self._record(
+            FlattenRequested(
+                at=workflow.now(),
+                command_id=request.command_id,
+                by=request.by,
+                reason=request.reason,
+            )
+        )
+        return Receipt(command_id=request.command_id, recorded=True)
+
+    @workflow.update
+    def move_stop(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.MOVE_STOP, request)
+
+    @workflow.update
+    def take_over(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.TAKE_OVER, request)
+
+    @workflow.update
+    def resolve_order(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.RESOLVE_ORDER, request)
+
+    @request_flatten.validator
+    def _check_flatten(self, request: OperatorRequest) -> None:
+        _check_request(request)
+
+    @move_stop.validator
+    def _check_move_stop(self, request: OperatorRequest) -> None:
+        _check_request(request)
+        if request.price is None or request.price <= 0:
+            raise ApplicationError("PRICE_NOT_POSITIVE field=price", type="BadInput")
+
+    @take_over.validator
+    def _check_take_over(self, request: OperatorRequest) -> None:
+        _check_request(request)
+
+    @resolve_order.validator
+    def _check_resolve(self, request: OperatorRequest) -> None:
+        _check_request(request)
+        if request.resolution not in ("filled", "dead") or not request.evidence:
+            raise ApplicationError("EVIDENCE_REQUIRED field=evidence", type="BadInput")
+
+    @workflow.query
+    def status(self) -> TradeStatus:
+        state = self._state
+        return TradeStatus(
+            trade_id=state.plan.trade_id,
+            stage=ts.stage(state),
+            protection=ts.protection(state),
+            held=ts.held_units(state),
+            average_entry=ts.average_price(state, ts.Role.ENTRY),
+            stop_price=state.stop_price,
+            exit_reason=state.exit.reason,
+            exit_pending=state.exit.pending,
+            needs_operator=state.needs_operator,
+            working=tuple(
+                f"{o.role} {o.state} {o.side} {o.quantity} {o.symbol}"
+                f" @ {o.limit_price or o.stop_price}"
+                for o in state.live()
+            ),
+            naked_s=round(state.naked.total_s, 3),
+        )
+
+    @workflow.query
+    def story(self) -> str:
+        return story_of(self._state)
+
+    # --- private steps ----------------------------------------------------------------------------
+
+    def _record(self, *facts: Fact) -> None:
+        """Bounded inbox; a kill or flatten takes queued entries back at once."""
+        if len(self._inbox) < INBOX_MAX:
+            self._inbox.extend(facts)
+        if any(isinstance(f, KillEngaged | FlattenRequested) for f in facts):
+            self._running.cancel_entries()
+
+    def _operator(self, verb: OperatorVerb, request: OperatorRequest) -> Receipt:
+        self._record(
+            OperatorCommand(
+                at=workflow.now(),
+                command_id=request.command_id,
+                by=request.by,
+                verb=verb,
+                reason=request.reason,
+                price=request.price,
+                client_id=request.client_id,
+                resolution="filled" if request.resolution == "filled" else "dead",
+                evidence=request.evidence,
+            )
+        )
+        return Receipt(command_id=request.command_id, recorded=True)
+
+    async def _engage(self, command_id: str, mode: KillMode, signal: OperatorSignal) -> None:
+        plan = self._input.plan
+        await workflow.execute_activity_method(
+            OperationActivities.engage_kill,
+            EngageInput(
+                account=plan.account,
+                scope=KillScope(kind=KillScopeKind.TRADE, value=plan.trade_id),
+                mode=mode,
+                command_id=command_id,
+                by=signal.by,
+                reason=signal.reason or "web ui",
+            ),
+            start_to_close_timeout=life.BOOKKEEPING_TIMEOUT,
+            retry_policy=life.READ_RETRY,
+            priority=life.PRIORITY[Urgency.EXIT],
+            summary=f"kill {mode}",
+        )
+
+    def _is_done(self) -> bool:
+        return ts.is_final(self._state) and self._running.is_quiet
+
+    def _fold_inbox(self) -> None:
+        facts, self._inbox[:] = tuple(self._inbox), []
+        self._state = apply_all(self._state, facts, workflow.now())
+
+    def _tell(self) -> None:
+        """Shows stage and story in the Web UI; the search attribute moves only with the stage."""
+        stage = ts.stage(self._state)
+        if stage != self._told_stage:
+            self._told_stage = stage
+            workflow.upsert_search_attributes([life.STAGE.value_set(stage)])
+        workflow.set_current_details(story_of(self._state))
+
+    def _wants_new_run(self) -> bool:
+        return (
+            bool(self._state.new_build)
+            or workflow.info().get_current_history_length() >= life.EVENTS_WISH_MAX
+            or workflow.info().is_continue_as_new_suggested()
+        )
+
+    async def _continue_as_new(self) -> None:
+        """Hands the state to a new run, of the new build if there is one (architecture §4)."""
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if self._inbox or not self._running.is_quiet:
+            return
+        self._stop_timer()
+        state = self._state.changed(new_build="", knowledge_at=None, read_needed="continued")
+        handed = self._input.model_copy(
+            update={"state": state, "carried": FactBatch(facts=tuple(self._inbox))}
+        )
+        workflow.continue_as_new(
+            handed,
+            initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE
+            if self._state.new_build
+            else None,
+        )
+
+    async def _wait_for_facts_or_deadline(self) -> None:
+        """Sleeps until a fact, an answer or the next deadline; one timer at a time."""
+        self._arm_timer(next_deadline(self._state, workflow.now()))
+        running = self._running.keys
+        await workflow.wait_condition(
+            lambda: (
+                bool(self._inbox)
+                or self._running.keys != running
+                or (self._timer is not None and self._timer.done())
+            )
+        )
+
+    def _arm_timer(self, at: datetime | None) -> None:
+        """Re-arms only when the deadline moved: every re-arming costs events."""
+        if self._timer is not None and self._timer.done():
+            self._timer, self._timer_at = None, None
+        if at == self._timer_at:
+            return
+        self._stop_timer()
+        if at is not None:
+            wait = max(at - workflow.now(), timedelta(milliseconds=1))
+            self._timer = asyncio.create_task(workflow.sleep(wait))
+            self._timer_at = at
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, None
+
+    def _settle_input(self, command: Settle) -> SettleInput:
+        final = self._state.changed(settled=True)
+        return SettleInput(
+            trade=self._trade,
+            plan=self._input.plan,
+            command=command,
+            stage=ts.stage(final),
+            story=story_of(final),
+        )
+
+    def _result(self) -> TradeResult:
+        state = self._state
+        return TradeResult(
+            trade_id=state.plan.trade_id,
+            outcome=ts.stage(state),
+            exit_reason=ts.exit_reason(state) if not state.refusal_code else "",
+            code=state.refusal_code,
+            quantity=ts.entry_quantity(state),
+            average_entry=ts.average_price(state, ts.Role.ENTRY),
+            average_exit=ts.average_price(state, ts.Role.STOP, ts.Role.TARGET, ts.Role.EXIT),
+            realised=state.realised,
+            fees=state.fees,
+            naked_s=round(state.naked.total_s, 3),
+        )
+
+
+def _check_request(request: OperatorRequest) -> None:
+    """Refused before anything enters history."""
+    if not request.command_id or not request.by:
+        raise ApplicationError("FIELD_REQUIRED field=command_id,by", type="BadInput")
+    if len(request.reason) > 500:
+        raise ApplicationError("REASON_TOO_LONG max=500", type="BadInput")
