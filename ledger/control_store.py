@@ -47,8 +47,8 @@ from ledger.tables import (
 CONTROL_CHANNEL = "holdfast_control"
 KILL_LOCK_MS = 2000
 GATE_LOCK_MS = 100
-# A process frozen between gate and commit must not hold up a kill longer than this.
-GATE_IDLE_MS = 400
+# A process frozen between gate and commit must not hold up a kill longer than this (M9).
+GATE_IDLE_MS = 800
 
 
 def gate_lock_name(account: str) -> str:

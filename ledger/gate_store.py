@@ -59,6 +59,7 @@ _POLICY = text(
     """
 )
 _INSERT_TRIES = 3
+REDUCING_IDLE_MS = 5000
 _OPEN_STATES = (IntentState.SENDING.value, IntentState.UNKNOWN.value)
 
 
@@ -93,7 +94,9 @@ class GateStore(ControlStore):
         asked = _Asked(intent, owner, attempt_token, now, build_id, config_hash, resend)
         try:
             async with self._work() as connection:
-                await limit_waits(connection, lock_ms=GATE_LOCK_MS, idle_ms=GATE_IDLE_MS)
+                # A reducing order holds nothing that a kill waits for.
+                idle_ms = GATE_IDLE_MS if intent.increasing else REDUCING_IDLE_MS
+                await limit_waits(connection, lock_ms=GATE_LOCK_MS, idle_ms=idle_ms)
                 answer = await _pass_gate(connection, asked)
         except LockBusy:
             if intent.increasing and not await self._is_row_locked(intent.client_id):

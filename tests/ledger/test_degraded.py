@@ -14,12 +14,16 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import select
 
 from deploy.local.postgres import LocalPostgres, start_postgres, sweep_leftover
 from domain.errors import Transient
+from ledger.connection import limit_waits, lock_shared
+from ledger.control_store import GATE_IDLE_MS, GATE_LOCK_MS, gate_lock_name
 from ledger.errors import LedgerDown
 from ledger.migrate import upgrade
 from ledger.repository import Ledger
+from ledger.tables import control
 from tests.ledger.samples import ACCOUNT, NOW, intent, kill, owner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +134,25 @@ async def test_kill_goes_through_while_the_work_pool_is_used_up(ledger_dsn: str)
             answer = await ledger.engage_kill(ACCOUNT, kill())
     assert answer.controls[0].kills == (kill(),)
     await ledger.aclose()
+
+
+async def test_process_frozen_inside_the_gate_cannot_hold_up_a_kill(armed: Ledger) -> None:
+    """M9, C8: its transaction is ended by the server, so it never commits its permit."""
+
+    async def freeze() -> None:
+        async with armed._work() as frozen:
+            await limit_waits(frozen, lock_ms=GATE_LOCK_MS, idle_ms=GATE_IDLE_MS)
+            await lock_shared(frozen, gate_lock_name(ACCOUNT), gate_lock_name("*"))
+            await frozen.execute(select(control).with_for_update(read=True))
+            started = time.monotonic()
+            await armed.engage_kill(ACCOUNT, kill())
+            waits_s.append(time.monotonic() - started)
+            await frozen.execute(select(control))
+
+    waits_s: list[float] = []
+    with pytest.raises(LedgerDown):
+        await freeze()
+    assert 0.5 < waits_s[0] < 2
 
 
 def test_server_runs_unprivileged_with_password_and_without_socket(
