@@ -34,7 +34,9 @@ $(STAMP_OF_LOCK): requirements.lock
 run: install
 	@$(BIN)/python starter.py demo $(RUN_FLAGS)
 
-test: test-fast test-slow
+# Both halves run even if the first one fails.
+test:
+	@$(MAKE) --no-print-directory --keep-going test-fast test-slow
 
 test-fast: install
 	@test -d ../shared/data/open || echo "NOTE: ../shared/data/open is not there: tests on recorded market data are left out"

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 import urllib.request
@@ -20,7 +21,7 @@ import pytest
 
 from deploy.local import control
 from deploy.local.control import down, start_detached, status
-from deploy.local.processes import ChildSpec
+from deploy.local.processes import ChildSpec, ProcessMark, start_time
 from deploy.local.runfile import RunInfo, StackState, run_file
 from deploy.local.stack import (
     exchange_child,
@@ -242,3 +243,25 @@ def read_supervisor_pid(data_dir: Path) -> int:
     info = status(data_dir).info
     assert info is not None
     return info.supervisor.pid
+
+
+def test_guard_ends_its_command_when_the_parent_is_killed(tmp_path: Path) -> None:
+    """The way of systems without a death signal; runs everywhere."""
+    pid_file = tmp_path / "pid"
+    command = f"import os, pathlib; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    guarded = [sys.executable, "-c", f"{command}; import time; time.sleep(600)"]
+    program = (
+        "import os, signal, subprocess, sys, time\n"
+        "guard = 'import signal, sys; from deploy.local.child import guard;"
+        " guard(int(sys.argv[1]), signal.SIGKILL, sys.argv[2:])'\n"
+        "subprocess.Popen([sys.executable, '-c', guard, str(os.getpid()), *sys.argv[1:]])\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, *guarded])
+    eventually(lambda: pid_file.exists() and pid_file.read_text() != "", "it runs", 20.0)
+    pid = int(pid_file.read_text())
+    mark = ProcessMark(pid, start_time(pid))
+    assert mark.is_alive()
+    parent.kill()
+    parent.wait()
+    eventually(lambda: not mark.is_alive(), "the guarded command has ended", GONE_TIMEOUT_S)
