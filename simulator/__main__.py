@@ -88,7 +88,7 @@ async def serve(options: argparse.Namespace) -> None:
             part.replace(options.port_file)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-        await stopped.wait()
+        await server.run_until(stopped)
 
 
 if __name__ == "__main__":

@@ -419,9 +419,11 @@ class Exchange:
             return
         self.tape_events_played += 1
         if event.kind is TapeKind.QUOTE:
-            self.matcher.quote(
-                event.symbol, event.bid, event.ask, event.bid_size or ZERO, event.ask_size or ZERO
-            )
+            # A tape without sizes shows the listing's own size: nothing would ever fill else.
+            unsized = self.state.listings[event.symbol].synthetic_size
+            bid_size = unsized if event.bid_size is None else event.bid_size
+            ask_size = unsized if event.ask_size is None else event.ask_size
+            self.matcher.quote(event.symbol, event.bid, event.ask, bid_size, ask_size)
         elif event.kind is TapeKind.TRADE:
             assert event.price is not None
             self.matcher.trade(event.symbol, event.price, event.size or ZERO)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -185,7 +185,6 @@ class SimOrder:
     replaces: str | None = None
     replaced_by: str | None = None
     reject_text: str = ""
-    tags: set[str] = field(default_factory=set)
 
     @property
     def remaining(self) -> Decimal:

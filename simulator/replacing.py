@@ -52,7 +52,6 @@ class Replacer:
             legs=(),
             replaces=None,
             replaced_by=None,
-            tags=set(),
         )
         new.legs = tuple(self._replacement_leg(leg, new) for leg in old.legs)
         self._check_replacement(old, new)
@@ -70,7 +69,6 @@ class Replacer:
             filled=combo.filled * leg.ratio,
             combo=combo,
             status=Status.NEW,
-            tags=set(),
         )
 
     def _check_changeable(self, old: SimOrder, request: ReplaceRequest) -> None:

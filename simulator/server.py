@@ -104,6 +104,21 @@ class SimulatorServer:
             listening.close()
         self.exchange.journal.close()
 
+    async def run_until(self, stopped: asyncio.Event) -> None:
+        """Serves until the event is set; a tape that cannot be read any further ends it too.
+
+        Raises:
+            TapeError: the tape had a bad row.
+        """
+        waiting = asyncio.create_task(stopped.wait())
+        try:
+            await asyncio.wait({waiting, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
     def step_s(self, seconds: float) -> None:
         """Moves market time forward in step mode."""
         moment = max(self.clock.now(), self.exchange.now) + timedelta(seconds=seconds)

@@ -7,9 +7,9 @@ order, symbols interleaved:
 
 - `time_utc`: ISO 8601 with offset or `Z`, UTC (`2013-09-03T13:30:00.123Z`); a time without an
   offset is refused.
-- `kind`: `quote` (fills bid, ask, bid_size, ask_size; an empty side means no such side),
-  `trade` (fills price, size) or `bar` (fills open, high, low, close, volume; `time_utc` is the
-  time at which the bar is complete).
+- `kind`: `quote` (fills bid, ask, bid_size, ask_size; an empty price means no such side, an
+  empty size is the listing's `synthetic_size`), `trade` (fills price, size) or `bar` (fills open,
+  high, low, close, volume; `time_utc` is the time at which the bar is complete).
 - Numbers are plain decimal text; cells that do not belong to the kind stay empty. Columns may
   come in any order, unknown columns are ignored, columns that no row uses may be missing.
 

@@ -162,3 +162,22 @@ def test_halted_symbol_accepts_orders_and_fills_them_after_resuming() -> None:
     assert placed.filled == 0
     venue.resume(SYMBOL)
     assert prices(venue) == [("10", "101.25")]
+
+
+def test_tape_quote_without_sizes_shows_the_size_of_the_listing() -> None:
+    made = exchange(quoted=False)
+    event = TapeEvent(made.now, SYMBOL, TapeKind.QUOTE, bid=D("99.75"), ask=D("100.00"))
+    venue = Exchange(made.config, [event])
+    advance_s(venue, 1)
+    assert venue.submit(order("buy", 10)).status is Status.FILLED
+
+
+def test_one_sided_quote_fills_only_that_side() -> None:
+    """G2: a missing side is no price."""
+    venue = exchange()
+    hold(venue, 10)
+    venue.set_quote(SYMBOL, D("100.00"), None)
+    waiting = venue.submit(order("buy", 1))
+    assert waiting.filled == 0
+    venue.cancel(waiting.id)
+    assert venue.submit(order("sell", 10)).status is Status.FILLED

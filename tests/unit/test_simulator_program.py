@@ -37,12 +37,7 @@ def start(folder: Path, *more: str) -> tuple[subprocess.Popen[str], dict[str, st
         ],
     )
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "simulator", "--config", str(folder / "exchange.json")),
-            *("--tape", str(folder / "tape.csv"), "--start", START.isoformat()),
-            *("--journal", str(folder / "journal.ndjson")),
-            *("--port-file", str(folder / "ports.json"), *more),
-        ],
+        command(folder, *more),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -50,6 +45,15 @@ def start(folder: Path, *more: str) -> tuple[subprocess.Popen[str], dict[str, st
     )
     assert process.stdout is not None
     return process, json.loads(process.stdout.readline())
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "simulator", "--config", str(folder / "exchange.json")),
+        *("--tape", str(folder / "tape.csv"), "--start", START.isoformat()),
+        *("--journal", str(folder / "journal.ndjson")),
+        *("--port-file", str(folder / "ports.json"), *more),
+    ]
 
 
 def test_stepped_program_plays_its_tape_and_ends_cleanly(tmp_path: Path) -> None:
@@ -102,3 +106,23 @@ def test_running_program_refuses_to_be_stepped(tmp_path: Path) -> None:
         assert process.wait(EXIT_S) == 0
         if process.stdout is not None:
             process.stdout.close()
+
+
+def test_bad_tape_row_ends_the_program_with_its_line(tmp_path: Path) -> None:
+    process, _ = start(tmp_path, "--speed", "1")
+    process.terminate()
+    assert process.wait(EXIT_S) == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    with (tmp_path / "tape.csv").open("a", encoding="utf-8") as tape:
+        tape.write("2026-03-04T15:00:09Z,ESX,trade,,,,,NaN,1,,,,,\n")
+    again = subprocess.run(
+        command(tmp_path, "--speed", "1000"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=EXIT_S,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "line 7" in again.stderr
