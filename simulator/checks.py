@@ -7,7 +7,7 @@ from decimal import Decimal
 from domain.instrument import Instrument
 from domain.money import ZERO, divide
 from simulator.lifecycle import is_grouped, is_immediate
-from simulator.margin import Margin, OptionLine, uncovered_calls
+from simulator.margin import Margin, OptionLine, portfolio_loss, uncovered_calls
 from simulator.orders import (
     Kind,
     OrderClass,
@@ -68,6 +68,7 @@ class Checks:
             self._combo_account(order)
         else:
             self._held_quantity(order)
+            self._option_cover(order)
             self._wash_trade(order)
         self.buying_power(order, freed=ZERO)
 
@@ -266,6 +267,36 @@ class Checks:
         if order.side is Side.SELL:
             self._opening_sale(order)
 
+    def _option_cover(self, order: SimOrder) -> None:
+        """Selling the long option under a short one would leave the short one uncovered."""
+        if not self._state.listings[order.symbol].is_option or order.side is Side.BUY:
+            return
+        held = self._option_quantities()
+        before = self._lines(held)
+        held[order.symbol] = held.get(order.symbol, ZERO) - order.quantity
+        after = self._lines(held)
+        free = self._margin.options_buying_power()
+        opens_risk = portfolio_loss(after) - portfolio_loss(before) > free
+        if uncovered_calls(after) > 0 or opens_risk:
+            raise Refusal(
+                Reason.OPTION_LEVEL,
+                "account not eligible to trade uncovered option contracts",
+            )
+
+    def _option_quantities(self) -> dict[str, Decimal]:
+        state = self._state
+        return {
+            symbol: holding.quantity
+            for symbol, holding in state.account.holdings.items()
+            if state.listings[symbol].is_option
+        }
+
+    def _lines(self, held: dict[str, Decimal]) -> list[OptionLine]:
+        return [
+            OptionLine(self._state.listings[symbol].instrument, quantity)
+            for symbol, quantity in held.items()
+        ]
+
     def _opening_sale(self, order: SimOrder) -> None:
         state = self._state
         listing = state.listings[order.symbol]
@@ -299,11 +330,7 @@ class Checks:
     def _combo_account(self, order: SimOrder) -> None:
         """Closing legs need the contracts; opening legs must not leave an uncovered short."""
         state = self._state
-        after: dict[str, Decimal] = {
-            symbol: holding.quantity
-            for symbol, holding in state.account.holdings.items()
-            if state.listings[symbol].is_option
-        }
+        after = self._option_quantities()
         for leg in order.legs:
             position = after.get(leg.symbol, ZERO)
             if leg.intent in ("sell_to_close", "buy_to_close"):
@@ -320,8 +347,7 @@ class Checks:
                         symbol=leg.symbol,
                     )
             after[leg.symbol] = position + leg.quantity * leg.side.sign
-        lines = [OptionLine(state.listings[s].instrument, q) for s, q in after.items()]
-        if state.config.options_level < 3 or uncovered_calls(lines) > 0:
+        if state.config.options_level < 3 or uncovered_calls(self._lines(after)) > 0:
             raise Refusal(
                 Reason.OPTION_LEVEL,
                 "account not eligible to trade uncovered option contracts",

@@ -19,7 +19,18 @@ from simulator.faults import FaultBoard, FaultKind
 from simulator.orders import ReplaceRequest, Status
 from simulator.refusals import Refusal
 from simulator.server import SimulatorServer
-from tests.unit.simulator_rig import SYMBOL, advance_s, exchange, hold, oco, order, quote
+from tests.unit.simulator_rig import (
+    CALL_600,
+    CALL_610,
+    SYMBOL,
+    advance_s,
+    combo,
+    exchange,
+    hold,
+    oco,
+    order,
+    quote,
+)
 
 D = Decimal
 HEADERS = {"APCA-API-KEY-ID": "SIM-PAPER-KEY", "APCA-API-SECRET-KEY": "sim-paper-secret"}
@@ -358,6 +369,26 @@ async def test_stream_fault_drops_doubles_swaps_or_silences(
     assert [event["data"]["event"] for event in events] == expected
 
 
+async def test_stream_tells_each_leg_execution_of_a_combo_then_the_combo() -> None:
+    venue = exchange()
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    quote(venue, "8.00", "8.10", symbol=CALL_610.symbol)
+    listener = Listener(AlpacaFace(venue))
+    legs = ((CALL_600, "buy", 1, "buy_to_open"), (CALL_610, "sell", 1, "sell_to_open"))
+    placed = venue.submit(combo(2, "4.20", *legs))
+    events = [frame["data"] for frame in (await listener.frames())[2:]]
+    assert [(e["event"], e["order"]["symbol"], e.get("price")) for e in events] == [
+        ("new", "", None),
+        ("fill", CALL_600.symbol, "12.2"),
+        ("fill", CALL_610.symbol, "8"),
+        ("fill", "", "4.2"),
+    ]
+    assert [event["order"]["id"] for event in events[1:3]] == [leg.id for leg in placed.legs]
+    executions = [event.get("execution_id") for event in events]
+    assert executions[1:3] == [row["execution_id"] for row in venue.journal.of("fill")]
+    assert executions[3] is None
+
+
 async def test_stream_disconnect_closes_every_session() -> None:
     venue = exchange()
     listener = Listener(AlpacaFace(venue))
@@ -409,3 +440,42 @@ async def test_running_clock_plays_the_market_by_itself() -> None:
     venue.state.schedule(60, lambda: quote(venue, "98.75", "99.00"))
     async with SimulatorServer(venue, SimClock(venue.now, D(2000))):
         await wait_for(lambda: placed.status is Status.FILLED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not json",
+        b"[]",
+        b"{}",
+        b'{"symbol":"ESX","qty":NaN,"side":"buy","type":"market","time_in_force":"day"}',
+        b'{"symbol":"ESX","qty":"1e400","side":"buy","type":"market","time_in_force":"day"}',
+        b'{"symbol":"ESX","qty":"1","side":"hold","type":"market","time_in_force":"day"}',
+        b'{"symbol":["ESX"],"qty":"1","side":"buy","type":"market","time_in_force":"day"}',
+        b'{"symbol":"ESX","qty":"1","notional":"1","side":"buy","type":"market"}',
+        b'{"order_class":"mleg","qty":"1","type":"market","time_in_force":"day","legs":[1,2]}',
+        b'{"symbol":"ESX","qty":"1","side":"buy","type":"trailing_stop","time_in_force":"day"}',
+    ],
+)
+async def test_unreadable_order_is_422_journalled_and_changes_nothing(
+    rig: Rig, body: bytes
+) -> None:
+    answer = await rig.client.post("/v2/orders", content=body)
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"code", "message"}
+    assert [row["kind"] for row in rig.venue.journal.rows[-2:]] == ["request", "refused"]
+    assert rig.venue.state.orders == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/orders?status=strange",
+        "/v2/orders?limit=-1",
+        "/v2/orders?after=yesterday",
+        "/v2/account/activities?page_token=nobody",
+        "/v2/options/contracts?strike_price_gte=abc",
+    ],
+)
+async def test_unreadable_query_is_422(rig: Rig, path: str) -> None:
+    assert (await rig.client.get(path)).status_code == 422

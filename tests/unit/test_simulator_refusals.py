@@ -209,3 +209,17 @@ def test_cancel_of_a_finished_or_unknown_order_is_refused() -> None:
     with pytest.raises(Refusal) as refused:
         venue.cancel("nobody")
     assert refused.value.reason is Reason.NOT_FOUND
+
+
+def test_long_option_under_a_short_one_cannot_be_sold_but_the_short_bought_back() -> None:
+    """Combos unwind short legs first (architecture §6)."""
+    venue = exchange()
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    quote(venue, "8.00", "8.10", symbol=CALL_610.symbol)
+    opening = ((CALL_600, "buy", 1, "buy_to_open"), (CALL_610, "sell", 1, "sell_to_open"))
+    venue.submit(combo(2, None, *opening))
+    sale = order("sell", 2, "12.00", symbol=CALL_600.symbol)
+    assert reason_of(venue, sale) is Reason.OPTION_LEVEL
+    venue.submit(order("buy", 2, "8.10", symbol=CALL_610.symbol))
+    venue.submit(sale)
+    assert venue.holdings() == []

@@ -288,6 +288,8 @@ class Render:
             "is_open": exchange.state.is_open(),
             "next_open": local_moment(calendar.next_open(exchange.now), exchange),
             "next_close": local_moment(calendar.next_close(exchange.now), exchange),
+            # Not Alpaca's: the venue tells halts on its market-data stream only.
+            "halted_symbols": sorted(exchange.state.halted),
         }
 
     def notice(self, notice: Notice) -> Json:

@@ -356,6 +356,8 @@ def _contract_fits(row: dict[str, Any], request: Request) -> bool:
     query = request.query_params
     underlyings = {name for name in query.get("underlying_symbols", "").split(",") if name}
     expiry, strike = row["expiration_date"] or "", Decimal(row["strike_price"] or "0")
+    lowest = parse.optional_number(dict(query), "strike_price_gte")
+    highest = parse.optional_number(dict(query), "strike_price_lte")
     return (
         (not underlyings or row["underlying_symbol"] in underlyings)
         and expiry == query.get("expiration_date", expiry)
@@ -363,6 +365,6 @@ def _contract_fits(row: dict[str, Any], request: Request) -> bool:
         and expiry <= query.get("expiration_date_lte", "9")
         and row["type"] == query.get("type", row["type"])
         and row["root_symbol"] == query.get("root_symbol", row["root_symbol"])
-        and strike >= Decimal(query.get("strike_price_gte", "0"))
-        and strike <= Decimal(query.get("strike_price_lte", "1e12"))
+        and (lowest is None or strike >= lowest)
+        and (highest is None or strike <= highest)
     )
