@@ -114,6 +114,11 @@ class State:
         except KeyError:
             raise Refusal(Reason.UNKNOWN_SYMBOL, f"asset {symbol} not found") from None
 
+    @property
+    def halted(self) -> tuple[str, ...]:
+        """Symbols that are halted now."""
+        return tuple(book.symbol for book in self.books.values() if book.is_halted)
+
     def can_trade(self, symbol: str) -> bool:
         return self.is_open() and not self.books[symbol].is_halted
 

@@ -479,3 +479,10 @@ async def test_unreadable_order_is_422_journalled_and_changes_nothing(
 )
 async def test_unreadable_query_is_422(rig: Rig, path: str) -> None:
     assert (await rig.client.get(path)).status_code == 422
+
+
+async def test_clock_names_the_halted_symbols(rig: Rig) -> None:
+    rig.venue.halt(SYMBOL)
+    assert (await rig.client.get("/v2/clock")).json()["halted_symbols"] == [SYMBOL]
+    rig.venue.resume(SYMBOL)
+    assert (await rig.client.get("/v2/clock")).json()["halted_symbols"] == []

@@ -289,7 +289,7 @@ class Render:
             "next_open": local_moment(calendar.next_open(exchange.now), exchange),
             "next_close": local_moment(calendar.next_close(exchange.now), exchange),
             # Not Alpaca's: the venue tells halts on its market-data stream only.
-            "halted_symbols": sorted(exchange.state.halted),
+            "halted_symbols": sorted(n for n, b in exchange.state.books.items() if b.is_halted),
         }
 
     def notice(self, notice: Notice) -> Json:
