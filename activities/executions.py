@@ -32,6 +32,11 @@ async def book_executions(services: Services) -> tuple[Fill, ...]:
         if page.fills:
             await services.ledger.record_fills(services.account, page.fills)
             read += page.fills
+        for problem in page.problems:
+            # The cursor moves past an unreadable row, so it must be on record (I2).
+            await services.ledger.append_audit(
+                "executions", f"unreadable.{problem.code}", services.account, {"text": problem.text}
+            )
         for fee in page.fees:
             await services.ledger.record_fee(
                 FeeRecord(

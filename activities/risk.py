@@ -46,6 +46,7 @@ from ledger.records import (
 
 ROLL_ZONE = ZoneInfo("America/New_York")
 ROLL_HOUR = 17
+ALWAYS_OPEN_CALENDARS = ("24/7",)
 
 
 class MarketView(Frozen):
@@ -285,8 +286,9 @@ def _gate_input(
         risk_breaker=_risk_breaker(book, now),
         api_breaker=_api_breaker(book, now),
         market_clock=market.clock,
-        round_the_clock=market.clock is not None and market.clock.next_close is None,
-        session_date=market_now.date(),
+        session_opened_at=market.clock.opened_at if market.clock is not None else None,
+        round_the_clock=plan.instrument.calendar in ALWAYS_OPEN_CALENDARS,
+        session_date=market.clock.session_date if market.clock is not None else None,
         arrival=None if arrival is None else _aged(arrival, market_now, clock),
         leg_quotes=legs,
         batch=_batch(services, plan, market, market_now, clock),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from pydantic import AwareDatetime
 
 from domain.base import Frozen
@@ -31,13 +33,19 @@ class AccountSnapshot(Frozen):
 
 
 class MarketClock(Frozen):
-    """The venue's clock: `market_now` is market time; `speed` is 1 except in simulation."""
+    """The venue's clock; instants are market time, UTC.
+
+    `session_date` is the trading date at the exchange, `opened_at` the open of the session that
+    is running; both are None where the venue did not say.
+    """
 
     market_now: AwareDatetime
     is_open: bool
     next_open: AwareDatetime | None = None
     next_close: AwareDatetime | None = None
     halted_symbols: tuple[str, ...] = ()
+    session_date: date | None = None
+    opened_at: AwareDatetime | None = None
 
 
 class AssetInfo(Frozen):

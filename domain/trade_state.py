@@ -315,8 +315,8 @@ def entry_quantity(state: TradeState) -> Decimal:
 def average_price(state: TradeState, *roles: Role) -> Decimal | None:
     """Average net price per trade unit over the fills of these roles; None without fills.
 
-    Rounded to ten places. For a combo: the sum over legs of average x ratio, signed by the side in the
-    structure, so that a debit is positive.
+    Rounded to ten places. For a combo: the sum over legs of average x ratio, signed by the
+    leg's side in the structure, so that a debit is positive.
     """
     records = [o for o in state.orders if o.role in roles]
     net = ZERO

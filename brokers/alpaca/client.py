@@ -7,7 +7,7 @@ is retried, slept on or guessed here (brokers/port.py).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import quote as percent_encode
 
 import httpx
@@ -76,6 +76,7 @@ class AlpacaBroker:
         self._now = now
         self._connector = connector or websocket_connector(config.stream_url)
         self._fees_swept_at: datetime | None = None
+        self._opened: tuple[date, datetime | None] | None = None
         self._trading, self._data = (
             HttpTransport(
                 url,
@@ -250,8 +251,15 @@ class AlpacaBroker:
         return found
 
     async def market_clock(self) -> MarketClock:
-        """The venue's time and session."""
-        return mapping.market_clock(await self._read(self._trading, "/v2/clock"))
+        """The venue's time and session; the calendar is read once a day."""
+        clock = mapping.market_clock(await self._read(self._trading, "/v2/clock"))
+        day = clock.market_now.astimezone(mapping.EXCHANGE_ZONE).date()
+        if self._opened is None or self._opened[0] != day:
+            params = {"start": day.isoformat(), "end": day.isoformat()}
+            rows = await self._read(self._trading, "/v2/calendar", params)
+            self._opened = (day, mapping.session_open(rows, day))
+        update = {"session_date": day, "opened_at": self._opened[1] if clock.is_open else None}
+        return clock.model_copy(update=update)
 
     async def asset(self, symbol: str) -> AssetInfo:
         """The instrument and what is allowed on it.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from types import MappingProxyType
+from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
@@ -44,6 +45,8 @@ from domain.order import (
     Side,
     TimeInForce,
 )
+
+EXCHANGE_ZONE = ZoneInfo("America/New_York")
 
 ALPACA_CAPABILITIES = Capabilities(
     broker="alpaca",
@@ -357,6 +360,25 @@ def market_clock(raw: object) -> MarketClock:
         next_close=wire.next_close,
         halted_symbols=wire.halted_symbols,
     )
+
+
+def session_open(raw: object, day: date) -> datetime | None:
+    """Open of the session of `day` from calendar rows, as a UTC instant; None without a session.
+
+    Raises:
+        Uncertain: the rows could not be read.
+    """
+    if not isinstance(raw, list):
+        raise Uncertain("the calendar was not a list", code=BROKER_BAD_BODY)
+    for row in raw:
+        if not isinstance(row, dict) or row.get("date") != day.isoformat():
+            continue
+        try:
+            opens = time.fromisoformat(str(row.get("open")))
+        except ValueError:
+            raise Uncertain("the calendar had no open time", code=BROKER_BAD_BODY) from None
+        return datetime.combine(day, opens, tzinfo=EXCHANGE_ZONE).astimezone(UTC)
+    return None
 
 
 def asset_info(raw: object) -> AssetInfo:
