@@ -34,7 +34,7 @@ from brokers.port import (
 from brokers.transport import HttpTransport, Reply
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import Capabilities
-from domain.errors import BadInput, Refused, Uncertain
+from domain.errors import BadInput, HoldfastError, Refused, Uncertain
 from domain.order import OrderIntent, OrderSnapshot, Position, Quote
 
 ORDERS_PAGE = 500
@@ -255,11 +255,18 @@ class AlpacaBroker:
         clock = mapping.market_clock(await self._read(self._trading, "/v2/clock"))
         day = clock.market_now.astimezone(mapping.EXCHANGE_ZONE).date()
         if self._opened is None or self._opened[0] != day:
-            params = {"start": day.isoformat(), "end": day.isoformat()}
+            self._opened = await self._read_open(day)
+        opened_at = self._opened[1] if self._opened is not None and clock.is_open else None
+        return clock.model_copy(update={"session_date": day, "opened_at": opened_at})
+
+    async def _read_open(self, day: date) -> tuple[date, datetime | None] | None:
+        """The day's open; None if the calendar cannot be read now (the gate fails closed)."""
+        params = {"start": day.isoformat(), "end": day.isoformat()}
+        try:
             rows = await self._read(self._trading, "/v2/calendar", params)
-            self._opened = (day, mapping.session_open(rows, day))
-        update = {"session_date": day, "opened_at": self._opened[1] if clock.is_open else None}
-        return clock.model_copy(update=update)
+            return day, mapping.session_open(rows, day)
+        except HoldfastError:
+            return None
 
     async def asset(self, symbol: str) -> AssetInfo:
         """The instrument and what is allowed on it.
