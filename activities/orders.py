@@ -23,6 +23,7 @@ from activities.services import (
     TradeRef,
     WalkInput,
     attempt_token,
+    note_stage,
 )
 from brokers.port import (
     Accepted,
@@ -73,6 +74,7 @@ class OrderActivities:
         intent = input.command.intent
         outcome = await self._send(input.trade, intent, replaces=None)
         facts = await self._facts_of(input.trade, intent, outcome)
+        await note_stage(self._services, input.trade)
         return FactBatch(facts=facts)
 
     async def _send(
@@ -80,6 +82,8 @@ class OrderActivities:
     ) -> PlaceOutcome | OrderSnapshot:
         """Gate, send, record. An earlier attempt's order comes back as its snapshot."""
         services, token = self._services, attempt_token()
+        if intent.increasing and (why := services.entry_blocked()):
+            return NotExecuted(code="KILLED", text=why)
         services.failpoint("before_intent_row")
         try:
             answer = await services.ledger.open_gate(
@@ -334,6 +338,7 @@ class OrderActivities:
                 fact = _cancel_refused(now, command.client_id, outcome.code, outcome.text)
             case AuthNeeded():
                 fact = _cancel_refused(now, command.client_id, "AUTH", outcome.text)
+        await note_stage(services, input.trade)
         after = await self._read_back(broker_id)
         if after is None:
             return FactBatch(facts=(fact,))

@@ -6,7 +6,7 @@ from temporalio import activity
 
 from activities.executions import book_executions, fills_of_trade
 from activities.quotes import net_quote, read_quotes
-from activities.services import QuoteInput, ReadInput, Services
+from activities.services import QuoteInput, ReadInput, Services, note_stage
 from domain.errors import HoldfastError
 from domain.facts import (
     BrokerSnapshot,
@@ -59,6 +59,7 @@ class ReadActivities:
             fills = await fills_of_trade(services, input.trade.trade_id)
         except HoldfastError:
             fills, complete = (), False
+        await note_stage(services, input.trade)
         snapshot = BrokerSnapshot(
             at=services.now(),
             started_at=started_at,

@@ -24,6 +24,7 @@ from domain.commands import (
     WalkStep,
     WatchExits,
 )
+from domain.errors import HoldfastError
 from domain.plan import TradePlan
 from domain.risk.limits import Limits, RestrictedList
 from ledger.records import OrderOwner
@@ -38,7 +39,8 @@ def wall_now() -> datetime:
 class Services:
     """Everything an activity may touch. Nothing below reads environment or files.
 
-    `failpoint` is called at the named durable steps (faults.md §2.1) and does nothing outside of
+    `entry_blocked` answers why no increasing order may go out whatever the ledger says (a kill
+    that waits in the local journal); empty = none. `failpoint` is called at the named durable steps (faults.md §2.1) and does nothing outside of
     crash tests. `broker_name` is the venue's name in the ledger;
     `universe` are the symbols whose data must be fresh as a batch (requirement 181).
     """
@@ -58,19 +60,26 @@ class Services:
     request_timeout_s: float = 3.0
     settle_window_s: float = 2.0
     failpoint: Callable[[str], None] = field(default=lambda name: None)
+    entry_blocked: Callable[[], str] = field(default=lambda: "")
     alert_sinks: tuple[Callable[[AlertMessage], None], ...] = ()
     now: Callable[[], datetime] = wall_now
     monotonic: Callable[[], float] = time.monotonic
 
 
 class TradeRef(Frozen):
-    """Which trade asks: the owner that a kill scope is matched against."""
+    """Which trade asks: the owner that a kill scope is matched against.
+
+    `stage` and `protection` are the trade's at the moment of asking; steps that talk to the
+    broker write them to its row, so that a stage change costs no step of its own.
+    """
 
     trade_id: str
     account: str
     strategy: str
     symbols: tuple[str, ...]
     clock: ClockMap
+    stage: str = ""
+    protection: str = ""
 
     @property
     def owner(self) -> OrderOwner:
@@ -160,16 +169,19 @@ class SettleInput(Frozen):
     story: str = ""
 
 
-class StageInput(Frozen):
-    """A stage change worth a row: the ledger's list of trades shows it."""
-
-    trade: TradeRef
-    stage: str
-    protection: str
-    story: str = ""
-
-
 def attempt_token() -> str:
     """Names this attempt for the fence: one execution of one activity (C8)."""
     info = activity.info()
     return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}"
+
+
+async def note_stage(services: Services, trade: TradeRef) -> None:
+    """Writes the trade's stage to its row; a ledger that is down costs nothing here."""
+    if not trade.stage:
+        return
+    try:
+        await services.ledger.update_trade(
+            trade.trade_id, stage=trade.stage, protection=trade.protection or None
+        )
+    except HoldfastError as error:
+        activity.logger.warning("stage of %s not noted: %s", trade.trade_id, error.code)

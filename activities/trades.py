@@ -10,7 +10,6 @@ from activities.services import (
     AlertMessage,
     Services,
     SettleInput,
-    StageInput,
     WatchInput,
 )
 from domain.facts import FactBatch, Settled
@@ -24,16 +23,6 @@ class TradeActivities:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-
-    @activity.defn(name="note_stage")
-    async def note_stage(self, input: StageInput) -> None:
-        """Writes stage and protection class to the trade's row."""
-        await self._services.ledger.update_trade(
-            input.trade.trade_id,
-            stage=input.stage,
-            protection=input.protection,
-            story=input.story or None,
-        )
 
     @activity.defn(name="watch_exits")
     async def watch_exits(self, input: WatchInput) -> FactBatch:

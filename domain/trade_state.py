@@ -259,10 +259,34 @@ def filled_quantity(state: TradeState, record: OrderRecord) -> Decimal:
 
 
 def missing_fills(state: TradeState) -> tuple[OrderRecord, ...]:
-    """Orders of which the broker reports more filled than the executions booked here."""
+    """Orders of which the broker reports more filled than the executions booked here.
+
+    A replacement may carry the fills of the order it took over from in its own number (D2), so
+    those count too.
+    """
     return tuple(
-        record for record in state.orders if record.reported_filled > filled_quantity(state, record)
+        record
+        for record in state.orders
+        if record.reported_filled > 0 and record.reported_filled > _booked_in_chain(state, record)
     )
+
+
+def _booked_in_chain(state: TradeState, record: OrderRecord) -> Decimal:
+    """Booked quantity of the order and of those it replaced, oldest included."""
+    booked, current = ZERO, record
+    for _ in range(len(state.orders)):
+        booked += filled_quantity(state, current)
+        before = state.order(current.replaces) if current.replaces is not None else None
+        if before is None:
+            break
+        current = before
+    return booked
+
+
+def open_rest(state: TradeState, record: OrderRecord) -> Decimal:
+    """What the order may still fill: its quantity less the larger of booked and reported."""
+    done = max(filled_quantity(state, record), record.reported_filled)
+    return max(record.quantity - done, ZERO)
 
 
 def position_of(state: TradeState, symbol: str) -> Decimal:

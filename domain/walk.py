@@ -109,7 +109,7 @@ def _overfill_possible(state: TradeState) -> bool:
     """
     assert state.ticket is not None
     open_rest = [
-        o.quantity - ts.filled_quantity(state, o)
+        ts.open_rest(state, o)
         for o in state.live(Role.ENTRY)
         if o.state is not OrderState.PENDING_NEW
         and not any(new.replaces == o.client_id for new in state.live(Role.ENTRY))

@@ -63,18 +63,23 @@ class CommandTasks:
 
     def __init__(
         self,
-        trade: TradeRef,
+        trade: Callable[[], TradeRef],
         interval: timedelta,
         settle_input: Callable[[Settle], SettleInput],
         build_id: str,
     ) -> None:
-        self._trade = trade
-        self._queue = order_queue(trade.account)
+        self._trade_now = trade
+        self._queue = order_queue(trade().account)
         self._entry_wait = max(interval, life.ENTRY_QUEUE_TIMEOUT_MIN)
         self._settle_input = settle_input
         self._build_id = build_id
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._commands: dict[str, Command] = {}
+
+    @property
+    def _trade(self) -> TradeRef:
+        """The asking trade with its stage of this moment."""
+        return self._trade_now()
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class TradeWorkflow:
         self._trade = TradeRef.of(input.plan, input.clock)
         interval_s = input.clock.wall_duration_s(float(input.plan.walk.interval_s))
         self._running = CommandTasks(
-            self._trade, timedelta(seconds=interval_s), self._settle_input, input.build_id
+            self._trade_ref, timedelta(seconds=interval_s), self._settle_input, input.build_id
         )
         self._told_stage = ""
         self._timer: asyncio.Task[None] | None = None
@@ -316,6 +316,12 @@ class TradeWorkflow:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_at = None, None
+
+    def _trade_ref(self) -> TradeRef:
+        state = self._state
+        return self._trade.model_copy(
+            update={"stage": ts.stage(state), "protection": ts.protection(state)}
+        )
 
     def _settle_input(self, command: Settle) -> SettleInput:
         final = self._state.changed(settled=True)
