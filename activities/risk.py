@@ -13,7 +13,7 @@ from activities.services import ReserveInput, Services
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.control import ApiBreakerState, BreakerState
+from domain.control import ApiBreakerState, BreakerState, TripReason
 from domain.entry import EntryTicket, RiskApproved
 from domain.errors import HoldfastError, PriceUnavailable
 from domain.facts import Fact, FactBatch, RiskRefused, RiskReserved
@@ -99,6 +99,7 @@ class RiskActivities:
         result = await services.ledger.reserve(request, evaluate, now)
         services.failpoint("after_ledger")
         decision = result.decision
+        await self._trip_on_daily_loss(decision)
         if not decision.approved:
             await services.ledger.update_trade(
                 plan.trade_id, stage="refused", result=decision.code, story=decision.text
@@ -107,6 +108,14 @@ class RiskActivities:
                 plan.trade_id, ZERO, ZERO, fees_estimated=False, result=decision.code
             )
         return FactBatch(facts=(_fact_of(decision, now),))
+
+    async def _trip_on_daily_loss(self, decision: ReserveDecision) -> None:
+        """A day's loss beyond its limit latches the risk breaker (peers.md §4 row 17)."""
+        for verdict in decision.verdicts:
+            if verdict.check == "daily_loss" and verdict.code == TripReason.DAILY_LOSS:
+                await self._services.ledger.trip_breaker(
+                    self._services.account, TripReason.DAILY_LOSS, str(verdict.facts), "gate"
+                )
 
 
 def _fact_of(decision: ReserveDecision, now: datetime) -> Fact:

@@ -31,7 +31,17 @@ from domain.protection import entry_legs, stop_limit_price
 from domain.trade_state import OrderRecord, Role, TradeState
 
 ENTRY_ATTEMPTS_MAX = 3
-RETRYABLE_CODES = frozenset({"429", "CONNECT", "NOT_EXECUTED", "STALE_GATE"})
+RETRYABLE_CODES = frozenset(
+    {
+        "NOT_CONNECTED",
+        "RATE_LIMITED",
+        "STALE_GATE",
+        "CONTROL_LOCKED",
+        "INTENT_LOCKED",
+        "LEDGER_DOWN",
+    }
+)
+"""Definitely not sent, and the reason may be gone in a second."""
 
 _ENDS = frozenset(
     {OrderState.CANCELED, OrderState.EXPIRED, OrderState.REJECTED, OrderState.REPLACED}

@@ -426,7 +426,7 @@ class Trade:
     def _placed(self, intent: OrderIntent, fault: str) -> list[Fact]:
         at = self.now
         if fault == "not_sent":
-            return [OrderNotSent(at=at, client_id=intent.client_id, code="CONNECT")]
+            return [OrderNotSent(at=at, client_id=intent.client_id, code="NOT_CONNECTED")]
         if fault == "reject":
             return [OrderRejected(at=at, client_id=intent.client_id, code="TICK")]
         result = self.broker.place(intent)
@@ -444,7 +444,7 @@ class Trade:
         if isinstance(command, WalkStep) and (not old.live or old.filled):
             return [report, OrderNotSent(at=at, client_id=new_id, code="STEP_SKIPPED")]
         if fault == "not_sent":
-            return [OrderNotSent(at=at, client_id=new_id, code="429")]
+            return [OrderNotSent(at=at, client_id=new_id, code="RATE_LIMITED")]
         result = "TOO_LATE" if fault == "reject" else self.broker.replace(old, command.intent)
         after = OrderReported(at=at, order=self.broker.snapshot(old))
         if isinstance(result, str):
