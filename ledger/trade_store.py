@@ -187,6 +187,13 @@ class TradeStore(ControlStore):
             done = (await connection.execute(statement)).one_or_none() is not None
         return done
 
+    async def signal(self, signal_id: str) -> SignalRecord | None:
+        """The recorded signal, or None."""
+        query = select(signals).where(signals.c.signal_id == signal_id)
+        async with self._work() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else signal_of(row)
+
     async def list_signals(
         self, *, session: str | None = None, limit: int = 1000
     ) -> tuple[SignalRecord, ...]:

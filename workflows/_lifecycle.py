@@ -18,6 +18,8 @@ RESOLVE_TIMEOUT = timedelta(seconds=10)
 READ_TIMEOUT = timedelta(seconds=10)
 BOOKKEEPING_TIMEOUT = timedelta(seconds=10)
 ENTRY_QUEUE_TIMEOUT_MIN = timedelta(seconds=1)
+# A strategy may hang for its answer timeout at each of a page of bars.
+DECIDE_TIMEOUT = timedelta(seconds=120)
 TASK_TIMEOUT = timedelta(seconds=3)
 
 ONE_ATTEMPT = RetryPolicy(maximum_attempts=1)
