@@ -174,8 +174,9 @@ def _order_rejected(state: TradeState, fact: OrderRejected, now: datetime) -> Tr
     record = state.order(fact.client_id)
     if record is None:
         return alert(state, "ORDER_UNATTRIBUTED", f"rejection of {fact.client_id}")
-    state = state.with_order(_move(record, OrderEvent.REJECTED, now, reject_code=fact.code))
-    return _free_predecessor(state, record, now)
+    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S)
+    after = _move(record, OrderEvent.REJECTED, now, reject_code=fact.code, retry_at=retry_at)
+    return _free_predecessor(state.with_order(after), record, now)
 
 
 def _order_not_sent(state: TradeState, fact: OrderNotSent, now: datetime) -> TradeState:

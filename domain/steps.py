@@ -47,6 +47,7 @@ CANCEL_REFUSALS_MAX = 5
 GROUP_DEATH_S = 5.0
 EXIT_WAIT_S = 3.0
 EXIT_ASK_S = 1.0
+EXIT_REFUSALS_MAX = 5
 EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 IMBALANCE_MAX_S = 5.0
@@ -56,6 +57,8 @@ QUOTE_FRESH_S = 2.0
 RATCHET_REFUSALS_MAX = 3
 READ_AGAIN_S = 1.0
 UNKNOWN_PARK_S = 30.0
+
+CRITICAL = AlertSeverity.CRITICAL
 
 _Step = tuple[TradeState, tuple[Command, ...], bool]
 
@@ -475,21 +478,47 @@ def _wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> _
     return state, commands, True
 
 
+def _refused_in_a_row(state: TradeState) -> int:
+    """How many of the newest exits since the ladder began the venue refused outright.
+
+    A refusal (say, an entry of another trade works on the other side) is no reason to widen.
+    """
+    count = 0
+    began = state.exit.began_at
+    for record in reversed(state.orders):
+        if record.role is not Role.EXIT or (began is not None and record.changed_at < began):
+            continue
+        if record.state is not OrderState.REJECTED:
+            break
+        count += 1
+    return count
+
+
 def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
     """Sends the exit of this rung for what is held; after the last rung the stop comes back."""
     assert state.ticket is not None
+    market_allowed = state.ticket.allow_market_exits
     last = last_order(state, Role.EXIT)
     if last is not None and not is_due(last.retry_at, now):
         return state, (), True
+    refused = _refused_in_a_row(state)
     rung = state.exit.rung
-    if last is not None and state.exit.sent_at is not None:
+    if last is not None and state.exit.sent_at is not None and not refused:
         rung += 1
-    exhausted = rung > len(EXIT_COLLAR_MULTIPLES) - 1 and not state.ticket.allow_market_exits
-    if exhausted or rung > len(EXIT_COLLAR_MULTIPLES) + 2:
-        state = alert(state, "EXIT_NOT_FILLED", "ladder exhausted", AlertSeverity.CRITICAL)
+    if refused >= EXIT_REFUSALS_MAX:
+        state = alert(state, "EXIT_REFUSED", last.reject_code if last else "", CRITICAL)
+    exhausted = rung > len(EXIT_COLLAR_MULTIPLES) - 1 and not market_allowed
+    if exhausted or rung > len(EXIT_COLLAR_MULTIPLES) + 2 or refused >= EXIT_REFUSALS_MAX:
+        state = alert(state, "EXIT_NOT_FILLED", "the stop comes back", CRITICAL)
         retry_at = now + timedelta(seconds=EXIT_STOP_BACK_S)
         progress = state.exit.model_copy(
-            update={"rung": 0, "sent_at": None, "retry_at": retry_at, "pending": "not filled"}
+            update={
+                "rung": 0,
+                "sent_at": None,
+                "retry_at": retry_at,
+                "began_at": retry_at,
+                "pending": "not filled",
+            }
         )
         return state.changed(exit=progress), (), False
     state = state.changed(

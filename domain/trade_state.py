@@ -126,6 +126,7 @@ class ExitProgress(Frozen):
     rung: int = 0
     sent_at: AwareDatetime | None = None
     retry_at: AwareDatetime | None = None
+    began_at: AwareDatetime | None = None
     asked_at: AwareDatetime | None = None
     pending: str = ""
 

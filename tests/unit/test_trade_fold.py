@@ -386,3 +386,27 @@ def test_tranches_always_sum_to_the_filled_quantity(quantity: int, tranches: int
     trade.settle_down()
     assert sum(ts.tranche_quantities(trade.state)) == quantity
     assert live_exit_quantity(broker, Side.SELL) == quantity
+
+
+def test_refused_exit_is_tried_again_without_widening_and_then_the_stop_comes_back() -> None:
+    """An entry of another trade on the other side refuses our exit for a while."""
+    refusing = {"on": True}
+
+    def mischief(command: object) -> str:
+        exit_ = isinstance(command, PlaceOrder) and command.intent.reason == "time_stop"
+        return "reject" if exit_ and refusing["on"] else ""
+
+    trade, broker = start(make_plan(time_stop_s=D(120)), mischief=mischief)
+    trade.pass_time(25)
+    trade.pass_time(118)
+    exits = [
+        c for c in trade.commands if isinstance(c, PlaceOrder) and c.intent.reason == "time_stop"
+    ]
+    assert 2 <= len(exits) <= 5, "one a second, not a storm"
+    assert len({c.intent.body.limit_price for c in exits}) == 1, "a refusal does not widen"
+    trade.pass_time(8)
+    assert live_exit_quantity(broker, Side.SELL) == 10, "the stop is back meanwhile"
+    refusing["on"] = False
+    trade.pass_time(40)
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
