@@ -17,22 +17,24 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
+from activities.gateway import GatewaySweeper
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
-from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
 from activities.risk import RiskActivities
 from activities.services import Services
+from activities.session import SessionActivities
+from activities.streams import StreamActivities
 from activities.trades import TradeActivities
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaMode
@@ -42,16 +44,39 @@ from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import read_run_file
 from deploy.local.stack import READY_FILE_VARIABLE, stack_environment
 from domain.errors import BadInput, HoldfastError
-from domain.ids import TRADE_QUEUE, order_queue
+from domain.ids import TRADE_QUEUE, order_queue, stream_queue
+from domain.session import SessionSpec
 from ledger.repository import Ledger
+from marketdata.feed import TapeFeed
+from marketdata.polled import PolledFeed
+from marketdata.port import MarketDataFeed
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
 from observability.plugin import holdfast_plugin
 from settings import Settings, load_settings
+from strategies.registry import StrategyProcess, find_strategy
+from workflows.session import SessionWorkflow
+from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
-WORKFLOWS = (TradeWorkflow,)
+WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow)
+
+
+def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
+    """Where a session's bars come from: its tape, or the broker's quotes."""
+
+    def opened(spec: SessionSpec) -> MarketDataFeed:
+        if spec.tape:
+            return TapeFeed.open(Path(spec.tape), interval_s=spec.bar_interval_s)
+        return PolledFeed(services.broker.quotes, interval_s=spec.bar_interval_s)
+
+    return opened
+
+
+def open_strategy(name: str) -> StrategyProcess:
+    """The strategy of `strategies/` with this name, or the file at this path."""
+    return StrategyProcess(find_strategy(name) or Path(name))
 
 
 def trade_worker(
@@ -65,6 +90,7 @@ def trade_worker(
 ) -> Worker:
     """Workflows and bookkeeping; versioned, because open trades are pinned to their build."""
     trades, operations = TradeActivities(services), OperationActivities(services)
+    sessions = SessionActivities(services, feed_opener(services), open_strategy)
     deployment = WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(deployment_name=deployment_name, build_id=build_id()),
         use_worker_versioning=True,
@@ -78,6 +104,11 @@ def trade_worker(
             trades.raise_alert,
             trades.settle_trade,
             operations.engage_kill,
+            sessions.next_decisions,
+            sessions.accept_signal,
+            sessions.note_signal,
+            sessions.note_session,
+            sessions.close_session,
         ],
         deployment_config=deployment,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=sticky_timeout_s),
@@ -192,6 +223,8 @@ def workers_of(role: str, client: Client, services: Services, settings: Settings
         found.append(trade_worker(client, services, sticky_timeout_s=sticky_s, drain_s=drain_s))
     if role in ("gateway", "all"):
         found.append(gateway_worker(client, services, drain_s=drain_s))
+    if role in ("streams", "all"):
+        found.append(streams_worker(client, services))
     return found
 
 
@@ -310,3 +343,14 @@ def _stop_on_signals() -> asyncio.Event:
 
 if __name__ == "__main__":
     main()
+
+
+def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) -> Worker:
+    """Fill stream and exit watch of one account, on slots of their own. Unversioned."""
+    streams = StreamActivities(services, client)
+    return Worker(
+        client,
+        task_queue=stream_queue(services.account),
+        activities=[streams.run_fill_stream],
+        graceful_shutdown_timeout=timedelta(seconds=drain_s),
+    )

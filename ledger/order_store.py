@@ -141,9 +141,9 @@ class OrderStore(LedgerConnection):
             if owner.client_id is None:
                 return SnapshotBooking(known=False, trade_id=owner.trade_id)
             if owner.is_root:
-                await _book_root(connection, owner.client_id, snapshot)
+                before = await _book_root(connection, owner.client_id, snapshot)
             else:
-                await _book_child(connection, account, owner, snapshot, None)
+                before = await _book_child(connection, account, owner, snapshot, None)
             broker_ids = [snapshot.broker_order_id]
             for leg in snapshot.legs:
                 await _book_child(connection, account, owner, leg, snapshot.broker_order_id)
@@ -154,6 +154,7 @@ class OrderStore(LedgerConnection):
             client_id=owner.client_id,
             trade_id=owner.trade_id,
             fills_attributed=attributed,
+            before=before,
         )
 
     async def intent(self, client_id: str) -> IntentRecord | None:
@@ -215,7 +216,9 @@ class OrderStore(LedgerConnection):
         return tuple(intent_of(row) for row in rows)
 
 
-async def _book_root(connection: AsyncConnection, client_id: str, snapshot: OrderSnapshot) -> None:
+async def _book_root(
+    connection: AsyncConnection, client_id: str, snapshot: OrderSnapshot
+) -> OrderSnapshot | None:
     query = select(orders).where(orders.c.client_id == client_id).with_for_update()
     known = intent_of((await connection.execute(query)).mappings().one())
     columns = snapshot_columns(known, snapshot)
@@ -229,6 +232,7 @@ async def _book_root(connection: AsyncConnection, client_id: str, snapshot: Orde
     await connection.execute(
         update(orders).where(orders.c.client_id == client_id).values(**columns)
     )
+    return known.snapshot
 
 
 async def _book_child(
@@ -237,7 +241,7 @@ async def _book_child(
     owner: Owner,
     child: OrderSnapshot,
     parent_broker_id: str | None,
-) -> None:
+) -> OrderSnapshot | None:
     query = (
         select(order_children.c.snapshot)
         .where(
@@ -249,7 +253,7 @@ async def _book_child(
     stored = (await connection.execute(query)).scalar_one_or_none()
     old = None if stored is None else OrderSnapshot.model_validate(stored)
     if not is_newer(old, child):
-        return
+        return old
     parent = parent_broker_id or child.parent_broker_id or child.replaces_broker_id or ""
     changes = {
         "client_id": child.client_id,
@@ -267,6 +271,7 @@ async def _book_child(
     await connection.execute(
         statement.on_conflict_do_update(index_elements=["account", "broker_order_id"], set_=changes)
     )
+    return old
 
 
 async def _attribute(

@@ -129,12 +129,16 @@ class ChildOrder(Frozen):
 
 
 class SnapshotBooking(Frozen):
-    """What `record_snapshot` did. `known` is False for an order that is not ours."""
+    """What `record_snapshot` did. `known` is False for an order that is not ours.
+
+    `before` is the broker's view that was stored before this one, None for the first.
+    """
 
     known: bool
     client_id: str | None = None
     trade_id: str | None = None
     fills_attributed: int = 0
+    before: OrderSnapshot | None = None
 
 
 # --- control -----------------------------------------------------------------------------------

@@ -108,7 +108,8 @@ IMPORT_TABLE: dict[str, FolderRule] = {
             "ledger.repository ledger.records ledger.errors"
         ),
         _names(
-            "pydantic temporalio.activity temporalio.common temporalio.exceptions temporalio.client"
+            "pydantic temporalio.activity temporalio.common temporalio.exceptions "
+            "temporalio.client temporalio.service"
         ),
         _names("os"),
         lazy=_names("pandas numpy"),

@@ -18,11 +18,12 @@ from temporalio.client import Client, WorkflowHandle
 
 import worker
 from activities.services import Services
+from activities.streams import StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
 from deploy.temporal.versions import set_current_version
 from domain.clock import ClockMap
-from domain.ids import trade_workflow_id
+from domain.ids import streams_workflow_id, trade_workflow_id
 from domain.messages import TradeInput, TradeResult
 from domain.plan import TradePlan
 from domain.risk.limits import Limits, RestrictedList
@@ -32,6 +33,7 @@ from simulator.config import ExchangeConfig
 from simulator.exchange import Exchange
 from simulator.server import SimulatorServer
 from workflows import _lifecycle as life
+from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
 DEADLINE_S = 20.0
@@ -159,6 +161,8 @@ async def running_rig(
         )
         await set_current_version(client, build_id(), deployment=account)
         await stack.enter_async_context(worker.gateway_worker(client, services))
+        if streams:
+            await stack.enter_async_context(running_streams(client, services, queue))
         yield Rig(
             client=client,
             ledger=ledger,
@@ -170,6 +174,26 @@ async def running_rig(
             queue=queue,
             stack=stack,
         )
+
+
+@asynccontextmanager
+async def running_streams(
+    client: Client, services: Services, queue: str
+) -> AsyncIterator[WorkflowHandle[StreamsWorkflow, None]]:
+    """The Streams workflow and its worker; stopped at the end so that nothing is left hanging."""
+    async with worker.streams_worker(client, services):
+        handle = await client.start_workflow(
+            StreamsWorkflow.run,
+            StreamInput(account=services.account, compare_interval_s=2.0, clock_interval_s=0.5),
+            id=streams_workflow_id(services.account),
+            task_queue=queue,
+            task_timeout=life.TASK_TIMEOUT,
+        )
+        try:
+            yield handle
+        finally:
+            await handle.signal(StreamsWorkflow.stop)
+            await handle.result()
 
 
 async def prepare_account(ledger: Ledger, account: str, *, arm: bool = True) -> None:

@@ -1,0 +1,141 @@
+"""The doorbell of trades: bounded senders that never flood a workflow (architecture §4).
+
+At about 1,000 signals a second one run went mute for ten seconds and the server refused signals.
+So each sender has at most one signal in flight per trade, facts that arrive meanwhile travel
+together in the next one, and a trade hears at most 20 signals a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.errors import HoldfastError, Transient
+from domain.facts import ENVELOPE_FACTS_MAX, DiscrepancyFound, Fact, FactEnvelope
+from domain.ids import trade_workflow_id
+
+FACTS_SIGNAL = "facts"
+EXIT_SIGNAL = "exit_triggered"
+SIGNAL_INTERVAL_S = 0.05
+SIGNAL_TIMEOUT = timedelta(seconds=3)
+WAITING_FACTS_MAX = 1_024
+BACKOFF_S_MAX = 2.0
+
+Send = Callable[[str, str, FactEnvelope], Awaitable[bool]]
+"""(trade id, signal name, envelope) -> False if the trade has no open workflow."""
+AfterSend = Callable[[str, tuple[Fact, ...]], Awaitable[None]]
+
+
+def temporal_sender(client: Client) -> Send:
+    """Sends by signal to the trade's workflow; Transient when the server did not take it."""
+
+    async def send(trade_id: str, signal: str, envelope: FactEnvelope) -> bool:
+        handle = client.get_workflow_handle(trade_workflow_id(trade_id))
+        try:
+            await handle.signal(signal, envelope, rpc_timeout=SIGNAL_TIMEOUT)
+        except RPCError as error:
+            # A closed workflow and one that was never started answer alike.
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise Transient(f"signal was not taken: {error.status.name}") from error
+        return True
+
+    return send
+
+
+async def _nothing(_trade_id: str, _facts: tuple[Fact, ...]) -> None:
+    return None
+
+
+class Doorbell:
+    """One sender of facts to trades.
+
+    Args:
+        send: Delivers one envelope.
+        sender: Who rings; travels in the envelope.
+        now: Wall clock, aware UTC.
+        on_delivered: Told after the server has taken the facts.
+        on_closed: Told when the trade has no open workflow; the facts go there instead.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        sender: str,
+        now: Callable[[], datetime],
+        on_delivered: AfterSend = _nothing,
+        on_closed: AfterSend = _nothing,
+    ) -> None:
+        self._send = send
+        self._sender = sender
+        self._now = now
+        self._on_delivered = on_delivered
+        self._on_closed = on_closed
+        self._waiting: dict[tuple[str, str], list[Fact]] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def ring(self, trade_id: str, *facts: Fact, signal: str = FACTS_SIGNAL) -> None:
+        """Queues the facts for the trade and returns at once."""
+        if not facts:
+            return
+        key = (trade_id, signal)
+        waiting = self._waiting.setdefault(key, [])
+        waiting.extend(facts)
+        if len(waiting) > WAITING_FACTS_MAX:
+            # Nothing is lost that a look at the broker does not bring back.
+            text = f"{len(waiting)} facts waited"
+            waiting[:] = [DiscrepancyFound(at=self._now(), code="DOORBELL_FULL", text=text)]
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._tell(key))
+
+    async def drain(self) -> None:
+        """Waits until everything queued is delivered."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    async def aclose(self) -> None:
+        """Ends the senders; what still waits is found again by the next reader."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tell(self, key: tuple[str, str]) -> None:
+        trade_id, signal = key
+        failures = 0
+        try:
+            while waiting := self._waiting[key]:
+                batch = tuple(waiting[:ENVELOPE_FACTS_MAX])
+                envelope = FactEnvelope.of(*batch, sender=self._sender)
+                try:
+                    is_open = await self._send(trade_id, signal, envelope)
+                except HoldfastError as error:
+                    failures += 1
+                    activity.logger.warning("doorbell of %s: %s", trade_id, error)
+                    await asyncio.sleep(min(0.1 * 2**failures, BACKOFF_S_MAX))
+                    continue
+                failures = 0
+                # The overflow rule may have swapped the queue meanwhile.
+                waiting[:] = [fact for fact in waiting if not _is_in(fact, batch)]
+                await self._after(trade_id, batch, is_open)
+                await asyncio.sleep(SIGNAL_INTERVAL_S)
+        finally:
+            del self._tasks[key]
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    async def _after(self, trade_id: str, batch: tuple[Fact, ...], is_open: bool) -> None:
+        try:
+            await (self._on_delivered if is_open else self._on_closed)(trade_id, batch)
+        except HoldfastError as error:
+            activity.logger.warning("after the doorbell of %s: %s", trade_id, error)
+
+
+def _is_in(fact: Fact, batch: tuple[Fact, ...]) -> bool:
+    return any(fact is sent for sent in batch)

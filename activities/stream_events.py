@@ -1,0 +1,178 @@
+"""What a streamer does with news of the broker: book it, and ring the trade if it is new there.
+
+The stream is a hint and REST is truth (architecture §8): frames may be lost, doubled or out of
+order (F1–F3), so everything here is idempotent and the compare pass finds what no frame told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import activity
+
+from activities.doorbell import Doorbell
+from activities.executions import book_executions
+from activities.services import AlertMessage, Services
+from brokers.port import FrameProblem, OrderUpdate
+from domain.commands import Alert, AlertSeverity
+from domain.errors import HoldfastError
+from domain.facts import FillReported, OrderReported
+from domain.order import BrokerOrderStatus, Fill, OrderClass, OrderSnapshot
+from ledger.records import ChildOrder, IntentRecord, IntentState, SnapshotBooking
+
+GRACE_S = 0.25
+IN_FLIGHT_S = 2.0
+VANISHED_READS_MAX = 10
+
+
+class StreamBooker:
+    """Books frames and snapshots of one account; rings trades with what they cannot know yet."""
+
+    def __init__(self, services: Services, doorbell: Doorbell) -> None:
+        self._services = services
+        self._doorbell = doorbell
+        self._graced: set[asyncio.Task[None]] = set()
+
+    # --- frames ---------------------------------------------------------------------------------
+
+    async def take(self, update: OrderUpdate) -> None:
+        """One frame. Raises only when the ledger is away; the next compare pass repairs that."""
+        if update.fill is not None:
+            await self._services.ledger.record_snapshot(self._services.account, update.order)
+            await self._book_fill(update.fill)
+            return
+        task = asyncio.create_task(self._after_grace(update.order))
+        self._graced.add(task)
+        task.add_done_callback(self._graced.discard)
+
+    async def _book_fill(self, fill: Fill) -> None:
+        services = self._services
+        booking = await services.ledger.record_fill(services.account, fill)
+        if booking.differs:
+            text = f"fill {fill.fill_key} was told with other numbers before"
+            await self.report("FILL_DIFFERS", text, booking.trade_id or "")
+        if booking.is_new and booking.trade_id is not None:
+            self._doorbell.ring(booking.trade_id, FillReported(at=services.now(), fill=fill))
+
+    async def _after_grace(self, order: OrderSnapshot) -> None:
+        """Waits for the REST answer of our own step, which tells the same and costs no signal."""
+        await asyncio.sleep(GRACE_S)
+        try:
+            await self.book_order(order)
+        except HoldfastError as error:
+            activity.logger.warning("order %s not booked: %s", order.broker_order_id, error.code)
+
+    async def book_order(self, order: OrderSnapshot) -> bool:
+        """Books the broker's view; rings the trade and answers True if it is news that matters."""
+        services = self._services
+        booking = await services.ledger.record_snapshot(services.account, order)
+        if not booking.known or booking.trade_id is None:
+            return False
+        is_news = _matters(booking, order)
+        if is_news:
+            self._doorbell.ring(booking.trade_id, OrderReported(at=services.now(), order=order))
+        return is_news
+
+    async def frame_problem(self, problem: FrameProblem) -> None:
+        """A frame that could not be read: quarantined, audited, told to a person."""
+        await self.report(problem.code, problem.text)
+
+    async def report(self, code: str, text: str, trade_id: str = "") -> None:
+        """Audits and alerts; never stops the stream."""
+        services = self._services
+        activity.logger.warning("stream of %s: %s %s", services.account, code, text)
+        alert = Alert(code=code, severity=AlertSeverity.CRITICAL, text=text)
+        for sink in services.alert_sinks:
+            sink(AlertMessage(trade_id=trade_id, account=services.account, alert=alert))
+        try:
+            await services.ledger.append_audit(
+                "stream", f"alert.{code}", trade_id or services.account, {"text": text}
+            )
+        except HoldfastError as error:
+            activity.logger.warning("alert %s not audited: %s", code, error.code)
+
+    # --- compare ----------------------------------------------------------------------------------
+
+    async def compare(self) -> int:
+        """Reads executions and orders from the broker; answers how much the stream had not told.
+
+        Raises:
+            HoldfastError: broker or ledger did not answer; nothing was concluded.
+        """
+        return await self._compare_executions() + await self._compare_orders()
+
+    async def _compare_executions(self) -> int:
+        services = self._services
+        news = 0
+        before = {
+            row.fill.fill_key for row in await services.ledger.fills_of_account(services.account)
+        }
+        for fill in await book_executions(services):
+            if fill.fill_key in before:
+                continue
+            news += 1
+            booking = await services.ledger.record_fill(services.account, fill)
+            if booking.trade_id is not None:
+                self._doorbell.ring(booking.trade_id, FillReported(at=services.now(), fill=fill))
+        return news
+
+    async def _compare_orders(self) -> int:
+        """Open orders of the broker against live rows of the ledger, both ways (D9, R-rows)."""
+        services, news = self._services, 0
+        intents = await services.ledger.open_orders(services.account)
+        children = await services.ledger.open_children(services.account)
+        listed = await services.broker.open_orders()
+        for order in listed:
+            news += await self.book_order(order)
+        shown = {o.broker_order_id for o in listed}
+        shown |= {leg.broker_order_id for o in listed for leg in o.legs}
+        for broker_order_id in self._gone(intents, children, shown)[:VANISHED_READS_MAX]:
+            order_now = await services.broker.order(broker_order_id)
+            if order_now is not None:
+                news += await self.book_order(order_now)
+        return news
+
+    def _gone(
+        self,
+        intents: tuple[IntentRecord, ...],
+        children: tuple[ChildOrder, ...],
+        shown: set[str],
+    ) -> list[str]:
+        """Broker ids that the ledger believes live and the broker does not list any more.
+
+        Orders in flight get a grace (R7): their own step is about to tell.
+        """
+        young = self._services.now() - timedelta(seconds=IN_FLIGHT_S)
+        mine = [
+            record.broker_order_id
+            for record in intents
+            if record.state is IntentState.ACCEPTED
+            and record.broker_order_id is not None
+            and (record.answered_at or record.gate_at) < young
+        ]
+        mine += [child.broker_order_id for child in children]
+        return [broker_order_id for broker_order_id in mine if broker_order_id not in shown]
+
+    async def aclose(self) -> None:
+        """Drops what waits in its grace; the next compare pass finds it."""
+        tasks = list(self._graced)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _matters(booking: SnapshotBooking, order: OrderSnapshot) -> bool:
+    """True for an end, an unknown word or a child that woke, unless REST told it before.
+
+    A complete fill is told by its executions; a combo's executions carry other ids, so there the
+    order itself is the news.
+    """
+    before = None if booking.before is None else booking.before.status
+    if order.status is before:
+        return False
+    if order.status is BrokerOrderStatus.FILLED:
+        return order.order_class is OrderClass.COMBO
+    if order.is_terminal or order.status is BrokerOrderStatus.UNKNOWN:
+        return True
+    return BrokerOrderStatus.HELD in (before, order.status) and before is not None

@@ -1,0 +1,191 @@
+"""The fill stream of one account: one long activity that books news and rings trades.
+
+It holds no cursor of its own: whatever it missed, the compare pass reads again from the broker
+(architecture §8). Two streamers at once are harmless and a lease keeps that rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import cast
+
+from temporalio import activity
+from temporalio.client import Client
+
+from activities.doorbell import Doorbell, temporal_sender
+from activities.hosting import run_until_shutdown
+from activities.market_watch import MarketWatch
+from activities.services import Services, attempt_token
+from activities.stream_events import StreamBooker
+from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
+from domain.base import Frozen
+from domain.errors import HoldfastError
+
+LEASE_TTL_S = 3.0
+LEASE_RENEW_S = 1.0
+BACKOFF_S_MAX = 15.0
+SILENT_S = 5.0
+
+
+class StreamInput(Frozen):
+    """What to stream, in wall seconds. The defaults stay inside 20 % of 200 requests a minute."""
+
+    account: str
+    compare_interval_s: float = 10.0
+    clock_interval_s: float = 2.5
+    quote_interval_s: float = 1.0
+
+
+class LeaseLost(Exception):
+    """Another streamer works now."""
+
+
+def lease_name(account: str) -> str:
+    """Ledger lease of the account's fill stream."""
+    return f"stream/{account}"
+
+
+def backoff_s(failures: int) -> float:
+    """Exponential with jitter, so that a venue that comes back is not stormed."""
+    ceiling = min(0.1 * 2 ** min(failures, 10), BACKOFF_S_MAX)
+    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spread, no secret
+
+
+class StreamActivities:
+    """Long activities of the stream workers."""
+
+    def __init__(self, services: Services, client: Client) -> None:
+        self._services = services
+        self._client = client
+
+    @activity.defn(name="run_fill_stream")
+    async def run_fill_stream(self, input: StreamInput) -> None:
+        """Streams until its worker shuts down; passive while another streamer has the lease."""
+        stream = FillStream(self._services, self._client, input)
+        await run_until_shutdown(stream.run(attempt_token()))
+
+
+class FillStream:
+    """One streamer: lease, connection, compare pass, market clock."""
+
+    def __init__(self, services: Services, client: Client, input: StreamInput) -> None:
+        self._services = services
+        self._input = input
+        self._doorbell = Doorbell(
+            temporal_sender(client), sender=f"stream/{services.account}", now=services.now
+        )
+        self._booker = StreamBooker(services, self._doorbell)
+        self._market = MarketWatch(services, self._doorbell)
+        self._last_frame_s = services.monotonic()
+        self._reconnect = asyncio.Event()
+
+    async def run(self, holder: str) -> None:
+        """Leads whenever the lease is free, for ever."""
+        name = lease_name(self._services.account)
+        while True:
+            epoch = await self._take(name, holder)
+            if epoch is None:
+                await asyncio.sleep(LEASE_RENEW_S)
+                continue
+            try:
+                await self._lead(name, holder, epoch)
+            except* LeaseLost:
+                activity.logger.warning("lease %s epoch %d was lost", name, epoch)
+
+    async def _take(self, name: str, holder: str) -> int | None:
+        try:
+            return await self._services.ledger.take_lease(name, holder, LEASE_TTL_S)
+        except HoldfastError as error:
+            activity.logger.warning("lease %s: %s", name, error.code)
+            return None
+
+    async def _lead(self, name: str, holder: str, epoch: int) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep(name, holder, epoch))
+                group.create_task(self._stay_connected())
+                group.create_task(self._compare_always())
+                group.create_task(self._market.run(self._input.clock_interval_s))
+        finally:
+            await self._booker.aclose()
+            await self._doorbell.aclose()
+            await self._release(name, holder, epoch)
+
+    async def _keep(self, name: str, holder: str, epoch: int) -> None:
+        """Renews the lease. A ledger that is away lets nobody else lead either: go on."""
+        while True:
+            await asyncio.sleep(LEASE_RENEW_S)
+            try:
+                kept = await self._services.ledger.renew_lease(name, holder, epoch, LEASE_TTL_S)
+            except HoldfastError as error:
+                activity.logger.warning("lease %s not renewed: %s", name, error.code)
+                continue
+            if not kept:
+                raise LeaseLost(name)
+
+    async def _release(self, name: str, holder: str, epoch: int) -> None:
+        try:
+            await self._services.ledger.release_lease(name, holder, epoch)
+        except HoldfastError as error:
+            activity.logger.warning("lease %s runs out by itself: %s", name, error.code)
+
+    # --- the connection -------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        """Connects again and again; each connection begins with a backfill."""
+        failures = 0
+        while True:
+            self._reconnect.clear()
+            started_s = self._services.monotonic()
+            listening = asyncio.create_task(self._listen())
+            asked = asyncio.create_task(self._reconnect.wait())
+            try:
+                await asyncio.wait({listening, asked}, return_when=asyncio.FIRST_COMPLETED)
+                if listening.done():
+                    listening.result()
+            except HoldfastError as error:
+                activity.logger.warning("stream of %s: %s", self._services.account, error)
+            finally:
+                for task in (listening, asked):
+                    task.cancel()
+                await asyncio.gather(listening, asked, return_exceptions=True)
+            lived_s = self._services.monotonic() - started_s
+            failures = 0 if lived_s > BACKOFF_S_MAX else failures + 1
+            await asyncio.sleep(backoff_s(failures))
+
+    async def _listen(self) -> None:
+        events = cast("AsyncGenerator[StreamEvent, None]", self._services.broker.stream())
+        async with aclosing(events):
+            async for event in events:
+                self._last_frame_s = self._services.monotonic()
+                try:
+                    await self._take_event(event)
+                except HoldfastError as error:
+                    # The compare pass reads it again; the connection itself is sound.
+                    activity.logger.warning("frame not booked: %s", error)
+
+    async def _take_event(self, event: StreamEvent) -> None:
+        match event:
+            case StreamReady():
+                await self._booker.compare()
+            case OrderUpdate():
+                await self._booker.take(event)
+            case FrameProblem():
+                await self._booker.frame_problem(event)
+
+    async def _compare_always(self) -> None:
+        """Fast loop: what REST knows and no frame told is rung; a mute stream is replaced (F4)."""
+        while True:
+            await asyncio.sleep(self._input.compare_interval_s)
+            try:
+                news = await self._booker.compare()
+            except HoldfastError as error:
+                activity.logger.warning("compare of %s: %s", self._services.account, error)
+                continue
+            silent_s = self._services.monotonic() - self._last_frame_s
+            if news and silent_s > SILENT_S:
+                activity.logger.warning("stream was mute for %.0f s while things moved", silent_s)
+                self._reconnect.set()
