@@ -15,11 +15,12 @@ def cursor_name(account: str) -> str:
     return f"executions/{account}"
 
 
-async def book_executions(services: Services) -> tuple[Fill, ...]:
+async def book_executions(services: Services, told_to: str | None = None) -> tuple[Fill, ...]:
     """Reads every execution after the stored cursor, books it once and moves the cursor.
 
-    Answers all fills read, new or not. Two readers at once are harmless: fills are a set (I7) and
-    a cursor that goes back only makes the next reader read more.
+    `told_to` is the trade that gets its fills in the caller's answer; those of other trades stay
+    untold and the streamer rings them. Answers all fills read, new or not. Two readers at once are
+    harmless: fills are a set (I7) and a cursor that goes back only makes the next one read more.
 
     Raises:
         Transient, Uncertain: the broker or the ledger did not answer.
@@ -30,7 +31,7 @@ async def book_executions(services: Services) -> tuple[Fill, ...]:
     for _ in range(PAGES_MAX):
         page = await services.broker.executions_since(cursor)
         if page.fills:
-            await services.ledger.record_fills(services.account, page.fills)
+            await services.ledger.record_fills(services.account, page.fills, told_to=told_to)
             read += page.fills
         for problem in page.problems:
             # The cursor moves past an unreadable row, so it must be on record (I2).
@@ -73,7 +74,7 @@ async def fresh_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...
     does not have to come first.
     """
     try:
-        await book_executions(services)
+        await book_executions(services, trade_id)
         fills = await fills_of_trade(services, trade_id)
     except HoldfastError:
         return ()

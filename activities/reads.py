@@ -40,13 +40,13 @@ class ReadActivities:
         orders: dict[str, OrderSnapshot] = {}
         positions: tuple[Position, ...] = ()
         try:
-            await book_executions(services)
+            await book_executions(services, input.trade.trade_id)
             for order in await self._orders(input):
                 orders[order.broker_order_id] = order
             held = await services.broker.positions()
             positions = tuple(p for p in held if p.symbol in input.command.symbols)
             # An order that filled between the two reads shows here, not as a gap.
-            await book_executions(services)
+            await book_executions(services, input.trade.trade_id)
         except HoldfastError as error:
             activity.logger.warning("read of %s incomplete: %s", input.trade.trade_id, error.code)
             complete = False

@@ -17,7 +17,7 @@ from activities.services import AlertMessage, Services
 from brokers.port import FrameProblem, OrderUpdate
 from domain.commands import Alert, AlertSeverity
 from domain.errors import HoldfastError
-from domain.facts import FillReported, OrderReported
+from domain.facts import Fact, FillBusted, FillReported, OrderReported
 from domain.order import BrokerOrderStatus, Fill, OrderClass, OrderSnapshot
 from ledger.records import ChildOrder, IntentRecord, IntentState, SnapshotBooking
 
@@ -33,6 +33,7 @@ class StreamBooker:
         self._services = services
         self._doorbell = doorbell
         self._graced: set[asyncio.Task[None]] = set()
+        self._ringing: set[str] = set()
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -52,8 +53,39 @@ class StreamBooker:
         if booking.differs:
             text = f"fill {fill.fill_key} was told with other numbers before"
             await self.report("FILL_DIFFERS", text, booking.trade_id or "")
-        if booking.is_new and booking.trade_id is not None:
-            self._doorbell.ring(booking.trade_id, FillReported(at=services.now(), fill=fill))
+        if booking.trade_id is not None and not booking.told:
+            self._ring_fill(booking.trade_id, fill)
+
+    def _ring_fill(self, trade_id: str, fill: Fill, busts: str | None = None) -> None:
+        """Rings once per row while the signal is on its way; `delivered` ends that."""
+        if fill.fill_key in self._ringing:
+            return
+        now = self._services.now()
+        fact = (
+            FillReported(at=now, fill=fill) if busts is None else FillBusted(at=now, fill_key=busts)
+        )
+        self._ringing.add(fill.fill_key)
+        self._doorbell.ring(trade_id, fact)
+
+    async def delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
+        """Marks the fills among delivered facts as told, so that nobody rings them again."""
+        keys = told_keys(facts)
+        if keys:
+            await self._services.ledger.mark_fills_told(self._services.account, keys)
+            self._ringing.difference_update(keys)
+
+    async def ring_untold(self) -> int:
+        """Rings every booked fill that its trade has not heard of: whoever booked it, whenever.
+
+        A read for one trade books the fills of others too, and a process may die between booking
+        and telling; this is how such a fill still arrives.
+        """
+        rows = await self._services.ledger.untold_fills(self._services.account)
+        fresh = [row for row in rows if row.fill.fill_key not in self._ringing]
+        for row in fresh:
+            if row.trade_id is not None:
+                self._ring_fill(row.trade_id, row.fill, row.reverses)
+        return len(fresh)
 
     async def _after_grace(self, order: OrderSnapshot) -> None:
         """Waits for the REST answer of our own step, which tells the same and costs no signal."""
@@ -103,19 +135,8 @@ class StreamBooker:
         return await self._compare_executions() + await self._compare_orders()
 
     async def _compare_executions(self) -> int:
-        services = self._services
-        news = 0
-        before = {
-            row.fill.fill_key for row in await services.ledger.fills_of_account(services.account)
-        }
-        for fill in await book_executions(services):
-            if fill.fill_key in before:
-                continue
-            news += 1
-            booking = await services.ledger.record_fill(services.account, fill)
-            if booking.trade_id is not None:
-                self._doorbell.ring(booking.trade_id, FillReported(at=services.now(), fill=fill))
-        return news
+        await book_executions(self._services)
+        return await self.ring_untold()
 
     async def _compare_orders(self) -> int:
         """Open orders of the broker against live rows of the ledger, both ways (D9, R-rows)."""
@@ -160,6 +181,12 @@ class StreamBooker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def told_keys(facts: tuple[Fact, ...]) -> list[str]:
+    """Keys of the ledger's fill rows that these facts tell."""
+    keys = [fact.fill.fill_key for fact in facts if isinstance(fact, FillReported)]
+    return keys + [f"{fact.fill_key}/bust" for fact in facts if isinstance(fact, FillBusted)]
 
 
 def _matters(booking: SnapshotBooking, order: OrderSnapshot) -> bool:

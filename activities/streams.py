@@ -19,15 +19,17 @@ from activities.doorbell import Doorbell, temporal_sender
 from activities.hosting import run_until_shutdown
 from activities.market_watch import MarketWatch
 from activities.services import Services, attempt_token
-from activities.stream_events import StreamBooker
+from activities.stream_events import StreamBooker, told_keys
 from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
 from domain.base import Frozen
 from domain.errors import HoldfastError
+from domain.facts import Fact
 
 LEASE_TTL_S = 3.0
 LEASE_RENEW_S = 1.0
 BACKOFF_S_MAX = 15.0
 SILENT_S = 5.0
+OUTBOX_INTERVAL_S = 1.0
 
 
 class StreamInput(Frozen):
@@ -75,7 +77,11 @@ class FillStream:
         self._services = services
         self._input = input
         self._doorbell = Doorbell(
-            temporal_sender(client), sender=f"stream/{services.account}", now=services.now
+            temporal_sender(client),
+            sender=f"stream/{services.account}",
+            now=services.now,
+            on_delivered=self._delivered,
+            on_closed=self._closed,
         )
         self._booker = StreamBooker(services, self._doorbell)
         self._market = MarketWatch(services, self._doorbell)
@@ -108,6 +114,7 @@ class FillStream:
                 group.create_task(self._keep(name, holder, epoch))
                 group.create_task(self._stay_connected())
                 group.create_task(self._compare_always())
+                group.create_task(self._ring_always())
                 group.create_task(self._market.run(self._input.clock_interval_s))
         finally:
             await self._booker.aclose()
@@ -131,6 +138,23 @@ class FillStream:
             await self._services.ledger.release_lease(name, holder, epoch)
         except HoldfastError as error:
             activity.logger.warning("lease %s runs out by itself: %s", name, error.code)
+
+    async def _delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
+        await self._booker.delivered(trade_id, facts)
+
+    async def _closed(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
+        """A trade without an open workflow: a late fill reopens it, other news is nobody's."""
+        if told_keys(facts):
+            await self._booker.report("FILL_AFTER_CLOSE", f"{len(facts)} facts", trade_id)
+
+    async def _ring_always(self) -> None:
+        """The outbox, once a second: one small query."""
+        while True:
+            await asyncio.sleep(OUTBOX_INTERVAL_S)
+            try:
+                await self._booker.ring_untold()
+            except HoldfastError as error:
+                activity.logger.warning("outbox of %s: %s", self._services.account, error)
 
     # --- the connection -------------------------------------------------------------------------
 

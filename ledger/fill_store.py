@@ -59,19 +59,24 @@ class FillStore(LedgerConnection):
         """Books one execution once; see `record_fills`."""
         return (await self.record_fills(account, (fill,)))[0]
 
-    async def record_fills(self, account: str, many: Sequence[Fill]) -> tuple[FillBooking, ...]:
+    async def record_fills(
+        self, account: str, many: Sequence[Fill], *, told_to: str | None = None
+    ) -> tuple[FillBooking, ...]:
         """Books executions in one transaction, all or none, each once for ever.
 
         A fill goes to the trade of its order (client id, broker id, parent, id prefix); without
         one it is stored with trade None, counts as EXTERNAL and is attributed when the link
-        arrives.
+        arrives. `told_to` is the trade that gets the fills as the caller's own answer; every
+        other trade's stay untold until `mark_fills_told`.
 
         Raises:
             Refused: `ACCOUNT_UNKNOWN`.
         """
         async with self._work() as connection:
             broker = await _broker_of(connection, account)
-            booked = tuple([await _book(connection, broker, account, fill) for fill in many])
+            booked = tuple(
+                [await _book(connection, broker, account, fill, told_to=told_to) for fill in many]
+            )
         return booked
 
     async def bust_fill(self, account: str, fill_key: str, reason: str) -> FillBooking:
@@ -115,6 +120,26 @@ class FillStore(LedgerConnection):
     async def unattributed_fills(self, account: str) -> tuple[FillRecord, ...]:
         """Fills that no trade of ours explains (R-rows: alert, never drop)."""
         return await self._fills(fills.c.account == account, fills.c.trade_id.is_(None))
+
+    async def untold_fills(self, account: str) -> tuple[FillRecord, ...]:
+        """Rows whose trade has not heard of them yet, reversals included, in booking order."""
+        return await self._fills(
+            fills.c.account == account, fills.c.told.is_(False), fills.c.trade_id.is_not(None)
+        )
+
+    async def mark_fills_told(self, account: str, fill_keys: Sequence[str]) -> None:
+        """Notes that the trades of these rows have them; repeats are harmless."""
+        statement = (
+            update(fills)
+            .where(
+                fills.c.account == account,
+                fills.c.fill_key.in_(tuple(fill_keys)),
+                fills.c.told.is_(False),
+            )
+            .values(told=True)
+        )
+        async with self._work() as connection:
+            await connection.execute(statement)
 
     async def _fills(self, *clauses: Any) -> tuple[FillRecord, ...]:
         query = select(fills).where(*clauses).order_by(fills.c.booking)
@@ -187,14 +212,16 @@ async def _book(
     account: str,
     fill: Fill,
     reverses: str | None = None,
+    told_to: str | None = None,
 ) -> FillBooking:
     owner = await owner_of_order(connection, account, fill.client_id, (fill.broker_order_id,))
+    told = owner.trade_id is not None and owner.trade_id == told_to
     columns = fill_columns(broker, account, fill)
-    columns |= {"trade_id": owner.trade_id, "reverses": reverses}
+    columns |= {"trade_id": owner.trade_id, "reverses": reverses, "told": told}
     statement = upsert(fills).values(**columns).on_conflict_do_nothing()
     done = await connection.execute(statement.returning(fills.c.fill_key))
     if done.one_or_none() is not None:
-        return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=owner.trade_id)
+        return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=owner.trade_id, told=told)
     return await _known_fill(connection, broker, account, fill)
 
 
@@ -211,10 +238,14 @@ async def _known_fill(
         await connection.execute(
             update(fills).where(mine, fills.c.fee.is_(None)).values(fee=fill.fee)
         )
-    told = (fill.symbol, fill.side.value, fill.quantity, fill.price)
+    seen = (fill.symbol, fill.side.value, fill.quantity, fill.price)
     stored = (row["symbol"], row["side"], row["quantity"], row["price"])
     return FillBooking(
-        fill_key=fill.fill_key, is_new=False, trade_id=row["trade_id"], differs=told != stored
+        fill_key=fill.fill_key,
+        is_new=False,
+        trade_id=row["trade_id"],
+        differs=seen != stored,
+        told=row["told"],
     )
 
 

@@ -226,13 +226,14 @@ class FillBooking(Frozen):
     """`trade_id` None: nobody of ours owns the order yet (EXTERNAL until it is attributed).
 
     `differs`: the key was booked before with another quantity, price, symbol or side; the first
-    row stands and a person must look.
+    row stands and a person must look. `told`: the trade has heard of it or is about to.
     """
 
     fill_key: str
     is_new: bool
     trade_id: str | None
     differs: bool = False
+    told: bool = False
 
 
 class FillRecord(Frozen):
