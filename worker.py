@@ -22,6 +22,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
+from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
@@ -56,11 +57,12 @@ from observability.logs import configure_logging
 from observability.plugin import holdfast_plugin
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
+from workflows.flatten import FlattenWorkflow
 from workflows.session import SessionWorkflow
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
-WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow)
+WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow, FlattenWorkflow)
 
 
 def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
@@ -123,6 +125,7 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
         ReadActivities(services),
         RiskActivities(services),
     )
+    flatten = FlattenActivities(services)
     return Worker(
         client,
         task_queue=order_queue(services.account),
@@ -135,6 +138,9 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
             reads.read_broker,
             reads.read_quote,
             risk.reserve_risk,
+            flatten.look_for_flat,
+            flatten.tell_flatten,
+            flatten.take_over_legs,
         ],
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
@@ -209,7 +215,7 @@ async def run_process(options: argparse.Namespace) -> int:
             await stack.enter_async_context(each)
         ready_file = os.environ.get(READY_FILE_VARIABLE)
         if ready_file:
-            Path(ready_file).touch()
+            await asyncio.to_thread(Path(ready_file).touch)
         await stopped.wait()
     return 0
 
@@ -266,15 +272,24 @@ async def build_services(
 
 
 def broker_of(settings: Settings, *, reserved: bool = False) -> Broker:
-    """The account's adapter; with `dry_run` nothing that it is asked to write goes out."""
+    """The account's adapter; with `dry_run` nothing that it is asked to write goes out.
+
+    The `reserved` one of the kill is never a dry one: it only takes risk away.
+    """
     broker = AlpacaBroker(settings.alpaca(), reserved=reserved)
-    return DryRunBroker(broker) if settings.safety.dry_run else broker
+    return broker if reserved or not settings.safety.dry_run else DryRunBroker(broker)
 
 
 def config_hash(settings: Settings) -> str:
-    """Which settings an order was made under; secrets are left out."""
-    hidden = {"broker_key_id", "broker_secret", "ledger", "read_at", "source"}
-    text = settings.model_dump_json(exclude=hidden)
+    """Which settings an order was made under; secrets and addresses are left out."""
+    addresses = {"trading_url", "data_url", "stream_url", "key_file"}
+    text = settings.model_dump_json(
+        exclude={
+            "broker": addresses,
+            **dict.fromkeys(("broker_key_id", "broker_secret", "ledger", "temporal"), True),
+            **dict.fromkeys(("observability", "read_at", "source"), True),
+        }
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -40,8 +40,9 @@ class Services:
     """Everything an activity may touch. Nothing below reads environment or files.
 
     `entry_blocked` answers why no increasing order may go out whatever the ledger says (a kill
-    that waits in the local journal); empty = none. `failpoint` is called at the named durable steps (faults.md §2.1) and does nothing outside of
-    crash tests. `broker_name` is the venue's name in the ledger;
+    that waits in the local journal); empty = none. `failpoint` is called at the named durable
+    steps (faults.md §2.1) and does nothing outside of crash tests. `broker_name` is the venue's
+    name in the ledger;
     `universe` are the symbols whose data must be fresh as a batch (requirement 181).
     """
 

@@ -100,6 +100,16 @@ def client_order_id(installation: str, key: IntentKey, body_checksum: str) -> st
     return client_id
 
 
+def client_id_of_prefix(
+    prefix: str, leg: int, purpose: Purpose, sequence: int, body_checksum: str
+) -> str:
+    """The same where only the first 16 characters of the trade's ids are known (no ledger)."""
+    client_id = f"{prefix}{leg:02x}{_PURPOSE_CODE[purpose]}{sequence:04x}{body_checksum[:8]}"
+    if _CLIENT_ID.fullmatch(client_id) is None:
+        raise BadInput("ID_FORMAT", "client_id", client_id, "32 lower-case hex")
+    return client_id
+
+
 def parse_client_order_id(client_id: str) -> ClientIdParts | None:
     """The parts of one of our ids, or None for a foreign one."""
     if _CLIENT_ID.fullmatch(client_id) is None:

@@ -118,6 +118,23 @@ class ControlStore(LedgerConnection):
                 self._installation = str((await connection.execute(query)).scalar_one())
         return self._installation
 
+    async def ensure_installation(self, wanted: str) -> None:
+        """Makes `wanted` the installation of a ledger that has no orders yet.
+
+        Raises:
+            Refused: `INSTALLATION_DIFFERS`; ids of the orders at the broker would not be known.
+        """
+        async with self._work() as connection:
+            row = await connection.execute(select(installation.c.installation).with_for_update())
+            found = str(row.scalar_one())
+            if found != wanted:
+                used = await connection.execute(select(orders.c.client_id).limit(1))
+                if used.one_or_none() is not None:
+                    text = f"installation was {wanted}, the ledger's orders have {found}"
+                    raise Refused(text, code="INSTALLATION_DIFFERS")
+                await connection.execute(update(installation).values(installation=wanted))
+        self._installation = wanted
+
     async def ensure_account(self, account: str, broker: str, currency: str = "USD") -> bool:
         """Creates the account disarmed with normal breakers; True if it is new.
 

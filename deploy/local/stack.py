@@ -83,6 +83,7 @@ def stack_environment(info: RunInfo) -> dict[str, str]:
         "HOLDFAST_TEMPORAL_NAMESPACE": info.temporal_namespace,
         "HOLDFAST_LEDGER_DSN": info.ledger_dsn,
         "HOLDFAST_BROKER_TRADING_URL": info.exchange_url,
+        "HOLDFAST_DATA_DIR": info.data_dir,
     }
     return {name: value for name, value in found.items() if value}
 

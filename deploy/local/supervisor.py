@@ -72,7 +72,8 @@ class StackConfig:
     """What to run. Templates are asked for their command once the addresses are known.
 
     `prepare` runs after PostgreSQL, Temporal and the exchange are ready and before the workers
-    start (migrations, namespace set-up). `before_stop` runs first when stopping in order
+    start (migrations, namespace set-up), `after_start` once the workers poll and before the stack
+    counts as ready (current version). `before_stop` runs first when stopping in order
     (sessions). `report` receives one line per event.
     """
 
@@ -80,6 +81,7 @@ class StackConfig:
     exchange: ChildTemplate | None = None
     workers: Sequence[ChildTemplate] = ()
     prepare: Sequence[Callable[[RunInfo], None]] = ()
+    after_start: Sequence[Callable[[RunInfo], None]] = ()
     before_stop: Sequence[Callable[[RunInfo], None]] = ()
     report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     web_ui: bool = True
@@ -255,6 +257,8 @@ class Supervisor:
             step(self._info)
         for template in self._config.workers:
             self._add_child(template(self._info), logs)
+        for step in self._config.after_start:
+            step(self._info)
 
     def _start_postgres(self) -> None:
         directory = self._data_dir / "postgres"

@@ -1,0 +1,389 @@
+"""Flatten without the trade's own workflow: for wedged trades and with the servers away.
+
+Per symbol: nothing is released while no exit can trade (closed, halted, no quote); then our exits
+are cancelled and proven dead, a marketable limit is sent for what the *broker* holds, widened rung
+by rung, market last. What is still held then gets its stop back (architecture §7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from brokers.port import Accepted, Broker, Duplicate, PlaceOutcome, Rejected
+from domain.base import Frozen
+from domain.errors import HoldfastError
+from domain.ids import (
+    IntentKey,
+    Purpose,
+    client_id_of_prefix,
+    parse_client_order_id,
+    trade_prefix,
+)
+from domain.instrument import Instrument
+from domain.money import ZERO, Quantity, SignedQuantity
+from domain.order import (
+    BrokerOrderStatus,
+    OrderBody,
+    OrderIntent,
+    OrderSnapshot,
+    OrderType,
+    Quote,
+    Side,
+    TimeInForce,
+)
+from ledger.records import GatePermit, IntentState, OrderOwner
+from ledger.repository import Ledger
+
+COLLAR_MULTIPLES = (1, 2, 4)
+RUNG_WAIT_S = 3.0
+PROOF_S = 3.0
+POLL_S = 0.1
+LOOK_BACK = timedelta(days=7)
+SEQUENCE_FIRST = 0x8000
+
+
+class HeldLeg(Frozen):
+    """What one trade holds in one symbol; `prefix` begins the ids of its orders.
+
+    `owner` is None while the ledger is away: then the broker's whole position in the symbol is
+    meant, because nobody can tell whose it is.
+    """
+
+    symbol: str
+    quantity: SignedQuantity
+    prefix: str
+    leg: int = 0
+    owner: OrderOwner | None = None
+
+
+class FlattenLine(Frozen):
+    """One symbol of a flatten receipt. `why` is empty only when nothing is left."""
+
+    symbol: str
+    found: SignedQuantity
+    sent: Quantity = ZERO
+    filled: Quantity = ZERO
+    left: SignedQuantity
+    why: str = ""
+    trade_id: str = ""
+
+    @property
+    def is_flat(self) -> bool:
+        return self.left == 0 and not self.why
+
+
+async def held_by_us(
+    broker: Broker, installation: str
+) -> tuple[tuple[HeldLeg, ...], tuple[str, ...]]:
+    """Positions in symbols that orders of ours traded or work in, without any ledger.
+
+    Returns:
+        What is ours, and the symbols held that no order of ours explains: never touched unnamed.
+    """
+    clock = await broker.market_clock()
+    orders = [*await broker.open_orders(), *await broker.orders_since(clock.market_now - LOOK_BACK)]
+    prefixes: dict[str, str] = {}
+    for order in orders:
+        parts = parse_client_order_id(order.client_id or "")
+        if parts is None or parts.installation != installation:
+            continue
+        for symbol in (order.symbol, *(leg.symbol for leg in order.legs)):
+            if symbol:
+                prefixes[symbol] = (order.client_id or "")[:16]
+    held, foreign = [], []
+    for position in await broker.positions():
+        if position.quantity == 0:
+            continue
+        prefix = prefixes.get(position.symbol)
+        if prefix is None:
+            foreign.append(position.symbol)
+        else:
+            held.append(HeldLeg(symbol=position.symbol, quantity=position.quantity, prefix=prefix))
+    return tuple(held), tuple(foreign)
+
+
+async def held_by_trades(
+    ledger: Ledger, account: str, installation: str, trade_ids: Sequence[str]
+) -> tuple[HeldLeg, ...]:
+    """What these trades hold by their booked fills, short legs first (a combo stays covered)."""
+    held: list[HeldLeg] = []
+    for row in await ledger.positions_by_trade(account):
+        if row.trade_id not in trade_ids:
+            continue
+        trade = await ledger.trade(row.trade_id)
+        if trade is None:
+            continue
+        symbols = [leg.instrument.symbol for leg in trade.plan.legs]
+        held.append(
+            HeldLeg(
+                symbol=row.symbol,
+                quantity=row.quantity,
+                prefix=trade_prefix(installation, row.trade_id),
+                leg=symbols.index(row.symbol) if row.symbol in symbols else 0,
+                owner=OrderOwner(
+                    account=account,
+                    strategy=trade.strategy,
+                    symbols=tuple(dict.fromkeys((trade.symbol, *symbols))),
+                    trade_id=row.trade_id,
+                ),
+            )
+        )
+    return tuple(sorted(held, key=lambda leg: (leg.quantity > 0, leg.symbol, leg.prefix)))
+
+
+class DirectFlatten:
+    """Closes positions straight at the broker; every order id is derived from the command.
+
+    Args:
+        ledger: None while it is away; otherwise every order passes the gate as a reducing one.
+        collar_fraction: width of the first rung around the far side of the quote.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        installation: str,
+        command_id: str,
+        *,
+        ledger: Ledger | None,
+        collar_fraction: Decimal,
+        now: Callable[[], datetime],
+        allow_market: bool = True,
+        rung_wait_s: float = RUNG_WAIT_S,
+    ) -> None:
+        self._broker = broker
+        self._installation = installation
+        self._command_id = command_id
+        self._ledger = ledger
+        self._collar = collar_fraction
+        self._now = now
+        self._allow_market = allow_market
+        self._rung_wait_s = rung_wait_s
+        digest = int(hashlib.sha256(command_id.encode()).hexdigest()[:4], 16)
+        self._sequence = SEQUENCE_FIRST | (digest & 0x7FF0)
+
+    async def run(self, held: Iterable[HeldLeg]) -> tuple[FlattenLine, ...]:
+        """One leg after the other, in the order given."""
+        return tuple([await self._one(leg) for leg in held])
+
+    async def _one(self, leg: HeldLeg) -> FlattenLine:
+        trade_id = leg.owner.trade_id if leg.owner is not None else ""
+        line = FlattenLine(
+            symbol=leg.symbol, found=leg.quantity, left=leg.quantity, trade_id=trade_id
+        )
+        try:
+            pending = await self._cannot_trade(leg.symbol)
+            if pending:
+                return line.model_copy(update={"why": f"PENDING {pending}"})
+            stops, unproven = await self._release(leg)
+            if unproven:
+                text = f"PENDING exits not proven dead: {', '.join(unproven)}"
+                return line.model_copy(update={"why": text})
+            return await self._sell_down(leg, line, stops)
+        except HoldfastError as error:
+            return line.model_copy(update={"why": f"PENDING {error.code}"})
+
+    async def _cannot_trade(self, symbol: str) -> str:
+        clock = await self._broker.market_clock()
+        if not clock.is_open:
+            at = "" if clock.next_open is None else f" until {clock.next_open.isoformat()}"
+            return f"MARKET_CLOSED{at}"
+        if symbol in clock.halted_symbols:
+            return "HALTED"
+        return ""
+
+    async def _release(self, leg: HeldLeg) -> tuple[list[OrderSnapshot], list[str]]:
+        """Cancels our exits of the symbol; answers the stops among them and what is not proven."""
+        ours = [order for order in await self._broker.open_orders() if self._is_exit_of(leg, order)]
+        stops = [
+            each
+            for order in ours
+            for each in (order, *order.legs)
+            if each.stop_price is not None and each.symbol in ("", leg.symbol)
+        ]
+        for order in ours:
+            await self._broker.cancel(order.broker_order_id)
+        ids = [order.broker_order_id for order in ours]
+        return stops, [each for each in ids if not await self._is_dead(each)]
+
+    def _is_exit_of(self, leg: HeldLeg, order: OrderSnapshot) -> bool:
+        parts = parse_client_order_id(order.client_id or "")
+        if parts is None or parts.installation != self._installation:
+            return False
+        if leg.owner is not None and not (order.client_id or "").startswith(leg.prefix):
+            return False
+        return leg.symbol in (order.symbol, *(each.symbol for each in order.legs))
+
+    async def _is_dead(self, broker_order_id: str) -> bool:
+        order = await self._wait_for_end(broker_order_id, PROOF_S)
+        return order is not None and order.is_terminal
+
+    async def _wait_for_end(self, broker_order_id: str, wait_s: float) -> OrderSnapshot | None:
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            order = await self._broker.order(broker_order_id)
+            legs_dead = order is not None and all(leg.is_terminal for leg in order.legs)
+            if order is not None and order.is_terminal and legs_dead:
+                return order
+            if time.monotonic() > deadline_s:
+                return order
+            await asyncio.sleep(POLL_S)
+
+    async def _sell_down(
+        self, leg: HeldLeg, line: FlattenLine, stops: list[OrderSnapshot]
+    ) -> FlattenLine:
+        """The ladder: each rung for what the broker holds now, never across zero (I3)."""
+        sent = filled = ZERO
+        why = ""
+        wanted = abs(leg.quantity)
+        for rung in range(len(COLLAR_MULTIPLES) + 1):
+            left = await self._left(leg, wanted - filled)
+            if left == 0:
+                break
+            body = await self._body(leg.symbol, left, rung)
+            if body is None:
+                why = "PENDING NO_QUOTE"
+                break
+            outcome = await self._send(leg, Purpose.FLATTEN, body, rung)
+            if not isinstance(outcome, Accepted | Duplicate):
+                code = outcome.code if isinstance(outcome, Rejected) else outcome.kind
+                why = f"PENDING {code}"
+                continue
+            sent += body.quantity
+            order = await self._end_of(outcome, leg, body, rung)
+            filled += ZERO if order is None else order.filled_quantity
+            if order is not None and not order.is_terminal:
+                why = "PENDING an exit order is not proven dead"
+                break
+        left = await self._left(leg, wanted - filled)
+        if left != 0:
+            await self._stop_back(leg, left, stops)
+            why = why or "PENDING not filled"
+        done = {"sent": sent, "filled": filled, "left": left, "why": "" if left == 0 else why}
+        return line.model_copy(update=done)
+
+    async def _left(self, leg: HeldLeg, most: Decimal) -> Decimal:
+        """What may still be closed: ours, and never more than the broker holds on that side."""
+        held = ZERO
+        for position in await self._broker.positions():
+            if position.symbol == leg.symbol:
+                held = position.quantity
+        if held == 0 or (held > 0) != (leg.quantity > 0):
+            return ZERO
+        size = min(abs(held), most) if leg.owner is not None else abs(held)
+        return size if held > 0 else -size
+
+    async def _body(self, symbol: str, left: Decimal, rung: int) -> OrderBody | None:
+        side = Side.SELL if left > 0 else Side.BUY
+        body = OrderBody(
+            symbol=symbol,
+            side=side,
+            quantity=abs(left),
+            order_type=OrderType.MARKET,
+            time_in_force=TimeInForce.DAY,
+            intent_date=self._now().date(),
+        )
+        if rung >= len(COLLAR_MULTIPLES):
+            return body if self._allow_market else None
+        quote = (await self._broker.quotes([symbol])).get(symbol)
+        asset = await self._broker.asset(symbol)
+        price = _marketable(quote, side, self._collar * COLLAR_MULTIPLES[rung], asset.instrument)
+        if price is None:
+            return None
+        return body.model_copy(update={"order_type": OrderType.LIMIT, "limit_price": price})
+
+    async def _send(
+        self, leg: HeldLeg, purpose: Purpose, body: OrderBody, rung: int
+    ) -> PlaceOutcome:
+        """Once, under an id that a repeat of the same command finds again (I1)."""
+        sequence = self._sequence + rung
+        trade_id = leg.owner.trade_id if leg.owner is not None else f"flatten-{leg.prefix}"
+        client_id = client_id_of_prefix(leg.prefix, leg.leg, purpose, sequence, body.checksum())
+        intent = OrderIntent(
+            key=IntentKey(trade_id=trade_id, leg=leg.leg, purpose=purpose, sequence=sequence),
+            client_id=client_id,
+            body=body,
+            increasing=False,
+            reason=f"flatten {self._command_id}",
+        )
+        if self._ledger is None or leg.owner is None:
+            return await self._broker.place(intent)
+        token = f"flatten/{self._command_id}/{rung}"
+        try:
+            answer = await self._ledger.open_gate(intent, leg.owner, token, self._now())
+        except HoldfastError:
+            return await self._broker.place(intent)
+        if not isinstance(answer, GatePermit):
+            return Rejected(code="INTENT_EXISTS", text=answer.kind)
+        outcome = await self._broker.place(intent)
+        state, order = IntentState.UNKNOWN, None
+        if isinstance(outcome, Accepted):
+            state, order = IntentState.ACCEPTED, outcome.order
+        elif isinstance(outcome, Rejected):
+            state = IntentState.REJECTED
+        now = self._now()
+        await self._ledger.record_answer(
+            client_id, token, state, snapshot=order, code="", at=now, sent_at=now
+        )
+        return outcome
+
+    async def _end_of(
+        self, outcome: Accepted | Duplicate, leg: HeldLeg, body: OrderBody, rung: int
+    ) -> OrderSnapshot | None:
+        """Waits for the fill, takes the rest back, proves the end, books it."""
+        if isinstance(outcome, Accepted):
+            broker_id = outcome.order.broker_order_id
+        else:
+            client_id = client_id_of_prefix(
+                leg.prefix, leg.leg, Purpose.FLATTEN, self._sequence + rung, body.checksum()
+            )
+            found = await self._broker.order_by_client_id(client_id)
+            if found is None:
+                return None
+            broker_id = found.broker_order_id
+        order = await self._wait_for_end(broker_id, self._rung_wait_s)
+        if order is None or not order.is_terminal:
+            await self._broker.cancel(broker_id)
+            order = await self._wait_for_end(broker_id, PROOF_S)
+        if order is not None and self._ledger is not None and leg.owner is not None:
+            await self._ledger.record_snapshot(leg.owner.account, order)
+        return order
+
+    async def _stop_back(self, leg: HeldLeg, left: Decimal, stops: list[OrderSnapshot]) -> None:
+        """Never none: what could not be closed gets the protection back that it had."""
+        prices = [
+            stop.stop_price
+            for stop in stops
+            if stop.stop_price is not None and stop.status is not BrokerOrderStatus.FILLED
+        ]
+        if not prices:
+            return
+        body = OrderBody(
+            symbol=leg.symbol,
+            side=Side.SELL if left > 0 else Side.BUY,
+            quantity=abs(left),
+            order_type=OrderType.STOP,
+            time_in_force=TimeInForce.GTC,
+            stop_price=max(prices) if left > 0 else min(prices),
+            intent_date=self._now().date(),
+        )
+        await self._send(leg, Purpose.STOP, body, 0)
+
+
+def _marketable(
+    quote: Quote | None, side: Side, fraction: Decimal, instrument: Instrument
+) -> Decimal | None:
+    if quote is None:
+        return None
+    if side is Side.SELL:
+        if quote.bid is None or quote.bid <= 0:
+            return None
+        return instrument.tick_up(max(quote.bid * (1 - fraction), instrument.tick_size))
+    if quote.ask is None or quote.ask <= 0:
+        return None
+    return instrument.tick_down(quote.ask * (1 + fraction))

@@ -1,0 +1,290 @@
+"""Steps of the Flatten workflow: look at broker and ledger, tell the trades, take over legs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+
+from pydantic import AwareDatetime
+from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.common import SearchAttributeKey
+
+from activities.emergency import DirectFlatten, FlattenLine, held_by_trades
+from activities.executions import book_executions
+from activities.services import Services
+from domain.account import MarketClock
+from domain.base import Frozen
+from domain.control import KillScope, KillScopeKind
+from domain.errors import HoldfastError
+from domain.facts import FactEnvelope, FlattenRequested
+from domain.ids import Purpose, flatten_workflow_id, trade_prefix, trade_workflow_id
+from domain.money import ZERO
+from domain.order import OrderSnapshot
+from ledger.records import EXTERNAL, IntentRecord, TradeRecord
+
+TELL_CONCURRENCY = 40
+REPORTED_PROBLEMS = SearchAttributeKey.for_keyword_list("TemporalReportedProblems")
+
+
+class FlattenInput(Frozen):
+    """A flatten of everything of ours in the scope; idempotent by `command_id`.
+
+    `started_at`, `trade_ids` and `lines` are carried over a continue-as-new.
+    """
+
+    command_id: str
+    account: str
+    scope: KillScope
+    by: str
+    reason: str
+    started_at: AwareDatetime | None = None
+    trade_ids: tuple[str, ...] = ()
+    lines: tuple[FlattenLine, ...] = ()
+    taken_over: tuple[str, ...] = ()
+
+
+class FlattenStep(Frozen):
+    """What a step is about: the command and the trades found so far."""
+
+    command_id: str
+    account: str
+    scope: KillScope
+    by: str
+    reason: str
+    since: AwareDatetime
+    trade_ids: tuple[str, ...] = ()
+
+
+class FlattenLook(Frozen):
+    """One look. `complete` False proves nothing from absence (R6)."""
+
+    complete: bool
+    trade_ids: tuple[str, ...] = ()
+    lines: tuple[FlattenLine, ...] = ()
+    open_trades: tuple[str, ...] = ()
+    working_entries: tuple[str, ...] = ()
+    wedged: tuple[str, ...] = ()
+    fault: str = ""
+
+    @property
+    def is_flat(self) -> bool:
+        """Only the broker's word counts: nothing held, no entry working, everything read."""
+        return (
+            self.complete
+            and not self.working_entries
+            and all(each.left == 0 for each in self.lines)
+        )
+
+
+class FlattenReceipt(Frozen):
+    """Per symbol: found, sent, filled, left, why. `done` is the broker's word, not ours."""
+
+    command_id: str
+    scope: str
+    by: str
+    reason: str
+    done: bool
+    pending: str = ""
+    lines: tuple[FlattenLine, ...] = ()
+    trades: tuple[str, ...] = ()
+    taken_over: tuple[str, ...] = ()
+    started_at: AwareDatetime
+    at: AwareDatetime
+
+
+def flatten_id(command_id: str, scope: KillScope, account: str) -> str:
+    """Workflow id of a flatten; scope `all` runs once per account."""
+    if scope.kind is KillScopeKind.ALL:
+        return flatten_workflow_id(f"{command_id}-{account}")
+    return flatten_workflow_id(command_id)
+
+
+class FlattenActivities:
+    """Runs on the order lane of the account, ahead of everything else."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @activity.defn(name="look_for_flat")
+    async def look_for_flat(self, step: FlattenStep) -> FlattenLook:
+        """Books what was executed, then compares ledger and broker; never raises for a fault."""
+        services = self._services
+        try:
+            await book_executions(services)
+            clock = await services.broker.market_clock()
+            orders = await services.broker.open_orders()
+            held = {p.symbol: p.quantity for p in await services.broker.positions()}
+            trades = await self._trades(step)
+            lines = await self._lines(step, trades, clock, held)
+        except HoldfastError as error:
+            return FlattenLook(complete=False, trade_ids=step.trade_ids, fault=error.code)
+        return FlattenLook(
+            complete=True,
+            trade_ids=tuple(trade.trade_id for trade in trades),
+            lines=lines,
+            open_trades=tuple(t.trade_id for t in trades if t.closed_at is None),
+            working_entries=tuple(self._entries(trades, orders)),
+            wedged=tuple(await self._wedged(step, lines)),
+        )
+
+    async def _trades(self, step: FlattenStep) -> list[TradeRecord]:
+        """Open trades in the scope and those found by an earlier look."""
+        listed = await self._services.ledger.list_trades(account=step.account, open_only=True)
+        found = {trade.trade_id: trade for trade in listed if _covers(step.scope, trade)}
+        for trade_id in step.trade_ids:
+            if trade_id not in found:
+                trade = await self._services.ledger.trade(trade_id)
+                if trade is not None:
+                    found[trade_id] = trade
+        return list(found.values())
+
+    async def _lines(
+        self,
+        step: FlattenStep,
+        trades: Sequence[TradeRecord],
+        clock: MarketClock,
+        held: dict[str, Decimal],
+    ) -> tuple[FlattenLine, ...]:
+        ledger = self._services.ledger
+        positions = await ledger.positions_by_trade(step.account)
+        lines: list[FlattenLine] = []
+        for trade in trades:
+            exits = _exits_since(await ledger.orders_of_trade(trade.trade_id), step)
+            for leg in trade.plan.legs:
+                symbol = leg.instrument.symbol
+                own = _sum(p.quantity for p in positions if _is(p, trade.trade_id, symbol))
+                others = _sum(
+                    p.quantity
+                    for p in positions
+                    if p.symbol == symbol and p.trade_id != trade.trade_id
+                )
+                # The broker has the last word on what is left of ours.
+                left = held.get(symbol, ZERO) - others if own == 0 else own
+                is_foreign = own == 0 and any(_is(p, EXTERNAL, symbol) for p in positions)
+                lines.append(
+                    FlattenLine(
+                        symbol=symbol,
+                        found=left,
+                        sent=_sum(each.intent.body.quantity for each in exits),
+                        filled=_sum(each.filled_quantity for each in exits),
+                        left=ZERO if is_foreign else left,
+                        why="" if left == 0 or is_foreign else _why(clock, symbol),
+                        trade_id=trade.trade_id,
+                    )
+                )
+        return tuple(lines)
+
+    def _entries(self, trades: Sequence[TradeRecord], orders: Sequence[OrderSnapshot]) -> list[str]:
+        """Client ids of entries that still work at the broker (K2)."""
+        installation = self._services.installation
+        starts = {f"{trade_prefix(installation, t.trade_id)}" for t in trades}
+        return [
+            order.client_id
+            for order in orders
+            if order.client_id is not None
+            and order.client_id[:16] in starts
+            and order.client_id[18:20] == "01"
+        ]
+
+    async def _wedged(self, step: FlattenStep, lines: Sequence[FlattenLine]) -> list[str]:
+        """Trades that hold something and whose workflow does not work on it."""
+        holding = dict.fromkeys(line.trade_id for line in lines if line.left != 0)
+        return [each for each in holding if await self._is_wedged(step, each)]
+
+    async def _is_wedged(self, step: FlattenStep, trade_id: str) -> bool:
+        handle = activity.client().get_workflow_handle(trade_workflow_id(trade_id))
+        try:
+            described = await handle.describe()
+        except Exception:
+            # Not found, or the server does not say: nobody is seen to work on it.
+            return True
+        if described.status is not WorkflowExecutionStatus.RUNNING:
+            return True
+        if described.typed_search_attributes.get(REPORTED_PROBLEMS):
+            return True
+        orders = await self._services.ledger.orders_of_trade(trade_id)
+        return not _exits_since(orders, step)
+
+    @activity.defn(name="tell_flatten")
+    async def tell_flatten(self, step: FlattenStep) -> tuple[str, ...]:
+        """Doorbell to every trade; returns the ones that could not be told."""
+        fact = FlattenRequested(
+            at=self._services.now(), command_id=step.command_id, by=step.by, reason=step.reason
+        )
+        envelope = FactEnvelope.of(fact, sender=f"flatten/{step.command_id}")
+        client, free = activity.client(), asyncio.Semaphore(TELL_CONCURRENCY)
+        not_told: list[str] = []
+
+        async def tell(trade_id: str) -> None:
+            async with free:
+                try:
+                    handle = client.get_workflow_handle(trade_workflow_id(trade_id))
+                    await handle.signal("facts", envelope)
+                except Exception as error:
+                    activity.logger.warning("trade %s was not told: %r", trade_id, error)
+                    not_told.append(trade_id)
+
+        await asyncio.gather(*(tell(trade_id) for trade_id in step.trade_ids))
+        return tuple(not_told)
+
+    @activity.defn(name="take_over_legs")
+    async def take_over_legs(self, step: FlattenStep) -> tuple[FlattenLine, ...]:
+        """Closes the ledger legs of trades that do not answer, at the broker directly."""
+        services = self._services
+        held = await held_by_trades(
+            services.ledger, services.account, services.installation, step.trade_ids
+        )
+        await services.ledger.append_audit(
+            "flatten", "take_over", step.command_id, {"trades": list(step.trade_ids)}
+        )
+        direct = DirectFlatten(
+            services.broker,
+            services.installation,
+            step.command_id,
+            ledger=services.ledger,
+            collar_fraction=services.limits.collar_fraction,
+            now=services.now,
+            allow_market=services.allow_market_exits,
+        )
+        lines = await direct.run(held)
+        await book_executions(services)
+        return lines
+
+
+def _covers(scope: KillScope, trade: TradeRecord) -> bool:
+    return scope.covers(
+        account=trade.account,
+        strategy=trade.strategy,
+        symbols=(trade.symbol, *(leg.instrument.symbol for leg in trade.plan.legs)),
+        trade_id=trade.trade_id,
+    )
+
+
+def _exits_since(orders: Sequence[IntentRecord], step: FlattenStep) -> list[IntentRecord]:
+    wanted = (Purpose.EXIT, Purpose.FLATTEN)
+    return [o for o in orders if o.intent.key.purpose in wanted and o.gate_at >= step.since]
+
+
+def _is(position: object, trade_id: str, symbol: str) -> bool:
+    return (getattr(position, "trade_id", ""), getattr(position, "symbol", "")) == (
+        trade_id,
+        symbol,
+    )
+
+
+def _sum(amounts: object) -> Decimal:
+    total = ZERO
+    for amount in amounts:  # type: ignore[attr-defined]
+        total += amount
+    return total
+
+
+def _why(clock: MarketClock, symbol: str) -> str:
+    if not clock.is_open:
+        at = "" if clock.next_open is None else f" until {clock.next_open.isoformat()}"
+        return f"PENDING MARKET_CLOSED{at}"
+    if symbol in clock.halted_symbols:
+        return "PENDING HALTED"
+    return "PENDING exit on its way"
