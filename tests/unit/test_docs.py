@@ -1,0 +1,151 @@
+"""The documents say what the code is: generated parts, stages, links, dependencies, paths."""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from docs import diagrams
+from domain import trade_state as ts
+from domain.facts import FillReported, FlattenRequested
+from domain.order import TRANSITIONS, OrderEvent, OrderState
+from domain.trade_state import FINAL_STAGES, Stage, TradeState
+from tests.architecture_rules import LEFTOVERS, MACHINE_PATHS
+from tests.unit.test_trade_fold import RATCHET, THREE, make_plan
+from tests.unit.test_trade_properties import PRICES, mischief_of
+from tests.unit.toy_broker import ToyBroker, Trade
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def test_generated_parts_are_what_the_code_says() -> None:
+    text = diagrams.ARCHITECTURE.read_text()
+    assert diagrams.refreshed(text) == text, "stale: run python -m docs.diagrams"
+
+
+def test_a_planted_difference_is_seen() -> None:
+    text = diagrams.ARCHITECTURE.read_text()
+    planted = text.replace("live --> filled", "live --> canceled")
+    assert planted != text
+    assert diagrams.refreshed(planted) == text
+
+
+def test_missing_markers_are_refused() -> None:
+    with pytest.raises(ValueError, match="markers"):
+        diagrams.refreshed("no markers here")
+
+
+def test_order_table_shows_every_row_of_the_transition_table() -> None:
+    lines = diagrams.order_table().splitlines()
+    heads = [cell.strip() for cell in lines[0].strip("|").split("|")][1:]
+    cells = {
+        (heads[index], line.split("|")[1].strip()): cell.strip()
+        for line in lines[2:]
+        for index, cell in enumerate(line.strip("|").split("|")[1:])
+    }
+    for state in OrderState:
+        column = "ended" if state in diagrams.ENDED else str(state)
+        for event in OrderEvent:
+            target = TRANSITIONS.get((state, event))
+            wanted = "–" if target is None else "·" if target is state else str(target)
+            assert cells[column, str(event)] == wanted, (state, event)
+
+
+def test_every_stage_stands_in_the_diagram_and_final_ones_end() -> None:
+    assert set(diagrams.STAGE_MOVES) == set(Stage)
+    ends = {stage for stage, moves in diagrams.STAGE_MOVES.items() if not moves}
+    assert ends == FINAL_STAGES
+
+
+class Watched(Trade):
+    """A trade that notes every change of its stage."""
+
+    moves: set[tuple[Stage, Stage]]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "state" and isinstance(value, TradeState) and hasattr(self, "state"):
+            before, after = ts.stage(self.state), ts.stage(value)
+            if before is not after:
+                self.moves = {*getattr(self, "moves", ()), (before, after)}
+        super().__setattr__(name, value)
+
+
+def test_seeded_trades_move_only_between_stages_that_the_diagram_knows() -> None:
+    seen: set[tuple[Stage, Stage]] = set()
+    for seed in range(60):
+        seen |= _moves_of_one_life(random.Random(seed))
+    known = {(source, target) for source, moves in diagrams.STAGE_MOVES.items() for target in moves}
+    known |= {(source, Stage.NEEDS_OPERATOR) for source in Stage if source not in FINAL_STAGES}
+    assert seen <= known, sorted(seen - known)
+    assert {(Stage.OPEN, Stage.CLOSING), (Stage.CLOSING, Stage.CLOSED)} <= seen
+
+
+def _moves_of_one_life(rng: random.Random) -> set[tuple[Stage, Stage]]:
+    plan = make_plan(time_stop_s=Decimal(300), targets=THREE, ratchet=RATCHET)
+    size = Decimal(rng.choice([1, 3, 100]))
+    broker = ToyBroker(symbol="AAPL", bid=Decimal("99.75"), ask=Decimal(100), size=size)
+    mischief = mischief_of(rng, rng.choice([0.0, 0.1, 0.3]))
+    trade = Watched(plan, broker, worst=Decimal(101), rng=rng, mischief=mischief)
+    flatten_at = rng.randrange(60)
+    for turn in range(60):
+        if turn == flatten_at:
+            trade.tell(FlattenRequested(at=trade.now, command_id="f", by="a", reason="docs"))
+        if rng.random() < 0.4:
+            bid = rng.choice(PRICES)
+            broker.move(bid, bid + Decimal("0.25"))
+        if rng.random() < 0.5 and broker.undelivered:
+            fill = broker.undelivered.pop(rng.randrange(len(broker.undelivered)))
+            trade.tell(FillReported(at=trade.now, fill=fill))
+        trade.look()
+        broker.now += timedelta(seconds=rng.choice([0, 0.2, 1, 4]))
+    trade.mischief = lambda command: ""
+    for _ in range(40):
+        trade.pass_time(10)
+        if ts.is_final(trade.state):
+            break
+    return trade.moves
+
+
+def test_every_dependency_has_its_line_and_every_line_its_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    wanted = {
+        re.split(r"[\[<>=]", text)[0]
+        for text in (*project["project"]["dependencies"], *groups["dev"], *groups["data"])
+    }
+    text = (ROOT / "docs" / "dependencies.md").read_text()
+    written = set(re.findall(r"^\| `([A-Za-z0-9-]+)` \|", text, re.MULTILINE))
+    assert written == wanted
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_inside_the_repository_lead_somewhere(path: Path) -> None:
+    targets = [link for link in _LINK.findall(path.read_text()) if "://" not in link]
+    broken = [link for link in targets if not (path.parent / link).exists()]
+    assert not broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_hold_no_machine_path_and_nothing_left_open(path: Path) -> None:
+    text = path.read_text()
+    assert not MACHINE_PATHS.search(text)
+    assert not LEFTOVERS.search(text)
+
+
+def test_decisions_are_numbered_without_a_gap_and_say_what_binds() -> None:
+    records = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    numbers = [int(path.name[:4]) for path in records]
+    assert numbers == list(range(1, len(records) + 1))
+    for path in records:
+        text = path.read_text()
+        assert text.startswith(f"# {path.name[:4]} "), path.name
+        for head in ("## Context", "## Decision", "## Consequences"):
+            assert head in text, (path.name, head)
