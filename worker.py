@@ -22,13 +22,13 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from activities.flatten import FlattenActivities
-from activities.gateway import GatewaySweeper
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from activities.flatten import FlattenActivities
+from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
@@ -356,10 +356,6 @@ def _stop_on_signals() -> asyncio.Event:
     return stopped
 
 
-if __name__ == "__main__":
-    main()
-
-
 def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) -> Worker:
     """Fill stream and exit watch of one account, on slots of their own. Unversioned."""
     streams = StreamActivities(services, client)
@@ -369,3 +365,7 @@ def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) 
         activities=[streams.run_fill_stream],
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
+
+
+if __name__ == "__main__":
+    main()
