@@ -1,0 +1,355 @@
+"""`make run`: a recorded day as a paper session, from an empty directory to the last line.
+
+Starts the whole stack, arms the account, runs the example strategy, flattens one trade as an
+operator would, prints the report and compares the ledger with the exchange's journal. Exit code
+1: a difference, or an outcome that the run had to show is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
+
+from activities.streams import StreamInput
+from brokers.alpaca.client import AlpacaBroker
+from brokers.port import Broker
+from cli.demo_stack import (
+    DemoFiles,
+    default_data_dir,
+    demo_stack,
+    make_build_current,
+    prepare_tape,
+)
+from cli.demo_view import DemoView, Progress
+from cli.feed_report import TAKEN, journal_book, read_journal, read_ledger_book, read_trade_rows
+from deploy.local.runfile import RunInfo
+from deploy.local.stack import stack_environment
+from deploy.local.supervisor import Supervisor
+from domain.clock import ClockMap
+from domain.control import ApiBreakerState
+from domain.ids import (
+    TRADE_QUEUE,
+    session_workflow_id,
+    streams_workflow_id,
+    trade_workflow_id,
+)
+from domain.messages import OperatorRequest
+from domain.session import SessionInput, SessionResult, SessionSpec
+from ledger.records import SignalRecord, TradeRecord
+from ledger.repository import Ledger
+from marketdata.session_tape import SessionTape
+from observability.build import build_id, repository_root
+from report.records import Book, SessionFacts
+from report.session import build, missing_outcomes, print_report, write_html
+from report.verify import Differences, compare
+from settings import Settings, load_settings
+from workflows import _lifecycle as life
+from workflows.session import SessionWorkflow
+from workflows.trade import TradeWorkflow
+
+SPEED = Decimal(150)
+STRATEGY = "opening_breakout"
+OPERATOR = "demo-operator"
+LOOK_EVERY_S = 0.5
+# The operator's flatten comes after this share of the day; then trades have had time to open.
+FLATTEN_AFTER_SHARE = 0.25
+FLATTEN_TRIES_MAX = 6
+# After the tape's end: trades settle, the last fees and fills are booked.
+CLOSING_TIMEOUT_S = 30.0
+
+
+class Demo:
+    """One run against a started stack."""
+
+    def __init__(
+        self, supervisor: Supervisor, settings: Settings, tape: SessionTape, files: DemoFiles
+    ) -> None:
+        self._supervisor = supervisor
+        self._info: RunInfo = supervisor.info
+        self._settings = settings
+        self._tape = tape
+        self._files = files
+        self._account = settings.account.name
+        self._session = f"demo-{tape.begin:%Y%m%d}"
+        self._flattened: list[str] = []
+        self._began = time.monotonic()
+
+    async def run(self, console: Console, speed: Decimal) -> int:
+        """Plays the session and prints the report; 0 if all is equal and nothing is missing."""
+        async with AsyncExitStack() as stack:
+            client: Client = await make_build_current(self._info)
+            dsn = self._settings.ledger.dsn.get_secret_value()
+            ledger = await Ledger.connect(dsn)
+            stack.push_async_callback(ledger.aclose)
+            broker = AlpacaBroker(self._settings.alpaca())
+            stack.push_async_callback(broker.aclose)
+            control = httpx.AsyncClient(base_url=self._info.exchange_control_url, timeout=10)
+            await stack.enter_async_context(control)
+            cash_before = await _cash(broker)
+            await self._open_account(ledger)
+            await self._start_streams(client)
+            clock = await start_exchange_clock(control, speed)
+            handle = await self._start_session(client, clock)
+            view = stack.enter_context(DemoView(console, self._info.web_ui_url))
+            view.say(f"Web UI: {self._info.web_ui_url}")
+            await self._watch(client, ledger, control, handle, clock, view)
+            await self._wait_until_closed(ledger, clock, view)
+            differences = await self._compare_until_equal(ledger, control, cash_before)
+            facts = await self._facts(ledger, broker, clock, cash_before)
+        return self._conclude(console, facts, differences)
+
+    async def _open_account(self, ledger: Ledger) -> None:
+        """What an operator does before the open: breakers reset by name, account armed."""
+        reason = "demonstration"
+        await ledger.reset_breaker(self._account, OPERATOR, reason)
+        await ledger.set_api_breaker(self._settings.broker.venue.value, ApiBreakerState.CLOSED)
+        await ledger.arm(self._account, OPERATOR, reason)
+
+    async def _start_streams(self, client: Client) -> None:
+        await client.start_workflow(
+            "Streams",
+            StreamInput(account=self._account, compare_interval_s=2.0),
+            id=streams_workflow_id(self._account),
+            task_queue=TRADE_QUEUE,
+            task_timeout=life.TASK_TIMEOUT,
+            static_summary=f"fill stream and exit watch of {self._account}",
+        )
+
+    async def _start_session(
+        self, client: Client, clock: ClockMap
+    ) -> WorkflowHandle[SessionWorkflow, SessionResult]:
+        spec = SessionSpec(
+            name=self._session,
+            account=self._account,
+            strategies=(STRATEGY,),
+            universe=self._tape.instruments,
+            opens_at=self._tape.begin,
+            closes_at=self._tape.end,
+            tape=self._tape.path,
+            installation=self._settings.account.installation,
+            build_id=build_id(),
+        )
+        return await client.start_workflow(
+            SessionWorkflow.run,
+            SessionInput(spec=spec, clock=clock),
+            id=session_workflow_id(self._session),
+            task_queue=TRADE_QUEUE,
+            task_timeout=life.TASK_TIMEOUT,
+            static_summary=f"{STRATEGY} on {self._tape.calendar} at speed {clock.speed:f}",
+        )
+
+    async def _watch(
+        self,
+        client: Client,
+        ledger: Ledger,
+        control: httpx.AsyncClient,
+        handle: WorkflowHandle[SessionWorkflow, SessionResult],
+        clock: ClockMap,
+        view: DemoView,
+    ) -> None:
+        """Shows progress and lets the operator flatten one trade, until the session ends."""
+        ended = asyncio.ensure_future(handle.result())
+        try:
+            while not ended.done():
+                self._supervisor.check()
+                progress = await self._progress(ledger, control, clock)
+                view.show(progress)
+                if progress.share >= FLATTEN_AFTER_SHARE:
+                    await self._flatten_one(client, progress.trades, view)
+                await asyncio.wait({ended}, timeout=LOOK_EVERY_S)
+            await ended
+        finally:
+            ended.cancel()
+
+    async def _progress(
+        self, ledger: Ledger, control: httpx.AsyncClient, clock: ClockMap
+    ) -> Progress:
+        state = (await control.get("/sim/state")).raise_for_status().json()
+        now = min(clock.market(datetime.now(UTC)), self._tape.end)
+        taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
+        return Progress(
+            market_time=now,
+            share=(now - self._tape.begin) / (self._tape.end - self._tape.begin),
+            trades=await ledger.list_trades(session=self._session),
+            signals=len(taken),
+            fills=len(await ledger.fills_of_account(self._account)),
+            equity_change=Decimal(state["equity"]) - Decimal(state["start_cash"]),
+            control=await ledger.read_control(self._account),
+        )
+
+    async def _signals(self, ledger: Ledger) -> tuple[SignalRecord, ...]:
+        return await ledger.list_signals(session=self._session, limit=100_000)
+
+    async def _flatten_one(
+        self, client: Client, trades: Sequence[TradeRecord], view: DemoView
+    ) -> None:
+        """The operator's hand: flattens one open trade; another if that one was faster."""
+        by_id = {trade.trade_id: trade for trade in trades}
+        for trade_id in self._flattened:
+            trade = by_id[trade_id]
+            if trade.closed_at is None or trade.result == "flatten":
+                return
+        wanted = next(
+            (t for t in trades if t.stage == "open" and t.trade_id not in self._flattened), None
+        )
+        if wanted is None or len(self._flattened) >= FLATTEN_TRIES_MAX:
+            return
+        self._flattened.append(wanted.trade_id)
+        command_id = f"demo-flatten-{len(self._flattened)}"
+        request = OperatorRequest(command_id=command_id, by=OPERATOR, reason="demonstration")
+        handle = client.get_workflow_handle(trade_workflow_id(wanted.trade_id))
+        try:
+            await handle.execute_update(TradeWorkflow.request_flatten, request)
+        except RPCError as error:
+            view.say(f"{wanted.trade_id} closed before the flatten: {error.message}")
+            return
+        view.say(f"operator flattens {wanted.trade_id}")
+
+    async def _wait_until_closed(self, ledger: Ledger, clock: ClockMap, view: DemoView) -> None:
+        """All trades settle by the end of the tape; those that did not in time are named."""
+        deadline = time.monotonic() + CLOSING_TIMEOUT_S
+        while True:
+            left = await ledger.list_trades(session=self._session, open_only=True)
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                view.say(f"still open: {', '.join(trade.trade_id for trade in left)}")
+                return
+            self._supervisor.check()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _compare_until_equal(
+        self, ledger: Ledger, control: httpx.AsyncClient, cash_before: Decimal
+    ) -> Differences:
+        """Ledger against journal; late fees are given the time that the broker's lists need."""
+        deadline = time.monotonic() + CLOSING_TIMEOUT_S
+        while True:
+            differences = compare(*await self._books(ledger, control, cash_before))
+            if differences.equal or time.monotonic() > deadline:
+                return differences
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _books(
+        self, ledger: Ledger, control: httpx.AsyncClient, cash_before: Decimal
+    ) -> tuple[Book, Book]:
+        currency = self._settings.account.currency
+        multipliers = {item.symbol: item.multiplier for item in self._tape.instruments}
+        ours = await read_ledger_book(
+            ledger, self._account, cash_before, currency=currency, multipliers=multipliers
+        )
+        text = (await control.get("/sim/journal")).raise_for_status().text
+        return ours, journal_book(read_journal(text), currency=currency)
+
+    async def _facts(
+        self, ledger: Ledger, broker: Broker, clock: ClockMap, cash_before: Decimal
+    ) -> SessionFacts:
+        taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
+        return SessionFacts(
+            session=self._session,
+            account=self._account,
+            currency=self._settings.account.currency,
+            tape=", ".join(item.symbol for item in self._tape.instruments),
+            quotes_label=self._tape.label,
+            market_begin=self._tape.begin,
+            market_end=self._tape.end,
+            speed=clock.speed,
+            wall_s=Decimal(str(round(time.monotonic() - self._began, 1))),
+            signals=len(taken),
+            trades=await read_trade_rows(ledger, self._session),
+            cash_before=cash_before,
+            cash_after=await _cash(broker),
+            web_ui=self._info.web_ui_url,
+        )
+
+    def _conclude(self, console: Console, facts: SessionFacts, differences: Differences) -> int:
+        report = build(facts, differences)
+        write_html(report, self._files.report)
+        missing = missing_outcomes(facts)
+        if missing:
+            console.print(f"MISSING: {', '.join(missing)}", markup=False, soft_wrap=True)
+        console.print(f"report: {self._files.report}", highlight=False, soft_wrap=True)
+        print_report(report, console)
+        return 0 if differences.equal and not missing else 1
+
+
+async def start_exchange_clock(control: httpx.AsyncClient, speed: Decimal) -> ClockMap:
+    """Lets market time run from here on; the answer is the map that everybody uses."""
+    answer = await control.post("/sim/clock", json={"speed": str(speed)})
+    shown = answer.raise_for_status().json()
+    return ClockMap(wall0=shown["wall0"], market0=shown["market0"], speed=shown["speed"])
+
+
+async def _cash(broker: Broker) -> Decimal:
+    account = await broker.account()
+    if account.cash is None:
+        raise ValueError("the broker told no cash")
+    return account.cash
+
+
+def run_demo(
+    *,
+    config: Path,
+    data_dir: Path | None = None,
+    tapes: Sequence[Path] = (),
+    speed: Decimal = SPEED,
+    keep: bool = False,
+    console: Console | None = None,
+) -> int:
+    """Runs the demonstration in this thread (the main one); returns the exit code."""
+    console = console or Console()
+    # A real account's keys and switches in the caller's shell have no business here.
+    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+        del os.environ[name]
+    files = DemoFiles.fresh(data_dir or default_data_dir())
+    console.print("preparing the tape", highlight=False)
+    tape = prepare_tape(files, tapes)
+    settings = load_settings(config)
+    supervisor = Supervisor(demo_stack(files, settings, lambda line: console.print(line)))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console.print("starting PostgreSQL, Temporal, the simulated exchange and a worker")
+    try:
+        with supervisor.running() as info:
+            settings = load_settings(config, stack_environment(info))
+            code = asyncio.run(Demo(supervisor, settings, tape, files).run(console, speed))
+            if keep:
+                supervisor.run_forever()
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m cli.demo`: the same as `starter.py demo`."""
+    parser = argparse.ArgumentParser(prog="demo")
+    parser.add_argument("--keep", action="store_true", help="leave the stack up until Ctrl-C")
+    parser.add_argument("--tape", type=Path, nargs="+", default=[])
+    parser.add_argument("--speed", type=Decimal, default=SPEED)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--config", type=Path, default=repository_root() / "config" / "demo.toml")
+    options = parser.parse_args(argv)
+    return run_demo(
+        config=options.config,
+        data_dir=options.data,
+        tapes=options.tape,
+        speed=options.speed,
+        keep=options.keep,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What `make run` starts: the tape, an exchange that plays it, the stack around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from deploy.local.control import down, status
+from deploy.local.runfile import RunInfo
+from deploy.local.stack import (
+    exchange_child,
+    prepare_ledger,
+    prepare_temporal,
+    worker_child,
+)
+from deploy.local.supervisor import StackConfig
+from deploy.temporal.lanes import OrderLane
+from deploy.temporal.prepare import connect_when_ready
+from deploy.temporal.versions import set_current_version
+from domain.instrument import InstrumentKind
+from marketdata.calendars import ALWAYS_OPEN
+from marketdata.session_tape import SessionTape, prepare_demo, prepare_files
+from observability.build import build_id, repository_root
+from settings import Settings
+
+START_CASH = Decimal(100_000)
+FEE_PER_UNIT = "0.01"
+OPTION_FEE_PER_UNIT = "0.65"
+CRYPTO_FEE_RATE = "0.0025"
+# The simulated exchange's own pair; `settings` uses it where nothing else is given.
+SIMULATOR_KEY = {"key": "SIMULATOR", "secret": "simulator", "mode": "paper"}
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """Where one run keeps what it makes."""
+
+    data_dir: Path
+
+    @property
+    def tape(self) -> Path:
+        return self.data_dir / "tape.csv"
+
+    @property
+    def exchange_config(self) -> Path:
+        return self.data_dir / "exchange.json"
+
+    @property
+    def report(self) -> Path:
+        return self.data_dir / "report.html"
+
+    @classmethod
+    def fresh(cls, data_dir: Path) -> DemoFiles:
+        """An empty data directory; a stack that an earlier run left up there is stopped first.
+
+        Raises:
+            ValueError: the directory holds something that no run of ours made.
+        """
+        data_dir = data_dir.resolve()
+        if status(data_dir).info is not None:
+            down(data_dir)
+        marker = data_dir / ".holdfast-demo"
+        if data_dir.exists():
+            if not marker.exists() and any(data_dir.iterdir()):
+                raise ValueError(f"{data_dir} was not made by a demo run; give an empty directory")
+            shutil.rmtree(data_dir)
+        data_dir.mkdir(parents=True)
+        marker.touch()
+        return cls(data_dir)
+
+
+def prepare_tape(files: DemoFiles, sources: Sequence[Path]) -> SessionTape:
+    """Writes the session's tape and the configuration of the exchange that plays it."""
+    tape = prepare_files(sources, files.tape) if sources else prepare_demo(files.tape)
+    files.exchange_config.write_text(json.dumps(exchange_config(tape), indent=2) + "\n")
+    return tape
+
+
+def exchange_config(tape: SessionTape) -> dict[str, Any]:
+    """The simulated exchange for this tape: its instruments, its hours, its opening bell."""
+    sessions = [
+        {
+            "day": hours.session.isoformat(),
+            "open": hours.open.isoformat(),
+            "close": hours.close.isoformat(),
+        }
+        for hours in tape.hours
+    ]
+    around_the_clock = tape.calendar == ALWAYS_OPEN
+    return {
+        "listings": [
+            {
+                **item.model_dump(mode="json", exclude_none=True),
+                "fees": _fees(item.kind),
+                "fractional": item.kind is InstrumentKind.CRYPTO,
+            }
+            for item in tape.instruments
+        ],
+        "calendar": {"always_open": True} if around_the_clock else {"sessions": sessions},
+        "keys": [SIMULATOR_KEY],
+        "cash": str(START_CASH),
+        "start": tape.begin.isoformat(),
+    }
+
+
+def _fees(kind: InstrumentKind) -> dict[str, str]:
+    match kind:
+        case InstrumentKind.OPTION:
+            return {"per_unit": OPTION_FEE_PER_UNIT}
+        case InstrumentKind.CRYPTO:
+            return {"rate": CRYPTO_FEE_RATE}
+        case _:
+            return {"per_unit": FEE_PER_UNIT}
+
+
+def demo_stack(files: DemoFiles, settings: Settings, report: Callable[[str], None]) -> StackConfig:
+    """PostgreSQL, Temporal with its Web UI, the exchange and one worker of all roles."""
+    account = settings.account.name
+    lane = OrderLane(account, settings.broker.requests_per_minute)
+    return StackConfig(
+        data_dir=files.data_dir,
+        exchange=exchange_child(
+            ("--config", str(files.exchange_config), "--tape", str(files.tape))
+        ),
+        workers=(worker_child("all", Path(settings.source)),),
+        prepare=(prepare_ledger, prepare_temporal(lanes=(lane,))),
+        report=report,
+    )
+
+
+async def make_build_current(info: RunInfo) -> Any:
+    """A client of the running stack; this build takes the new workflows from here on."""
+    client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+    await set_current_version(client, build_id())
+    return client
+
+
+def default_data_dir() -> Path:
+    return repository_root() / ".holdfast" / "demo"
