@@ -89,12 +89,15 @@ def trade_worker(
     sticky_timeout_s: float = 1.0,
     drain_s: float = 10.0,
     deployment_name: str = DEPLOYMENT_NAME,
+    build: str | None = None,
 ) -> Worker:
     """Workflows and bookkeeping; versioned, because open trades are pinned to their build."""
     trades, operations = TradeActivities(services), OperationActivities(services)
     sessions = SessionActivities(services, feed_opener(services), open_strategy)
     deployment = WorkerDeploymentConfig(
-        version=WorkerDeploymentVersion(deployment_name=deployment_name, build_id=build_id()),
+        version=WorkerDeploymentVersion(
+            deployment_name=deployment_name, build_id=build or build_id()
+        ),
         use_worker_versioning=True,
     )
     return Worker(
@@ -362,7 +365,7 @@ def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) 
     return Worker(
         client,
         task_queue=stream_queue(services.account),
-        activities=[streams.run_fill_stream],
+        activities=[streams.run_fill_stream, streams.run_exit_watch],
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
 

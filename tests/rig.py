@@ -17,8 +17,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 
 import worker
-from activities.services import Services
-from activities.streams import StreamInput
+from activities.services import Services, StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
 from deploy.temporal.versions import set_current_version
@@ -99,12 +98,16 @@ class Rig:
         rows = [dict(row) for row in self.exchange.journal.rows]
         return [row for row in rows if not kinds or row["kind"] in kinds]
 
+    async def breathe(self) -> None:
+        """One turn of a polling loop; the test's own time limit is the deadline."""
+        await asyncio.sleep(0.02)
+
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Waits for the condition with a deadline."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while not condition():
-                    await asyncio.sleep(0.02)
+                    await self.breathe()
         except TimeoutError:
             tail = "\n".join(str(row) for row in self.journal()[-12:])
             for trade in await self.ledger.list_trades():
@@ -184,7 +187,12 @@ async def running_streams(
     async with worker.streams_worker(client, services):
         handle = await client.start_workflow(
             StreamsWorkflow.run,
-            StreamInput(account=services.account, compare_interval_s=2.0, clock_interval_s=0.5),
+            StreamInput(
+                account=services.account,
+                compare_interval_s=2.0,
+                clock_interval_s=0.5,
+                quote_interval_s=0.2,
+            ),
             id=streams_workflow_id(services.account),
             task_queue=queue,
             task_timeout=life.TASK_TIMEOUT,
