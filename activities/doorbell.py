@@ -8,6 +8,7 @@ together in the next one, and a trade hears at most 20 signals a second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
@@ -25,6 +26,7 @@ SIGNAL_INTERVAL_S = 0.05
 SIGNAL_TIMEOUT = timedelta(seconds=3)
 WAITING_FACTS_MAX = 1_024
 BACKOFF_S_MAX = 2.0
+CLOSE_GRACE_S = 1.0
 
 Send = Callable[[str, str, FactEnvelope], Awaitable[bool]]
 """(trade id, signal name, envelope) -> False if the trade has no open workflow."""
@@ -100,7 +102,10 @@ class Doorbell:
             await asyncio.wait(list(self._tasks.values()))
 
     async def aclose(self) -> None:
-        """Ends the senders; what still waits is found again by the next reader."""
+        """Ends the senders after a short grace; what still waits is found by the next reader."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE_S):
+                await self.drain()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -170,6 +170,19 @@ class SettleInput(Frozen):
     story: str = ""
 
 
+class StreamInput(Frozen):
+    """What to stream of which account, in wall seconds.
+
+    The defaults spend 36 of the 40 requests a minute that are 20 % of the budget of 200
+    (architecture §4); quotes are a budget of their own at the venue.
+    """
+
+    account: str
+    compare_interval_s: float = 10.0
+    clock_interval_s: float = 5.0
+    quote_interval_s: float = 1.0
+
+
 def attempt_token() -> str:
     """Names this attempt for the fence: one execution of one activity (C8)."""
     info = activity.info()

@@ -13,9 +13,9 @@ from temporalio import activity
 
 from activities.doorbell import Doorbell
 from activities.executions import book_executions
-from activities.services import AlertMessage, Services
+from activities.reporting import report
+from activities.services import Services
 from brokers.port import FrameProblem, OrderUpdate
-from domain.commands import Alert, AlertSeverity
 from domain.errors import HoldfastError
 from domain.facts import Fact, FillBusted, FillReported, OrderReported
 from domain.order import BrokerOrderStatus, Fill, OrderClass, OrderSnapshot
@@ -52,7 +52,7 @@ class StreamBooker:
         booking = await services.ledger.record_fill(services.account, fill)
         if booking.differs:
             text = f"fill {fill.fill_key} was told with other numbers before"
-            await self.report("FILL_DIFFERS", text, booking.trade_id or "")
+            await report(services, "FILL_DIFFERS", text, booking.trade_id or "")
         if booking.trade_id is not None and not booking.told:
             self._ring_fill(booking.trade_id, fill)
 
@@ -108,21 +108,7 @@ class StreamBooker:
 
     async def frame_problem(self, problem: FrameProblem) -> None:
         """A frame that could not be read: quarantined, audited, told to a person."""
-        await self.report(problem.code, problem.text)
-
-    async def report(self, code: str, text: str, trade_id: str = "") -> None:
-        """Audits and alerts; never stops the stream."""
-        services = self._services
-        activity.logger.warning("stream of %s: %s %s", services.account, code, text)
-        alert = Alert(code=code, severity=AlertSeverity.CRITICAL, text=text)
-        for sink in services.alert_sinks:
-            sink(AlertMessage(trade_id=trade_id, account=services.account, alert=alert))
-        try:
-            await services.ledger.append_audit(
-                "stream", f"alert.{code}", trade_id or services.account, {"text": text}
-            )
-        except HoldfastError as error:
-            activity.logger.warning("alert %s not audited: %s", code, error.code)
+        await report(self._services, problem.code, problem.text)
 
     # --- compare ----------------------------------------------------------------------------------
 

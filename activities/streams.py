@@ -8,41 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import cast
+from typing import Any, cast
 
 from temporalio import activity
 from temporalio.client import Client
 
 from activities.doorbell import Doorbell, temporal_sender
+from activities.exit_watch import ExitWatch
 from activities.hosting import run_until_shutdown
+from activities.lease import lead_for_ever
 from activities.market_watch import MarketWatch
-from activities.services import Services, attempt_token
+from activities.reporting import report
+from activities.services import Services, StreamInput, attempt_token
 from activities.stream_events import StreamBooker, told_keys
 from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
-from domain.base import Frozen
 from domain.errors import HoldfastError
 from domain.facts import Fact
 
-LEASE_TTL_S = 3.0
-LEASE_RENEW_S = 1.0
 BACKOFF_S_MAX = 15.0
 SILENT_S = 5.0
 OUTBOX_INTERVAL_S = 1.0
-
-
-class StreamInput(Frozen):
-    """What to stream, in wall seconds. The defaults stay inside 20 % of 200 requests a minute."""
-
-    account: str
-    compare_interval_s: float = 10.0
-    clock_interval_s: float = 2.5
-    quote_interval_s: float = 1.0
-
-
-class LeaseLost(Exception):
-    """Another streamer works now."""
 
 
 def lease_name(account: str) -> str:
@@ -69,6 +56,12 @@ class StreamActivities:
         stream = FillStream(self._services, self._client, input)
         await run_until_shutdown(stream.run(attempt_token()))
 
+    @activity.defn(name="run_exit_watch")
+    async def run_exit_watch(self, input: StreamInput) -> None:
+        """Evaluates exit rules until its worker shuts down; passive without the lease."""
+        watch = ExitWatch(self._services, temporal_sender(self._client), input)
+        await run_until_shutdown(watch.run(attempt_token()))
+
 
 class FillStream:
     """One streamer: lease, connection, compare pass, market clock."""
@@ -89,55 +82,22 @@ class FillStream:
         self._reconnect = asyncio.Event()
 
     async def run(self, holder: str) -> None:
-        """Leads whenever the lease is free, for ever."""
-        name = lease_name(self._services.account)
-        while True:
-            epoch = await self._take(name, holder)
-            if epoch is None:
-                await asyncio.sleep(LEASE_RENEW_S)
-                continue
-            try:
-                await self._lead(name, holder, epoch)
-            except* LeaseLost:
-                activity.logger.warning("lease %s epoch %d was lost", name, epoch)
-
-    async def _take(self, name: str, holder: str) -> int | None:
+        """Streams whenever the lease is free, for ever."""
         try:
-            return await self._services.ledger.take_lease(name, holder, LEASE_TTL_S)
-        except HoldfastError as error:
-            activity.logger.warning("lease %s: %s", name, error.code)
-            return None
-
-    async def _lead(self, name: str, holder: str, epoch: int) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep(name, holder, epoch))
-                group.create_task(self._stay_connected())
-                group.create_task(self._compare_always())
-                group.create_task(self._ring_always())
-                group.create_task(self._market.run(self._input.clock_interval_s))
+            await lead_for_ever(
+                self._services, lease_name(self._services.account), holder, self._jobs
+            )
         finally:
             await self._booker.aclose()
             await self._doorbell.aclose()
-            await self._release(name, holder, epoch)
 
-    async def _keep(self, name: str, holder: str, epoch: int) -> None:
-        """Renews the lease. A ledger that is away lets nobody else lead either: go on."""
-        while True:
-            await asyncio.sleep(LEASE_RENEW_S)
-            try:
-                kept = await self._services.ledger.renew_lease(name, holder, epoch, LEASE_TTL_S)
-            except HoldfastError as error:
-                activity.logger.warning("lease %s not renewed: %s", name, error.code)
-                continue
-            if not kept:
-                raise LeaseLost(name)
-
-    async def _release(self, name: str, holder: str, epoch: int) -> None:
-        try:
-            await self._services.ledger.release_lease(name, holder, epoch)
-        except HoldfastError as error:
-            activity.logger.warning("lease %s runs out by itself: %s", name, error.code)
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [
+            self._stay_connected(),
+            self._compare_always(),
+            self._ring_always(),
+            self._market.run(self._input.clock_interval_s),
+        ]
 
     async def _delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
         await self._booker.delivered(trade_id, facts)
@@ -145,7 +105,7 @@ class FillStream:
     async def _closed(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
         """A trade without an open workflow: a late fill reopens it, other news is nobody's."""
         if told_keys(facts):
-            await self._booker.report("FILL_AFTER_CLOSE", f"{len(facts)} facts", trade_id)
+            await report(self._services, "FILL_AFTER_CLOSE", f"{len(facts)} facts", trade_id)
 
     async def _ring_always(self) -> None:
         """The outbox, once a second: one small query."""

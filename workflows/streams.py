@@ -11,7 +11,8 @@ from temporalio.common import VersioningBehavior
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.streams import StreamActivities, StreamInput
+    from activities.services import StreamInput
+    from activities.streams import StreamActivities
     from domain.ids import stream_queue
     from domain.messages import VersionSignal
     from workflows import _lifecycle as life
@@ -90,4 +91,4 @@ class StreamsWorkflow:
                 await workflow.sleep(PAUSE_AFTER_FAILURE)
 
 
-HOSTED: tuple[Any, ...] = (StreamActivities.run_fill_stream,)
+HOSTED: tuple[Any, ...] = (StreamActivities.run_fill_stream, StreamActivities.run_exit_watch)
