@@ -410,3 +410,19 @@ def test_refused_exit_is_tried_again_without_widening_and_then_the_stop_comes_ba
     trade.pass_time(40)
     assert broker.position == 0
     assert ts.stage(trade.state) is Stage.CLOSED
+
+
+def test_replace_that_restores_the_full_size_is_cancelled_before_it_can_overfill() -> None:
+    """D2, peers row 7: a venue whose replacement works for the whole number again."""
+
+    def mischief(command: object) -> str:
+        return "race" if isinstance(command, WalkStep) else ""
+
+    trade, broker = start(mischief=mischief)
+    broker.replace_mode = "fresh"
+    broker.move(D("109.90"), D("110.30"))
+    trade.pass_time(15)
+    assert trade.state.walk.ended == "overfill_guard"
+    assert broker.position == 1
+    assert live_exit_quantity(broker, Side.SELL) == 1
+    assert not [o for o in broker.orders if o.live and o.side is Side.BUY]

@@ -42,7 +42,7 @@ def mischief_of(rng: random.Random, rate: float) -> Mischief:
             return ""
         if rng.random() >= rate:
             return ""
-        return rng.choice(["lost", "lost", "not_sent", "reject"])
+        return rng.choice(["lost", "lost", "not_sent", "reject", "race"])
 
     return choose
 
@@ -55,9 +55,10 @@ def mischief_of(rng: random.Random, rate: float) -> Mischief:
     rate=st.sampled_from([0.0, 0.1, 0.3]),
     size=st.sampled_from([1, 3, 100]),
     flatten_at=st.integers(0, 40),
+    replace_mode=st.sampled_from(["total", "rest"]),
 )
 def test_any_seeded_life_keeps_the_invariants_and_ends_flat(
-    seed: int, side: Side, three: bool, rate: float, size: int, flatten_at: int
+    seed: int, side: Side, three: bool, rate: float, size: int, flatten_at: int, replace_mode: str
 ) -> None:
     """I1, I4, I11, I15: safety after every answer, liveness after the faults stop."""
     rng = random.Random(seed)
@@ -75,7 +76,9 @@ def test_any_seeded_life_keeps_the_invariants_and_ends_flat(
         time_stop_s=D(300),
         **({"targets": targets, "ratchet": RATCHET} if three else {"targets": targets[:1]}),
     )
-    broker = ToyBroker(symbol="AAPL", bid=D("99.75"), ask=D(100), size=D(size))
+    broker = ToyBroker(
+        symbol="AAPL", bid=D("99.75"), ask=D(100), size=D(size), replace_mode=replace_mode
+    )
     worst = D(101) if side is Side.BUY else D(99)
     trade = Checked(plan, broker, worst=worst, rng=rng, mischief=mischief_of(rng, rate))
     for turn in range(60):

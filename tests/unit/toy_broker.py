@@ -89,6 +89,7 @@ class ToyOrder:
     status: BrokerOrderStatus
     group: str | None = None
     filled: Decimal = Decimal(0)
+    carried: Decimal = Decimal(0)
     replaces: str | None = None
 
     @property
@@ -97,7 +98,7 @@ class ToyOrder:
 
     @property
     def rest(self) -> Decimal:
-        return self.quantity - self.filled
+        return self.quantity - self.filled - self.carried
 
 
 @dataclass
@@ -115,6 +116,7 @@ class ToyBroker:
     open_session: bool = True
     size: Decimal = Decimal(10**9)
     counter: int = 0
+    replace_mode: str = "rest"
 
     @property
     def position(self) -> Decimal:
@@ -129,7 +131,7 @@ class ToyBroker:
             side=order.side,
             order_type=order.order_type,
             quantity=order.quantity,
-            filled_quantity=order.filled,
+            filled_quantity=order.filled + order.carried,
             limit_price=order.limit_price,
             stop_price=order.stop_price,
             status=order.status,
@@ -199,7 +201,12 @@ class ToyBroker:
         if body.quantity <= old.filled:
             return "QTY_FILLED"
         new = self._add(intent, body.order_type, body.limit_price, body.stop_price)
-        new.quantity = old.rest if intent.keeps_quantity else body.quantity - old.filled
+        if self.replace_mode == "total":
+            new.quantity, new.carried = old.quantity, old.filled + old.carried
+        elif self.replace_mode == "fresh" and old.group is None:
+            new.quantity = body.quantity
+        else:
+            new.quantity = old.rest
         new.group, new.replaces, new.status = old.group, old.broker_id, old.status
         old.status = BrokerOrderStatus.REPLACED
         self.journal.append(
@@ -286,7 +293,7 @@ Mischief = Callable[[Command], str]
 class Trade:
     """Drives one trade: state, toy broker and virtual time. `mischief` names a fault per command:
 
-    "" none · "lost" answer lost after acceptance · "not_sent" · "reject" · "late" fills are told
+    "" none · "race" a fill between our look and our replace · "lost" answer lost after acceptance · "not_sent" · "reject" · "late" fills are told
     later by `deliver`.
     """
 
@@ -445,6 +452,8 @@ class Trade:
             return [report, OrderNotSent(at=at, client_id=new_id, code="STEP_SKIPPED")]
         if fault == "not_sent":
             return [OrderNotSent(at=at, client_id=new_id, code="RATE_LIMITED")]
+        if fault == "race" and old.live and old.group is None and old.rest > 1:
+            self.broker._fill(old, Decimal(1))
         result = "TOO_LATE" if fault == "reject" else self.broker.replace(old, command.intent)
         after = OrderReported(at=at, order=self.broker.snapshot(old))
         if isinstance(result, str):
