@@ -420,7 +420,7 @@ def test_replace_that_restores_the_full_size_is_cancelled_before_it_can_overfill
 
     trade, broker = start(mischief=mischief)
     broker.replace_mode = "fresh"
-    broker.move(D("109.90"), D("110.30"))
+    broker.move(D("101.90"), D("102.00"))
     trade.pass_time(15)
     assert trade.state.walk.ended == "overfill_guard"
     assert broker.position == 1
