@@ -75,6 +75,14 @@ async def fresh_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...
     """
     try:
         await book_executions(services, trade_id)
+    except HoldfastError:
+        return ()
+    return await booked_fill_facts(services, trade_id)
+
+
+async def booked_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...]:
+    """Fills of the trade that the ledger has now; nothing if it cannot be read."""
+    try:
         fills = await fills_of_trade(services, trade_id)
     except HoldfastError:
         return ()

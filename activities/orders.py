@@ -12,7 +12,7 @@ from datetime import datetime
 
 from temporalio import activity
 
-from activities.executions import fresh_fill_facts
+from activities.executions import booked_fill_facts, fresh_fill_facts
 from activities.quotes import net_quote, read_quotes
 from activities.services import (
     CancelInput,
@@ -189,10 +189,16 @@ class OrderActivities:
         return (*accepted, *await self._fills_behind(trade, order))
 
     async def _fills_behind(self, trade: TradeRef, *orders: OrderSnapshot) -> tuple[Fact, ...]:
-        """Executions behind an answer that shows a filled quantity."""
-        if not any(_any_filled(order) for order in orders):
-            return ()
-        return await fresh_fill_facts(self._services, trade.trade_id)
+        """Executions behind an answer that shows a filled quantity.
+
+        Legs may have filled before the ledger knew whose they are: nobody was rung then, so what
+        is booked is told with the answer that names them.
+        """
+        if any(_any_filled(order) for order in orders):
+            return await fresh_fill_facts(self._services, trade.trade_id)
+        if any(order.legs for order in orders):
+            return await booked_fill_facts(self._services, trade.trade_id)
+        return ()
 
     async def _adopt(self, trade: TradeRef, intent: OrderIntent) -> tuple[Fact, ...]:
         """A duplicate id is our own earlier success: look it up and adopt it (C11)."""
@@ -452,13 +458,17 @@ def _any_filled(order: OrderSnapshot) -> bool:
 
 
 def _same_order(intent: OrderIntent, order: OrderSnapshot) -> bool:
-    """True if the broker's order is ours in symbol, side and quantity (faults.md §3 row 37)."""
+    """True if the broker's order is ours in symbol, side and quantity (faults.md §3 row 37).
+
+    A combo carries symbols and sides in its legs, under ids of the broker.
+    """
     body = intent.body
+    if not intent.keeps_quantity and order.quantity != body.quantity:
+        return False
     if body.legs:
-        return True  # combos carry their symbols in the legs, under ids of the broker
-    return (order.symbol, order.side) == (body.symbol, body.side) and (
-        intent.keeps_quantity or order.quantity == body.quantity
-    )
+        ours = {(leg.symbol, leg.side) for leg in body.legs}
+        return not order.legs or {(leg.symbol, leg.side) for leg in order.legs} == ours
+    return (order.symbol, order.side) == (body.symbol, body.side)
 
 
 def _why_not_step(
@@ -469,7 +479,7 @@ def _why_not_step(
         return "own order could not be read"
     if own.status is not BrokerOrderStatus.WORKING:
         return f"own order is {own.status}"
-    if own.filled_quantity > 0:
+    if _any_filled(own):
         return "own order has filled"
     mid = quote.mid if quote is not None else None
     if mid is None:

@@ -27,7 +27,7 @@ def net_quote(legs: Sequence[PlanLeg], quotes: Mapping[str, Quote], symbol: str)
         return None
     if len(legs) == 1:
         return present[0]
-    bid, ask = ZERO, ZERO
+    bid, ask, gross = ZERO, ZERO, ZERO
     complete = True
     for leg, quote in zip(legs, present, strict=True):
         if quote.bid is None or quote.ask is None:
@@ -36,9 +36,11 @@ def net_quote(legs: Sequence[PlanLeg], quotes: Mapping[str, Quote], symbol: str)
         pay, receive = (quote.ask, quote.bid) if leg.side is Side.BUY else (-quote.bid, -quote.ask)
         ask += leg.ratio * pay
         bid += leg.ratio * receive
+        gross += leg.ratio * (quote.bid + quote.ask) / 2
     return Quote(
         symbol=symbol,
         bid=bid if complete else None,
         ask=ask if complete else None,
+        gross=gross if complete else None,
         venue_time=min(quote.venue_time for quote in present),
     )

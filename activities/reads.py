@@ -116,8 +116,7 @@ class ReadActivities:
                 next_close=clock.next_close,
             )
         )
-        for leg in legs:
-            symbol = leg.instrument.symbol
+        for symbol in input.trade.symbols:
             halted = symbol in clock.halted_symbols
             change = TradingHalted if halted else TradingResumed
             facts.append(change(at=now, symbol=symbol))

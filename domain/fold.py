@@ -267,6 +267,8 @@ def _see_order(
         return alert(state, "ORDER_UNATTRIBUTED", f"broker order {seen.broker_order_id}")
     if _is_older(record, seen):
         return state
+    if seen.broker_order_id in record.leg_broker_ids:
+        return state.with_order(_with_legs(record, (seen,)))
     if seen.status is BrokerOrderStatus.UNKNOWN:
         state = alert(
             state,
@@ -282,6 +284,18 @@ def _see_order(
             f"{record.client_id}: filled {seen.filled_quantity} of {seen.quantity}",
             AlertSeverity.CRITICAL,
         )
+    update = _told(record, seen)
+    if state.plan.is_combo and record.intent is not None:
+        record = _with_legs(record, seen.legs)
+    state = state.with_order(_move(record, _EVENT_OF_STATUS[seen.status], now, **update))
+    if not state.plan.is_combo:
+        for number, child in enumerate(seen.legs):
+            state = _see_child(state, record, child, number, now)
+    return state
+
+
+def _told(record: OrderRecord, seen: OrderSnapshot) -> dict[str, Any]:
+    """What this view of the broker changes on the record; what it leaves out stays."""
     update: dict[str, Any] = {
         "broker_order_id": seen.broker_order_id,
         "reported_filled": max(record.reported_filled, seen.filled_quantity),
@@ -295,13 +309,21 @@ def _see_order(
         update["stop_price"] = seen.stop_price
     if seen.reject_code:
         update["reject_code"] = seen.reject_code
-    if state.plan.is_combo and record.intent is not None and seen.legs:
-        update["leg_broker_ids"] = tuple(leg.broker_order_id for leg in seen.legs)
-    state = state.with_order(_move(record, _EVENT_OF_STATUS[seen.status], now, **update))
-    if not state.plan.is_combo:
-        for number, child in enumerate(seen.legs):
-            state = _see_child(state, record, child, number, now)
-    return state
+    return update
+
+
+def _with_legs(record: OrderRecord, legs: tuple[OrderSnapshot, ...]) -> OrderRecord:
+    """Record of a combo with what is told of its leg orders; they only count contracts.
+
+    A leg's own state, quantity and id never become the combo's: it speaks for one leg.
+    """
+    ids, filled = list(record.leg_broker_ids), dict(record.leg_filled)
+    for leg in legs:
+        if leg.broker_order_id not in ids:
+            ids.append(leg.broker_order_id)
+        if leg.symbol:
+            filled[leg.symbol] = max(filled.get(leg.symbol, ZERO), leg.filled_quantity)
+    return record.model_copy(update={"leg_broker_ids": tuple(ids), "leg_filled": filled})
 
 
 def _is_older(record: OrderRecord, seen: OrderSnapshot) -> bool:
@@ -358,7 +380,7 @@ def _book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
         fees=state.fees + (fill.fee or ZERO),
         first_fill_at=state.first_fill_at or fill.venue_time,
     )
-    if record.state in TERMINAL_STATES and record.state is not OrderState.FILLED:
+    if record.state in TERMINAL_STATES and _is_unreported(state, record, fill):
         state = alert(
             state,
             "LATE_FILL",
@@ -373,6 +395,17 @@ def _book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
         walk = state.walk.model_copy(update={"partial_since": now})
         state = state.changed(walk=walk)
     return state.changed(proven_closed=False)
+
+
+def _is_unreported(state: TradeState, record: OrderRecord, fill: Fill) -> bool:
+    """True if the order ended without this fill: the broker filled it afterwards (D9)."""
+    if record.state is OrderState.FILLED:
+        return False
+    ratios = {leg.instrument.symbol: leg.ratio for leg in state.plan.legs}
+    per_unit = ratios.get(fill.symbol, 1) if record.leg == 0 else 1
+    told = max(record.reported_filled * per_unit, record.leg_filled.get(fill.symbol, ZERO))
+    booked = sum(f.quantity for f in ts.fills_of(state, record) if f.symbol == fill.symbol)
+    return booked > told
 
 
 def _fill_busted(state: TradeState, fact: FillBusted, now: datetime) -> TradeState:
@@ -570,7 +603,11 @@ def _command_failed(state: TradeState, fact: CommandFailed, now: datetime) -> Tr
 
 def _refresh_derived(before: TradeState, state: TradeState, now: datetime) -> TradeState:
     """Epoch of the position, stop ratchet, imbalance and naked clock after any change."""
-    if state.fills is not before.fills or state.busted is not before.busted:
+    moved = (state.fills, state.busted, state.adjustments)
+    if any(
+        new is not old
+        for new, old in zip(moved, (before.fills, before.busted, before.adjustments), strict=True)
+    ):
         flat_before, flat_now = ts.is_flat(before), ts.is_flat(state)
         if flat_before and not flat_now:
             state = state.changed(position_epoch=state.position_epoch + 1)

@@ -406,7 +406,10 @@ class Position(Frozen):
 
 
 class Quote(Frozen):
-    """Best bid and offer. `venue_time` is market time. A missing side is None, never zero."""
+    """Best bid and offer. `venue_time` is market time. A missing side is None, never zero.
+
+    `gross` is only set for the net quote of a combo: the sum of its legs' mids x ratios.
+    """
 
     symbol: str
     bid: NetPrice | None = None
@@ -414,6 +417,7 @@ class Quote(Frozen):
     bid_size: Quantity | None = None
     ask_size: Quantity | None = None
     last: NetPrice | None = None
+    gross: NetPrice | None = None
     venue_time: AwareDatetime
 
     @property

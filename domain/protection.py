@@ -186,14 +186,21 @@ def _exit_time_in_force(state: TradeState, quantity: Decimal) -> TimeInForce:
     return TimeInForce.GTC
 
 
-def entry_legs(legs: tuple[PlanLeg, ...], effect: OpenClose) -> tuple[OrderLeg, ...]:
-    """Legs of a combo order; closing turns every side round."""
+def entry_legs(legs: tuple[PlanLeg, ...]) -> tuple[OrderLeg, ...]:
+    """Legs of a combo order that opens the structure."""
+    return tuple(
+        OrderLeg(symbol=leg.instrument.symbol, side=leg.side, ratio=leg.ratio) for leg in legs
+    )
+
+
+def closing_legs(legs: tuple[PlanLeg, ...], units: Decimal) -> tuple[OrderLeg, ...]:
+    """Legs of the combo order that closes `units` as held; > 0 turns every side round."""
     return tuple(
         OrderLeg(
             symbol=leg.instrument.symbol,
-            side=leg.side if effect is OpenClose.OPEN else leg.side.opposite,
+            side=leg.side.opposite if units > 0 else leg.side,
             ratio=leg.ratio,
-            effect=effect,
+            effect=OpenClose.CLOSE,
         )
         for leg in legs
     )
@@ -216,7 +223,7 @@ def reducing_exit_body(state: TradeState, units: Decimal, now: datetime) -> Orde
         quantity=quantity,
         order_type=OrderType.MARKET,
         time_in_force=TimeInForce.DAY,
-        legs=entry_legs(state.plan.legs, OpenClose.CLOSE) if combo else (),
+        legs=closing_legs(state.plan.legs, units) if combo else (),
         intent_date=now.date(),
     )
     if state.exit.rung >= len(EXIT_COLLAR_MULTIPLES) and state.ticket.allow_market_exits:
@@ -236,11 +243,7 @@ def _exit_limit(state: TradeState, side: Side) -> Decimal | None:
     fraction = state.ticket.exit_collar_fraction * EXIT_COLLAR_MULTIPLES[rung]
     instrument = state.plan.instrument
     if state.plan.is_combo:
-        # Closing buys the reversed structure: its net ask is minus our net bid.
-        if state.quote.bid is None:
-            return None
-        reversed_ask = -state.quote.bid
-        return instrument.tick_up(reversed_ask + abs(reversed_ask) * fraction)
+        return _combo_exit_limit(state, side, fraction)
     if side is Side.SELL:
         if state.quote.bid is None or state.quote.bid <= 0:
             return None
@@ -253,16 +256,39 @@ def _exit_limit(state: TradeState, side: Side) -> Decimal | None:
     return instrument.tick_up(state.quote.ask * (1 + fraction))
 
 
-def leg_exit_bodies(state: TradeState, now: datetime) -> tuple[tuple[int, OrderBody], ...]:
-    """Leg-by-leg market exits of an unbalanced structure, bought-back shorts first.
+def _combo_exit_limit(state: TradeState, side: Side, fraction: Decimal) -> Decimal | None:
+    """Net limit of a closing combo: it is bought, so dearer is more marketable.
 
-    Only used under flatten or a stuck imbalance; a long is never sold under a short that is
-    still open (peers.md §4 row 21), so longs wait until no short is left.
+    Closing what was bought buys the reversed structure: its net ask is minus our net bid. The
+    collar is a fraction of the legs' values, as at the entry: a net price near zero has no room.
+    A structure that still brings money is never paid for.
     """
+    assert state.quote is not None
+    ours = state.quote.bid if side is Side.SELL else state.quote.ask
+    if ours is None:
+        return None
+    price = -ours if side is Side.SELL else ours
+    gross = state.quote.gross if state.quote.gross is not None else abs(price)
+    instrument = state.plan.instrument
+    limit = instrument.tick_up(price + gross * fraction)
+    if price < 0:
+        return max(instrument.tick_up(price), min(limit, -instrument.tick_size))
+    return limit
+
+
+def leg_exit_bodies(state: TradeState, now: datetime) -> tuple[tuple[int, OrderBody], ...]:
+    """Market exits of what single legs hold beyond the whole units, bought-back shorts first.
+
+    Only used for an imbalance. The whole units stay a structure and go as one combo afterwards,
+    so that no long is sold under a short that needs it (peers.md §4 row 21): excess longs wait
+    until no excess short is left.
+    """
+    units = ts.held_units(state)
     shorts: list[tuple[int, OrderBody]] = []
     longs: list[tuple[int, OrderBody]] = []
     for number, leg in enumerate(state.plan.legs, start=1):
-        quantity = ts.position_of(state, leg.instrument.symbol)
+        in_structure = units * leg.side.sign * leg.ratio
+        quantity = ts.position_of(state, leg.instrument.symbol) - in_structure
         if quantity == 0:
             continue
         body = OrderBody(

@@ -324,13 +324,14 @@ def _notice_wrong(state: TradeState, now: datetime, busy: Collection[str]) -> _S
         )
         state = start_exit(state, "flipped")
     since = state.imbalance_since
-    if since is not None and (now - since).total_seconds() >= IMBALANCE_MAX_S:
+    is_stuck = since is not None and (now - since).total_seconds() >= IMBALANCE_MAX_S
+    if is_stuck and state.imbalance_told != since:
         held = ", ".join(
             f"{ts.position_of(state, leg.instrument.symbol)} {leg.instrument.symbol}"
             for leg in state.plan.legs
         )
         state = alert(state, "NAKED_LEG", held, AlertSeverity.CRITICAL)
-        state = start_exit(state, "leg_imbalance")
+        state = start_exit(state.changed(imbalance_told=since), "leg_imbalance")
     return state, (), False
 
 
@@ -441,27 +442,32 @@ def _get_out(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
 def _can_trade_now(
     state: TradeState, now: datetime, busy: Collection[str]
 ) -> tuple[TradeState, tuple[Command, ...], bool]:
-    """True if the session is open, nothing is halted and the quote is fresh; else asks."""
-    read_at = state.quote_read_at
-    hours_at = state.hours.read_at
-    fresh = all(
-        at is not None and (now - at).total_seconds() <= QUOTE_FRESH_S for at in (read_at, hours_at)
-    )
+    """True if the session is open, nothing is halted and the quote is fresh; else asks.
+
+    Single legs of an unbalanced structure go at the market: they wait for no quote.
+    """
+    hours_fresh = _is_recent(state.hours.read_at, now)
+    quote_fresh = _is_recent(state.quote_read_at, now) or not ts.is_balanced(state)
     open_now = state.hours.is_open and not state.hours.halted
-    if fresh and open_now:
+    if hours_fresh and quote_fresh and open_now:
         return state.changed(exit=state.exit.model_copy(update={"pending": ""})), (), True
-    if fresh:
+    if hours_fresh:
         reason = "halted" if state.hours.halted else "session closed"
+        reason = "no price" if open_now else reason
         state = state.changed(exit=state.exit.model_copy(update={"pending": reason}))
     wait_s = EXIT_ASK_S if open_now else EXIT_CLOSED_ASK_S
     asked = state.exit.asked_at
-    if asked is not None and (now - asked).total_seconds() < wait_s and fresh:
+    if asked is not None and (now - asked).total_seconds() < wait_s:
         return state, (), False
     command = ReadQuote(legs=state.plan.legs)
     if command.key in busy:
         return state, (), False
     state = state.changed(exit=state.exit.model_copy(update={"asked_at": now}))
     return state, (command,), False
+
+
+def _is_recent(at: datetime | None, now: datetime) -> bool:
+    return at is not None and (now - at).total_seconds() <= QUOTE_FRESH_S
 
 
 def _wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
@@ -501,6 +507,8 @@ def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> _Step
     last = last_order(state, Role.EXIT)
     if last is not None and not is_due(last.retry_at, now):
         return state, (), True
+    if not ts.is_balanced(state) and not _knows_every_leg(state):
+        return *_read(state, now, busy, "the other legs before one is closed"), True
     refused = _refused_in_a_row(state)
     rung = state.exit.rung
     if last is not None and state.exit.sent_at is not None and not refused:
@@ -543,6 +551,17 @@ def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> _Step
         )
         commands.append(command)
     return state, tuple(commands), True
+
+
+def _knows_every_leg(state: TradeState) -> bool:
+    """True if the broker was read since the imbalance and has no execution that is not here.
+
+    A leg that only looks alone must not be closed: the other one would be left open.
+    """
+    since, known = state.imbalance_since, state.knowledge_at
+    if ts.missing_fills(state):
+        return False
+    return since is None or (known is not None and known > since)
 
 
 def _exit_bodies(state: TradeState, now: datetime) -> tuple[tuple[int, OrderBody], ...]:

@@ -6,12 +6,12 @@ functions below, so that no two fields can disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from domain.base import Frozen
 from domain.clock import ClockMap
@@ -70,7 +70,8 @@ class OrderRecord(Frozen):
 
     `client_id` is ours, or `<parent>.<n>` for a broker-made child. `intent` is None for children.
     `reported_filled` is the broker's cumulative quantity: more than the booked fills means that
-    an execution is missing here.
+    an execution is missing here. A combo counts units there; `leg_filled` are the contracts that
+    the broker reports filled for each leg's symbol.
     """
 
     client_id: str
@@ -86,6 +87,7 @@ class OrderRecord(Frozen):
     intent: OrderIntent | None = None
     broker_order_id: str | None = None
     leg_broker_ids: tuple[str, ...] = ()
+    leg_filled: dict[str, Quantity] = Field(default_factory=dict)
     parent_client_id: str | None = None
     replaces: str | None = None
     reported_filled: Quantity = ZERO
@@ -176,6 +178,7 @@ class TradeState(Frozen):
     read_after: AwareDatetime | None = None
     first_fill_at: AwareDatetime | None = None
     imbalance_since: AwareDatetime | None = None
+    imbalance_told: AwareDatetime | None = None
     position_epoch: int = 0
     watched_epoch: int = 0
     kill_mode: KillMode | None = None
@@ -244,44 +247,59 @@ def fills_of(state: TradeState, record: OrderRecord) -> tuple[Fill, ...]:
 
 def filled_quantity(state: TradeState, record: OrderRecord) -> Decimal:
     """Booked quantity of the order in its own units (combo units for a combo)."""
-    fills = fills_of(state, record)
-    if state.plan.is_combo and record.leg == 0:
-        return min(
-            (
-                divide(
-                    total(f.quantity for f in fills if f.symbol == leg.instrument.symbol),
-                    Decimal(leg.ratio),
-                )
-                for leg in state.plan.legs
-            ),
-            default=ZERO,
+    return _in_order_units(state, record, fills_of(state, record))
+
+
+def _in_order_units(state: TradeState, record: OrderRecord, fills: Sequence[Fill]) -> Decimal:
+    if not state.plan.is_combo or record.leg != 0:
+        return total(fill.quantity for fill in fills)
+    units = (
+        divide(
+            total(f.quantity for f in fills if f.symbol == leg.instrument.symbol),
+            Decimal(leg.ratio),
         )
-    return total(fill.quantity for fill in fills)
+        for leg in state.plan.legs
+    )
+    return min(units, default=ZERO)
 
 
 def missing_fills(state: TradeState) -> tuple[OrderRecord, ...]:
-    """Orders of which the broker reports more filled than the executions booked here.
+    """Orders of which the broker reports more filled than the executions known here.
 
     A replacement may carry the fills of the order it took over from in its own number (D2), so
-    those count too.
+    those count too. A busted execution is known: the broker may count it for ever. A combo is
+    asked leg by leg as well: one leg may execute before the unit is complete.
     """
-    return tuple(
-        record
-        for record in state.orders
-        if record.reported_filled > 0 and record.reported_filled > _booked_in_chain(state, record)
+    return tuple(record for record in state.orders if _lacks_fills(state, record))
+
+
+def _lacks_fills(state: TradeState, record: OrderRecord) -> bool:
+    if record.reported_filled == 0 and not any(record.leg_filled.values()):
+        return False
+    chain = _with_predecessors(state, record)
+    known = [
+        fill
+        for fill in state.fills
+        if any(order.is_named(fill.client_id, fill.broker_order_id) for order in chain)
+    ]
+    if record.reported_filled > _in_order_units(state, record, known):
+        return True
+    return any(
+        reported > total(f.quantity for f in known if f.symbol == symbol)
+        for symbol, reported in record.leg_filled.items()
     )
 
 
-def _booked_in_chain(state: TradeState, record: OrderRecord) -> Decimal:
-    """Booked quantity of the order and of those it replaced, oldest included."""
-    booked, current = ZERO, record
-    for _ in range(len(state.orders)):
-        booked += filled_quantity(state, current)
-        before = state.order(current.replaces) if current.replaces is not None else None
+def _with_predecessors(state: TradeState, record: OrderRecord) -> tuple[OrderRecord, ...]:
+    """The order and those it replaced, newest first."""
+    chain = [record]
+    while len(chain) <= len(state.orders):
+        replaces = chain[-1].replaces
+        before = state.order(replaces) if replaces is not None else None
         if before is None:
             break
-        current = before
-    return booked
+        chain.append(before)
+    return tuple(chain)
 
 
 def open_rest(state: TradeState, record: OrderRecord) -> Decimal:
@@ -308,9 +326,12 @@ def leg_units(state: TradeState) -> tuple[Decimal, ...]:
 def held_units(state: TradeState) -> Decimal:
     """Whole structure units held: > 0 as planned, < 0 the wrong way round, 0 flat.
 
-    For a combo the smallest leg counts; what other legs hold beyond it is imbalance.
+    For a combo the smallest leg counts; what other legs hold beyond it is imbalance. Legs that
+    point different ways make no structure at all.
     """
     units = leg_units(state)
+    if min(units) < 0 < max(units):
+        return ZERO
     return min(units, key=abs)
 
 

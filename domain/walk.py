@@ -19,7 +19,6 @@ from domain.ids import Purpose
 from domain.intents import is_due, new_intent, place
 from domain.money import ZERO, total
 from domain.order import (
-    OpenClose,
     OrderBody,
     OrderClass,
     OrderState,
@@ -204,7 +203,7 @@ def _entry_body(
         order_type=OrderType.LIMIT,
         time_in_force=plan.walk.time_in_force,
         limit_price=price,
-        legs=entry_legs(plan.legs, OpenClose.OPEN) if plan.is_combo else (),
+        legs=entry_legs(plan.legs) if plan.is_combo else (),
         intent_date=now.date(),
     )
     if plan.entry_style is EntryStyle.WALK or plan.is_combo:
@@ -298,7 +297,7 @@ def _may_step(state: TradeState, order: OrderRecord, index: int) -> bool:
     """A step needs room on the ladder, a changed price and an untouched order."""
     if index > state.plan.walk.steps_max or state.plan.entry_style is EntryStyle.ONCE:
         return False
-    if ts.filled_quantity(state, order) > ZERO or order.reported_filled > ZERO:
+    if ts.fills_of(state, order) or order.reported_filled > ZERO or any(order.leg_filled.values()):
         return False
     return _price_at(state, index) != order.limit_price
 

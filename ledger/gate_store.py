@@ -27,7 +27,7 @@ from ledger.control_store import (
     gate_lock_name,
 )
 from ledger.errors import LockBusy
-from ledger.order_store import snapshot_columns
+from ledger.order_store import Owner, book_legs, snapshot_columns
 from ledger.records import (
     ALL_ACCOUNTS,
     GateAnswer,
@@ -170,6 +170,10 @@ class GateStore(ControlStore):
                 if snapshot is not None:
                     changes |= snapshot_columns(known, snapshot)
                 row = await _change(connection, client_id, **changes)
+                if snapshot is not None:
+                    # Executions of a leg order may come before anything else names its id.
+                    owner = Owner(client_id, known.intent.key.trade_id, True)
+                    await book_legs(connection, row["account"], owner, snapshot)
             record = intent_of(row)
         return record
 

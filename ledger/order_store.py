@@ -23,7 +23,7 @@ from ledger.records import (
     SnapshotBooking,
 )
 from ledger.rows import child_of, intent_of
-from ledger.tables import LIVE_ORDERS, fills, order_children, orders, trades
+from ledger.tables import LIVE_ORDERS, fees, fills, order_children, orders, trades
 
 
 class Owner(NamedTuple):
@@ -144,11 +144,7 @@ class OrderStore(LedgerConnection):
                 before = await _book_root(connection, owner.client_id, snapshot)
             else:
                 before = await _book_child(connection, account, owner, snapshot, None)
-            broker_ids = [snapshot.broker_order_id]
-            for leg in snapshot.legs:
-                await _book_child(connection, account, owner, leg, snapshot.broker_order_id)
-                broker_ids.append(leg.broker_order_id)
-            attributed = await _attribute(connection, account, owner, broker_ids)
+            attributed = await book_legs(connection, account, owner, snapshot)
         return SnapshotBooking(
             known=True,
             client_id=owner.client_id,
@@ -274,10 +270,33 @@ async def _book_child(
     return old
 
 
+async def book_legs(
+    connection: AsyncConnection, account: str, owner: Owner, snapshot: OrderSnapshot
+) -> int:
+    """Links the order's legs to our intent, and what was booked for them before to the trade.
+
+    Returns how many fills were attributed.
+    """
+    broker_ids = [snapshot.broker_order_id]
+    for leg in snapshot.legs:
+        await _book_child(connection, account, owner, leg, snapshot.broker_order_id)
+        broker_ids.append(leg.broker_order_id)
+    return await _attribute(connection, account, owner, broker_ids)
+
+
 async def _attribute(
     connection: AsyncConnection, account: str, owner: Owner, broker_ids: list[str]
 ) -> int:
-    """Gives fills that came before their order's link to the trade; returns how many."""
+    """Gives fills and fees that came before their order's link to the trade; counts the fills."""
+    await connection.execute(
+        update(fees)
+        .where(
+            fees.c.account == account,
+            fees.c.trade_id.is_(None),
+            fees.c.broker_order_id.in_(broker_ids),
+        )
+        .values(trade_id=owner.trade_id)
+    )
     done = await connection.execute(
         update(fills)
         .where(
