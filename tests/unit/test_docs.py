@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,9 +13,15 @@ import pytest
 
 from docs import diagrams
 from domain import trade_state as ts
+from domain.bar import Bar
+from domain.clock import real_time
 from domain.facts import FillReported, FlattenRequested
+from domain.instrument import Instrument
 from domain.order import TRANSITIONS, OrderEvent, OrderState
+from domain.signal import StrategyContext, plan_of
 from domain.trade_state import FINAL_STAGES, Stage, TradeState
+from domain.validation import PlanContext, check_plan
+from strategies.registry import StrategyProcess
 from tests.architecture_rules import LEFTOVERS, MACHINE_PATHS
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan
 from tests.unit.test_trade_properties import PRICES, mischief_of
@@ -138,6 +144,47 @@ def test_documents_hold_no_machine_path_and_nothing_left_open(path: Path) -> Non
     text = path.read_text()
     assert not MACHINE_PATHS.search(text)
     assert not LEFTOVERS.search(text)
+
+
+def test_the_strategy_of_the_guide_loads_and_makes_a_plan(tmp_path: Path) -> None:
+    """What a person copies from the guide must work as it stands."""
+    guide = (ROOT / "docs" / "strategies.md").read_text()
+    example = re.search(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert example is not None
+    path = tmp_path / "new_high.py"
+    path.write_text(example.group(1))
+    start = datetime(2026, 3, 2, 15, tzinfo=UTC)
+    bars = [_bar(start + timedelta(minutes=minute), minute == 24) for minute in range(25)]
+    context = StrategyContext(
+        session="guide",
+        strategy="new_high",
+        instrument=Instrument(symbol="X", tick_size=Decimal("0.01")),
+        now=bars[-1].end,
+        session_open=start,
+    )
+    with StrategyProcess(path) as strategy:
+        assert strategy.load().usable
+        assert strategy.decide(bars[:-1], context).signal is None
+        signal = strategy.decide(bars, context).signal
+    assert signal is not None
+    plan = plan_of(signal, context.instrument, "demo")
+    clock = real_time(context.now)
+    checked = PlanContext(market_now=context.now, session_date=start.date(), clock_map=clock)
+    assert check_plan(plan, checked).targets == plan.targets
+
+
+def _bar(start: datetime, is_high: bool) -> Bar:
+    top = Decimal(11) if is_high else Decimal(10)
+    return Bar(
+        symbol="X",
+        start=start,
+        end=start + timedelta(minutes=1),
+        open=Decimal(10),
+        high=top,
+        low=Decimal(10),
+        close=top,
+        volume=Decimal(1),
+    )
 
 
 def test_decisions_are_numbered_without_a_gap_and_say_what_binds() -> None:
