@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.commands import Settle, Urgency
     from domain.control import KillMode, KillScope, KillScopeKind
     from domain.facts import (
+        DiscrepancyFound,
         ExitTriggered,
         Fact,
         FactBatch,
@@ -212,6 +213,10 @@ class TradeWorkflow:
         """Bounded inbox; a kill or flatten takes queued entries back at once."""
         if len(self._inbox) < INBOX_MAX:
             self._inbox.extend(facts)
+        elif not any(isinstance(fact, DiscrepancyFound) for fact in self._inbox[-1:]):
+            # What does not fit is found again at broker and ledger: look instead of remembering.
+            text = f"more than {INBOX_MAX} facts were waiting"
+            self._inbox.append(DiscrepancyFound(at=workflow.now(), code="INBOX_FULL", text=text))
         if any(isinstance(f, KillEngaged | FlattenRequested) for f in facts):
             self._running.cancel_entries()
 
