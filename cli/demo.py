@@ -24,7 +24,7 @@ from rich.console import Console
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
-from activities.streams import StreamInput
+from activities.services import StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.port import Broker
 from cli.demo_stack import (

@@ -194,6 +194,7 @@ async def read_trade_rows(ledger: Ledger, session: str) -> tuple[TradeRow, ...]:
             trade,
             await ledger.orders_of_trade(trade.trade_id),
             counting_fills(await ledger.fills_of_trade(trade.trade_id)),
+            total(fee.amount for fee in await ledger.fees(trade.account, trade.trade_id)),
         )
         for trade in await ledger.list_trades(session=session, limit=TRADES_MAX)
     ]
@@ -201,11 +202,17 @@ async def read_trade_rows(ledger: Ledger, session: str) -> tuple[TradeRow, ...]:
 
 
 def trade_row(
-    trade: TradeRecord, orders: Sequence[IntentRecord], fills: Sequence[FillRecord]
+    trade: TradeRecord,
+    orders: Sequence[IntentRecord],
+    fills: Sequence[FillRecord],
+    booked_fees: Decimal,
 ) -> TradeRow:
-    """The report's row of a trade; `realised` is before fees, as the report adds them itself."""
+    """The report's row of a trade; `realised` is before fees, as the report adds them itself.
+
+    The broker books its fees later than the trade closes, so they are taken from their own rows.
+    """
     told = trade.document
-    fees = trade.fees or ZERO
+    fees = booked_fees + total(record.fill.fee or ZERO for record in fills)
     refused = trade.stage == "refused"
     taken = [order for order in orders if order.state is IntentState.ACCEPTED]
     return TradeRow.model_validate(
@@ -219,7 +226,7 @@ def trade_row(
             "quantity": told.get("entry_quantity") or ZERO,
             "entry_average": told.get("average_entry"),
             "exit_average": told.get("average_exit"),
-            "realised": (trade.realised or ZERO) + fees,
+            "realised": (trade.realised or ZERO) + (trade.fees or ZERO),
             "fees": fees,
             "exit_reason": "" if refused else told.get("exit_reason") or "",
             "arrival_mid": told.get("arrival_mid"),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +39,10 @@ COLUMNS = (
     "protection",
     "note",
 )
+# A terminal of usual width shows these in the HTML page only.
+WIDE = 160
+_WIDE_ONLY = frozenset({"trade", "slippage", "naked s", "protection", "note"})
+_SHORT = {"time (UTC)": "UTC"}
 _TEXT_COLUMNS = frozenset({"time (UTC)", "trade", "side", "exit reason", "protection", "note"})
 
 
@@ -142,14 +147,16 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"\n[bold]{report.title}[/bold]")
     for name, text in report.facts:
         console.print(f"{name}: {text}", highlight=False, markup=False)
-    table = Table(show_edge=False, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
+    shown = [i for i, name in enumerate(COLUMNS) if console.width >= WIDE or name not in _WIDE_ONLY]
+    table = Table(box=None, pad_edge=False)
+    for column in (COLUMNS[i] for i in shown):
+        justify: Literal["left", "right"] = "left" if column in _TEXT_COLUMNS else "right"
+        table.add_column(_SHORT.get(column, column), justify=justify, no_wrap=True)
     for row in report.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(row[i]) for i in shown))
     console.print(table)
     for line in summary_lines(report):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in report.differences:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(report.verdict, highlight=False, markup=False, soft_wrap=True)

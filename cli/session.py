@@ -1,0 +1,256 @@
+"""`session start|stop|pause|resume|list`: strategy sessions on a running stack."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from brokers.port import Broker
+from cli.context import Target, execute, operator_name, target_of
+from cli.output import print_fields, print_rows
+from domain.clock import STRATEGY_DURATION_WALL_S_MIN, ClockMap
+from domain.errors import BadInput, Refused
+from domain.ids import TRADE_QUEUE, check_id, session_workflow_id
+from domain.messages import OperatorSignal
+from domain.session import SessionInput, SessionSpec, SessionStatus
+from observability.build import build_id
+from settings import Settings
+from strategies.registry import StrategyProcess, find_strategy
+from workflows import _lifecycle as life
+from workflows.session import SessionWorkflow
+
+app = typer.Typer(no_args_is_help=True, help="Start, stop and see strategy sessions.")
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
+Reason = Annotated[str, typer.Option("--reason", help="for the audit")]
+# Signal ids are `<session>-<hhmm>-<8 hex>` and at most 48 characters long.
+SESSION_NAME_MAX = 34
+BAR_INTERVAL_S = 60
+POLL_S = 5
+LISTED_MAX = 200
+QUERY_TIMEOUT = timedelta(seconds=3)
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="name of the session, part of all its trades' ids")],
+    strategy: Annotated[list[Path], typer.Option(help="strategy file or name; repeatable")],
+    universe: Annotated[list[str], typer.Option(help="symbol; repeatable")],
+    bar_s: Annotated[int, typer.Option(help="seconds of market time in a bar")] = BAR_INTERVAL_S,
+    poll_s: Annotated[int, typer.Option(help="seconds of market time between quotes")] = POLL_S,
+    tape: Annotated[Path | None, typer.Option(help="tape file to read the bars from")] = None,
+    as_json: Json = False,
+) -> None:
+    """Starts a session on the account; it ends at the close, or by `stop`."""
+    target = target_of(context)
+
+    async def run() -> dict[str, Any]:
+        settings, clock = target.settings(), await target.clock_map()
+        wanted = SessionSpec(
+            name=check_session_name(name),
+            account=settings.account.name,
+            strategies=tuple(check_strategy(path) for path in strategy),
+            universe=(),
+            opens_at=clock.market(datetime.now(UTC)),
+            tape="" if tape is None else str(tape.resolve()),
+            bar_interval_s=bar_s,
+            poll_s=bar_s if tape is not None else min(poll_s, bar_s),
+            installation=settings.account.installation,
+            mode=settings.broker.mode.value,
+            build_id=build_id(),
+        )
+        _check_times(wanted, clock)
+        async with target.broker() as broker:
+            spec = await complete(wanted, universe, broker)
+        return await start_session(await target.temporal(), spec, clock, settings)
+
+    print_fields(execute(run), as_json=as_json)
+
+
+@app.command()
+def stop(context: typer.Context, name: str, reason: Reason = "", by: By = None) -> None:
+    """Ends a session: entries that still work die, positions keep their exits."""
+    _say(target_of(context), name, "stop", reason, operator_name(by))
+
+
+@app.command()
+def pause(context: typer.Context, name: str, reason: Reason = "", by: By = None) -> None:
+    """Goes on evaluating and recording, but takes no signal."""
+    _say(target_of(context), name, "pause", reason, operator_name(by))
+
+
+@app.command()
+def resume(context: typer.Context, name: str, reason: Reason = "", by: By = None) -> None:
+    """Takes signals again; it lifts no kill."""
+    _say(target_of(context), name, "resume", reason, operator_name(by))
+
+
+@app.command("list")
+def list_sessions(context: typer.Context, as_json: Json = False) -> None:
+    """Sessions of this stack, newest first."""
+    target = target_of(context)
+
+    async def run() -> list[dict[str, Any]]:
+        return await sessions(await target.temporal())
+
+    columns = ("session", "stage", "started", "signals", "taken", "open trades", "reason")
+    print_rows(execute(run), columns, as_json=as_json)
+
+
+async def complete(spec: SessionSpec, symbols: list[str], broker: Broker) -> SessionSpec:
+    """The spec with the broker's instruments and the hours of the day.
+
+    Raises:
+        BadInput: UNIVERSE_EMPTY, SYMBOL_UNKNOWN. Refused, Transient, Uncertain: from the broker.
+    """
+    if not symbols:
+        raise BadInput("UNIVERSE_EMPTY", "universe", "", "at least one symbol")
+    instruments = []
+    for symbol in dict.fromkeys(symbols):
+        asset = await broker.asset(symbol)
+        if not asset.tradable:
+            raise BadInput("SYMBOL_UNKNOWN", "universe", symbol, "a tradable symbol")
+        instruments.append(asset.instrument)
+    hours = await broker.market_clock()
+    opens_at = hours.opened_at or (hours.market_now if hours.is_open else hours.next_open)
+    return spec.model_copy(
+        update={
+            "universe": tuple(instruments),
+            "opens_at": opens_at or hours.market_now,
+            "closes_at": hours.next_close,
+        }
+    )
+
+
+async def start_session(
+    client: Client, spec: SessionSpec, clock: ClockMap, settings: Settings
+) -> dict[str, Any]:
+    """Starts the workflow `session/<name>`.
+
+    Raises:
+        Refused: SESSION_RUNS when one of this name runs already.
+    """
+    try:
+        handle = await client.start_workflow(
+            SessionWorkflow.run,
+            SessionInput(spec=spec, clock=clock),
+            id=session_workflow_id(spec.name),
+            task_queue=TRADE_QUEUE,
+            task_timeout=life.TASK_TIMEOUT,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            static_summary=f"{', '.join(spec.strategies)} on {_symbols(spec)}",
+        )
+    except WorkflowAlreadyStartedError:
+        raise Refused(f"session {spec.name} runs already", code="SESSION_RUNS") from None
+    return {
+        "session": spec.name,
+        "workflow": handle.id,
+        "account": settings.account.name,
+        "strategies": spec.strategies,
+        "universe": _symbols(spec),
+        "market_time": clock.market(datetime.now(UTC)),
+        "closes_at": spec.closes_at,
+    }
+
+
+async def sessions(client: Client) -> list[dict[str, Any]]:
+    """One row for each session; the running ones are asked for their counts."""
+    rows = []
+    async for found in client.list_workflows("WorkflowType = 'Session'", limit=LISTED_MAX):
+        row: dict[str, Any] = {
+            "session": found.id.partition("/")[2],
+            "stage": "unknown" if found.status is None else found.status.name.lower(),
+            "started": found.start_time,
+            "closed": found.close_time,
+        }
+        if found.status is WorkflowExecutionStatus.CONTINUED_AS_NEW:
+            continue
+        if found.status is WorkflowExecutionStatus.RUNNING:
+            row |= await _asked(client, found.id)
+        rows.append(row)
+    return rows
+
+
+async def _asked(client: Client, workflow_id: str) -> dict[str, Any]:
+    """What a running session says of itself; nothing when no worker answers."""
+    handle = client.get_workflow_handle(workflow_id)
+    try:
+        status: SessionStatus = await handle.query(
+            SessionWorkflow.status, rpc_timeout=QUERY_TIMEOUT
+        )
+    except RPCError as error:
+        return {"reason": f"did not answer: {error.message}"}
+    return {
+        "stage": status.stage,
+        "reason": status.reason,
+        "market_time": status.market_time,
+        **status.counts.model_dump(),
+        "open trades": len(status.open_trades),
+    }
+
+
+def check_session_name(name: str) -> str:
+    """The name, if trade ids made of it stay valid.
+
+    Raises:
+        BadInput: ID_FORMAT.
+    """
+    check_id(name, "name")
+    if len(name) > SESSION_NAME_MAX:
+        raise BadInput("ID_FORMAT", "name", name, f"max={SESSION_NAME_MAX}")
+    return name
+
+
+def check_strategy(path: Path) -> str:
+    """The strategy's name or full path, after it has loaded once.
+
+    Raises:
+        BadInput: STRATEGY_UNKNOWN, or the code with which it does not load.
+    """
+    known = find_strategy(path.stem)
+    found = known if known is not None and not path.is_file() else path.resolve()
+    if not found.is_file():
+        raise BadInput(
+            "STRATEGY_UNKNOWN", "strategy", str(path), "a file, or a name of strategies/"
+        )
+    with StrategyProcess(found) as strategy:
+        listing = strategy.load()
+    if not listing.usable:
+        raise BadInput(listing.code, "strategy", str(path), listing.text[-300:])
+    return found.stem if known == found else str(found)
+
+
+def _check_times(spec: SessionSpec, clock: ClockMap) -> None:
+    for field, duration_s in (("bar_s", spec.bar_interval_s), ("poll_s", spec.poll_s)):
+        if duration_s < 1 or not clock.allows_strategy_duration(duration_s):
+            allowed = f">= {STRATEGY_DURATION_WALL_S_MIN} s of wall time at speed {clock.speed:f}"
+            raise BadInput("DURATION_TOO_SHORT", field, duration_s, allowed)
+
+
+def _symbols(spec: SessionSpec) -> str:
+    return ", ".join(instrument.symbol for instrument in spec.universe)
+
+
+def _say(target: Target, name: str, word: str, reason: str, by: str) -> None:
+    """Signals the session; what becomes of it stands in the audit and in `session list`."""
+
+    async def run() -> None:
+        client = await target.temporal()
+        handle = client.get_workflow_handle(session_workflow_id(check_id(name, "name")))
+        try:
+            await handle.signal(word, OperatorSignal(by=by, reason=reason))
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise Refused(f"session {name} does not run", code="SESSION_UNKNOWN") from None
+            raise
+
+    execute(run)
+    typer.echo(f"{word} of session {name} is recorded")
