@@ -169,7 +169,9 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
 
 def _wants_read(state: TradeState) -> bool:
     closing = ts.entry_is_dead(state) and ts.is_flat(state)
-    return bool(state.read_needed) or bool(ts.missing_fills(state)) or closing
+    unwinding = ts.wants_exit(state) and not ts.is_balanced(state)
+    doubts = bool(state.read_needed) or bool(ts.missing_fills(state))
+    return doubts or closing or unwinding
 
 
 def _order_deadlines(state: TradeState) -> list[datetime]:
@@ -508,6 +510,8 @@ def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> _Step
     if last is not None and not is_due(last.retry_at, now):
         return state, (), True
     if not ts.is_balanced(state) and not _knows_every_leg(state):
+        if not is_due(state.read_after, now):
+            return state, (), True
         return *_read(state, now, busy, "the other legs before one is closed"), True
     refused = _refused_in_a_row(state)
     rung = state.exit.rung
