@@ -18,7 +18,7 @@ from pydantic import AwareDatetime
 from brokers.port import Broker, NotExecuted
 from domain.base import Frozen
 from domain.control import KillScope, KillScopeKind, KillSwitch
-from domain.errors import HoldfastError
+from domain.errors import HoldfastError, Transient
 from domain.ids import Purpose, parse_client_order_id, trade_digest
 from domain.money import ZERO, Quantity
 from domain.order import BrokerOrderStatus, OrderSnapshot
@@ -108,7 +108,7 @@ async def engage(
     if ledger is not None:
         try:
             return Engaged(answer=await ledger.engage_kill(owner, kill, expected_version))
-        except LedgerDown as error:
+        except Transient as error:
             if journal is None:
                 raise
             reason = error.text

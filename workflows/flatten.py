@@ -10,10 +10,10 @@ from temporalio.common import VersioningBehavior
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.emergency import FlattenLine
     from activities.flatten import (
         FlattenActivities,
         FlattenInput,
-        FlattenLine,
         FlattenLook,
         FlattenReceipt,
         FlattenStep,

@@ -1,0 +1,188 @@
+"""What every command needs: which stack, its settings, and open lines to its parts.
+
+Everything is found from `--config` and `--data` (or HOLDFAST_CONFIG, HOLDFAST_DATA_DIR); the
+addresses of a running stack come from its run file, the environment wins over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import typer
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from brokers.port import Broker
+from deploy.local.kill_journal import KillJournal
+from deploy.local.runfile import RunInfo, read_run_file
+from deploy.local.stack import stack_environment
+from domain.clock import ClockMap, real_time
+from domain.errors import BadInput, HoldfastError, Refused, Transient
+from ledger.errors import VersionConflict
+from ledger.repository import Ledger
+from observability.build import repository_root
+from observability.plugin import holdfast_plugin
+from settings import Settings, load_settings
+from worker import broker_of
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_CONFLICT = 1, 2, 4
+TEMPORAL_TIMEOUT_S = 2.0
+OPERATOR_VARIABLE = "HOLDFAST_OPERATOR"
+
+T = TypeVar("T")
+
+
+class TemporalDown(Transient):
+    """The Temporal server did not answer in time."""
+
+    code = "TEMPORAL_DOWN"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The stack that a command is about."""
+
+    config: Path
+    data_dir: Path
+
+    @property
+    def run_info(self) -> RunInfo | None:
+        return read_run_file(self.data_dir)
+
+    @property
+    def kill_journal(self) -> KillJournal:
+        return KillJournal(self.data_dir)
+
+    def settings(self) -> Settings:
+        """The settings with the addresses of the running stack."""
+        info = self.run_info
+        found = {} if info is None else stack_environment(info)
+        return load_settings(self.config, {**found, **os.environ})
+
+    @asynccontextmanager
+    async def ledger(self) -> AsyncIterator[Ledger]:
+        """A small connection to the ledger.
+
+        Raises:
+            LedgerDown, Broken: see `Ledger.connect`.
+        """
+        made = await Ledger.connect(self._dsn(), pool_size=3)
+        try:
+            yield made
+        finally:
+            await made.aclose()
+
+    def _dsn(self) -> str:
+        dsn = self.settings().ledger.dsn.get_secret_value()
+        if not dsn:
+            allowed = "a running stack (starter.py up) or HOLDFAST_LEDGER_DSN"
+            raise BadInput("NO_STACK", "data", str(self.data_dir), allowed)
+        return dsn
+
+    @asynccontextmanager
+    async def broker(self, *, reserved: bool = False) -> AsyncIterator[Broker]:
+        """The account's adapter; `reserved` for the kill."""
+        made = broker_of(self.settings(), reserved=reserved)
+        try:
+            yield made
+        finally:
+            await made.aclose()
+
+    async def temporal(self, timeout_s: float = TEMPORAL_TIMEOUT_S) -> Client:
+        """A client of the running server.
+
+        Raises:
+            TemporalDown: it did not answer within `timeout_s`.
+        """
+        settings = self.settings().temporal
+        try:
+            async with asyncio.timeout(timeout_s):
+                client = await Client.connect(
+                    settings.address, namespace=settings.namespace, plugins=[holdfast_plugin()]
+                )
+                await client.count_workflows()
+        except (RuntimeError, RPCError, TimeoutError) as error:
+            text = f"Temporal at {settings.address} did not answer ({type(error).__name__})"
+            raise TemporalDown(text) from error
+        return client
+
+    async def clock_map(self) -> ClockMap:
+        """Wall to market time: the simulated exchange's own map, otherwise real time."""
+        now = datetime.now(UTC)
+        info = self.run_info
+        if info is None or not info.exchange_control_url:
+            return real_time(now)
+        try:
+            async with httpx.AsyncClient(timeout=2, trust_env=False) as control:
+                answer = await control.get(f"{info.exchange_control_url}/sim/clock")
+            told: dict[str, Any] = answer.raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise Transient(f"the exchange's clock was not read: {error}", code="CLOCK") from error
+        if told["speed"] is None:
+            return ClockMap(wall0=now, market0=told["market_time"])
+        return ClockMap(
+            wall0=told["wall0"], market0=told["market0"], speed=Decimal(str(told["speed"]))
+        )
+
+
+def default_config() -> Path:
+    return Path(os.environ.get("HOLDFAST_CONFIG") or repository_root() / "config" / "demo.toml")
+
+
+def default_data_dir() -> Path:
+    return Path(os.environ.get("HOLDFAST_DATA_DIR") or repository_root() / ".holdfast" / "stack")
+
+
+def target_of(context: typer.Context) -> Target:
+    """What the root command's options named."""
+    found = context.find_object(Target)
+    return found if found is not None else Target(default_config(), default_data_dir())
+
+
+def operator_name(given: str | None) -> str:
+    """Who acts: the option, HOLDFAST_OPERATOR, or the login name."""
+    return given or os.environ.get(OPERATOR_VARIABLE) or getpass.getuser()
+
+
+def execute(step: Callable[[], Awaitable[T]]) -> T:
+    """Runs an async command; an expected error becomes one line and an exit code."""
+
+    async def run() -> T:
+        return await step()
+
+    try:
+        return asyncio.run(run())
+    except HoldfastError as error:
+        raise failed(error) from None
+    except ExceptionGroup as group:
+        known = group.subgroup(HoldfastError)
+        if known is None:
+            raise
+        first: BaseException = known
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        assert isinstance(first, HoldfastError)
+        raise failed(first) from None
+
+
+def failed(error: HoldfastError) -> typer.Exit:
+    """One line on stderr, beginning with the code; the exit code tells the class."""
+    text = error.text if error.text.startswith(error.code) else f"{error.code} {error.text}"
+    typer.echo(" ".join(text.split()), err=True)
+    if isinstance(error, VersionConflict):
+        return typer.Exit(EXIT_CONFLICT)
+    is_input = isinstance(error, BadInput)
+    conflict = isinstance(error, Refused) and error.code in ("COMMAND_ID_USED", "TRADE_EXISTS")
+    if conflict:
+        return typer.Exit(EXIT_CONFLICT)
+    return typer.Exit(EXIT_BAD_INPUT if is_input else EXIT_FAILED)

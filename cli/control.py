@@ -1,0 +1,212 @@
+"""`arm`, `disarm`, `kill`, `reset request|confirm`, `operator add|list`: the latched switches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from activities.kill import KillReceipt
+from cli.context import EXIT_FAILED, Target, execute, failed, operator_name, target_of
+from cli.flatten import show_receipt, utc_now
+from cli.kill import KillOutcome, kill_mode, kill_now, kill_scope
+from cli.output import print_fields, print_json, print_rows
+from domain.control import Control, KillScopeKind
+from domain.errors import BadInput, HoldfastError, Refused
+from ledger.records import ResetRequest
+
+app = typer.Typer()
+reset_app = typer.Typer(no_args_is_help=True, help="Lifting a kill: slow on purpose.")
+operator_app = typer.Typer(no_args_is_help=True, help="Who may lift a kill.")
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
+Reason = Annotated[str, typer.Option(help="why; goes into the audit")]
+Secret = Annotated[
+    str,
+    typer.Option(envvar="HOLDFAST_OPERATOR_SECRET", prompt=True, hide_input=True, help="secret"),
+]
+
+
+@app.command()
+def arm(context: typer.Context, reason: Reason, by: By = None, as_json: Json = False) -> None:
+    """Allows entries on the account; kills, conditions and breakers stay as they are."""
+    _show_control(execute(lambda: _set_armed(target_of(context), True, by, reason)), as_json)
+
+
+@app.command()
+def disarm(context: typer.Context, reason: Reason, by: By = None, as_json: Json = False) -> None:
+    """Refuses entries from now on; working orders and exits stay."""
+    _show_control(execute(lambda: _set_armed(target_of(context), False, by, reason)), as_json)
+
+
+async def _set_armed(target: Target, armed: bool, by: str | None, reason: str) -> Control:
+    account = target.settings().account.name
+    async with target.ledger() as ledger:
+        change = ledger.arm if armed else ledger.disarm
+        return await change(account, operator_name(by), reason)
+
+
+def _show_control(control: Control, as_json: bool) -> None:
+    if as_json:
+        print_json(control)
+        return
+    kills = [f"{kill.mode} {kill.scope.text} by {kill.by}: {kill.reason}" for kill in control.kills]
+    print_fields(
+        {
+            "account": control.account,
+            "armed": control.armed,
+            "kills": kills,
+            "version": control.version,
+            "updated": control.updated_at,
+            "by": control.updated_by,
+        },
+        as_json=False,
+    )
+
+
+@app.command()
+def kill(
+    context: typer.Context,
+    scope: Annotated[str, typer.Option(help="all, or account|strategy|symbol|trade|order:VALUE")],
+    mode: Annotated[str, typer.Option(help="block, cancel-entries or flatten")],
+    reason: Reason,
+    by: By = None,
+    version: Annotated[int | None, typer.Option(help="only if the control row has it")] = None,
+    command_id: Annotated[str | None, typer.Option(help="repeat of an earlier kill")] = None,
+    wait_s: Annotated[float, typer.Option(help="how long to wait for a flatten")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Stops new risk now. Never needs approval; works with any server away. Latched.
+
+    Exit 0: everything is proven dead (and flat). 1: the receipt has open ends. 4: conflict.
+    """
+    target = target_of(context)
+    say = (lambda _line: None) if as_json else (lambda line: typer.echo(line, err=True))
+    try:
+        wanted, how = kill_scope(scope, target.settings().account.name), kill_mode(mode)
+    except HoldfastError as error:
+        raise failed(error) from None
+    outcome: KillOutcome = execute(
+        lambda: kill_now(
+            target,
+            wanted,
+            how,
+            by=operator_name(by),
+            reason=reason,
+            command_id=command_id,
+            expected_version=version,
+            wait_s=wait_s,
+            say=say,
+        )
+    )
+    if as_json:
+        print_json(outcome)
+    else:
+        _show_kill(outcome)
+    if not outcome.is_clean:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show_kill(outcome: KillOutcome) -> None:
+    receipt: KillReceipt = outcome.receipt
+    columns = ("client_id", "symbol", "fate", "filled", "text")
+    print_rows([each.model_dump() for each in receipt.orders], columns, as_json=False)
+    print_fields(
+        {
+            "kill": f"{receipt.mode} {receipt.scope} by {receipt.by}",
+            "command": receipt.command_id,
+            "engaged in": outcome.engaged_in,
+            "swept by": outcome.swept_by,
+            "in flight": outcome.in_flight,
+            "trades told": receipt.trades_told,
+            "trades not told": receipt.trades_not_told,
+            "not read": receipt.faults,
+            "final at": receipt.at,
+        },
+        as_json=False,
+    )
+    if outcome.flatten is not None:
+        show_receipt(outcome.flatten, as_json=False)
+
+
+# --- reset --------------------------------------------------------------------------------------
+
+
+@reset_app.command("request")
+def request_reset(
+    context: typer.Context,
+    scope: Annotated[str, typer.Option(help="all or account:NAME")],
+    phrase: Annotated[str, typer.Option(help="RESET ALL or RESET <account>, typed by hand")],
+    reason: Reason,
+    secret: Secret,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Asks to lift the kills that are engaged now."""
+    target, who = target_of(context), operator_name(by)
+
+    async def ask() -> ResetRequest:
+        async with target.ledger() as ledger:
+            if not await ledger.check_operator(who, secret):
+                raise Refused(f"operator was {who}", code="OPERATOR_REFUSED")
+            account = _reset_account(scope, target.settings().account.name)
+            return await ledger.request_reset(account, who, reason, phrase, utc_now())
+
+    print_fields(execute(ask).model_dump(), as_json=as_json)
+
+
+@reset_app.command("confirm")
+def confirm_reset(
+    context: typer.Context, request_id: str, secret: Secret, by: By = None, as_json: Json = False
+) -> None:
+    """Lifts the kills of a request: a second person, or the same one after five minutes."""
+    target, who = target_of(context), operator_name(by)
+
+    async def confirm() -> Control:
+        async with target.ledger() as ledger:
+            if not await ledger.check_operator(who, secret):
+                raise Refused(f"operator was {who}", code="OPERATOR_REFUSED")
+            return await ledger.confirm_reset(request_id, who, utc_now())
+
+    _show_control(execute(confirm), as_json)
+
+
+def _reset_account(scope: str, account: str) -> str | None:
+    """The owner of the control row: every scope but `all` lives on its account's row."""
+    wanted = kill_scope(scope, account)
+    match wanted.kind:
+        case KillScopeKind.ALL:
+            return None
+        case KillScopeKind.ACCOUNT:
+            return wanted.value
+        case _:
+            raise BadInput("SCOPE_INVALID", "scope", scope, "all or account:NAME")
+
+
+# --- operators ----------------------------------------------------------------------------------
+
+
+@operator_app.command("add")
+def add_operator(context: typer.Context, name: str, secret: Secret) -> None:
+    """Registers an operator; only a hash of the secret is stored."""
+    target = target_of(context)
+
+    async def add() -> bool:
+        async with target.ledger() as ledger:
+            return await ledger.add_operator(name, secret)
+
+    if not execute(add):
+        raise failed(BadInput("OPERATOR_EXISTS", "name", name, "a name that is not registered"))
+    typer.echo(f"operator {name} was added")
+
+
+@operator_app.command("list")
+def list_operators(context: typer.Context, as_json: Json = False) -> None:
+    """Names of all operators."""
+    target = target_of(context)
+
+    async def read() -> tuple[str, ...]:
+        async with target.ledger() as ledger:
+            return await ledger.operators()
+
+    print_rows([{"operator": name} for name in execute(read)], ("operator",), as_json=as_json)

@@ -1,0 +1,86 @@
+"""A plan file becomes a checked plan; starting it as a workflow."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from deploy.temporal.attributes import ACCOUNT, MODE, STRATEGY, SYMBOL, TRADE_ID
+from domain.clock import ClockMap
+from domain.edge import BODY_BYTES_MAX
+from domain.errors import BadInput, Refused
+from domain.ids import TRADE_QUEUE, trade_workflow_id
+from domain.messages import TradeInput
+from domain.plan import TradePlan
+from domain.validation import PlanContext, check_plan
+from observability.build import build_id
+from settings import Settings
+from workflows._lifecycle import TASK_TIMEOUT
+
+
+def read_plan(path: Path, settings: Settings, clock: ClockMap) -> TradePlan:
+    """The plan of the file, or the first thing wrong with it (faults.md §3).
+
+    Raises:
+        BadInput: with code and field.
+    """
+    try:
+        with path.open("rb") as source:
+            body = source.read(BODY_BYTES_MAX + 1)
+    except OSError as error:
+        raise BadInput("PLAN_FILE", "plan", str(path), error.strerror or "a file") from None
+    market_now = clock.market(datetime.now(UTC))
+    context = PlanContext(
+        market_now=market_now,
+        session_date=market_now.date(),
+        limits=settings.limits,
+        restricted_symbols=tuple(settings.restricted_list().symbols),
+        clock_map=clock,
+    )
+    plan = check_plan(body, context)
+    if plan.account != settings.account.name:
+        raise BadInput("ACCOUNT_UNKNOWN", "account", plan.account, settings.account.name)
+    return plan
+
+
+async def start_trade(client: Client, plan: TradePlan, settings: Settings, clock: ClockMap) -> str:
+    """Starts the Trade workflow; one id is one trade for ever.
+
+    Raises:
+        Refused: `TRADE_EXISTS`.
+    """
+    mode = settings.broker.mode.value
+    pairs = ((TRADE_ID, plan.trade_id), (ACCOUNT, plan.account), (STRATEGY, plan.strategy))
+    more = ((SYMBOL, plan.symbol), (MODE, mode))
+    try:
+        handle = await client.start_workflow(
+            "Trade",
+            TradeInput(
+                plan=plan,
+                installation=settings.account.installation,
+                clock=clock,
+                mode=mode,
+                build_id=build_id(),
+            ),
+            id=trade_workflow_id(plan.trade_id),
+            task_queue=TRADE_QUEUE,
+            task_timeout=TASK_TIMEOUT,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            search_attributes=TypedSearchAttributes(
+                [SearchAttributePair(key, value) for key, value in (*pairs, *more)]
+            ),
+            static_summary=f"{plan.side} {plan.symbol} · {plan.note or plan.strategy}"[:200],
+        )
+    except WorkflowAlreadyStartedError:
+        raise Refused(f"trade was {plan.trade_id}", code="TRADE_EXISTS") from None
+    return handle.id

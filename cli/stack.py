@@ -1,0 +1,225 @@
+"""`up`, `down`, `status`, `doctor`: the local stack."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brokers.alpaca.config import AlpacaMode
+from cli.context import EXIT_FAILED, Target, execute, failed, target_of
+from cli.doctor import examine
+from cli.output import print_fields, print_json, print_rows
+from deploy.local import control
+from deploy.local.kill_journal import KillJournal
+from deploy.local.runfile import RunInfo
+from deploy.local.stack import exchange_child, prepare_ledger, prepare_temporal, worker_child
+from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
+from deploy.temporal.lanes import OrderLane
+from deploy.temporal.prepare import connect_when_ready
+from deploy.temporal.versions import set_current_version
+from domain.errors import HoldfastError
+from ledger.repository import Ledger
+from observability.build import build_id, repository_root
+from settings import Settings
+from worker import copy_journal
+
+app = typer.Typer()
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def stack_config(
+    target: Target, settings: Settings, *, workers: str, exchange_arguments: list[str]
+) -> StackConfig:
+    """The usual stack: servers, exchange in mode simulator, workers of the named roles."""
+    simulated = settings.broker.mode is AlpacaMode.SIMULATOR
+    lane = OrderLane(settings.account.name, settings.broker.requests_per_minute)
+    return StackConfig(
+        data_dir=target.data_dir,
+        exchange=exchange_child(exchange_arguments) if simulated else None,
+        workers=[worker_child(role, target.config) for role in workers.split(",") if role],
+        prepare=(
+            prepare_ledger,
+            lambda info: asyncio.run(prepare_account(info, settings)),
+            prepare_temporal(lanes=(lane,)),
+        ),
+        after_start=(lambda info: asyncio.run(make_current(info, has_trades=bool(workers))),),
+    )
+
+
+async def prepare_account(info: RunInfo, settings: Settings) -> None:
+    """Installation and account rows, kills from the local journal, and the check of the builds.
+
+    Raises:
+        StackFailed: `BUILD_MISSING`: open trades are pinned to a build that is not here.
+    """
+    ledger = await Ledger.connect(info.ledger_dsn)
+    try:
+        account = settings.account
+        await ledger.ensure_installation(account.installation)
+        await ledger.ensure_account(account.name, settings.broker.venue.value, account.currency)
+        copied = await copy_journal(ledger, KillJournal(Path(info.data_dir)))
+        if copied:
+            typer.echo(f"{copied} kills were copied from the local journal", err=True)
+        mine = build_id()
+        foreign = Counter(
+            trade.build_id
+            for trade in await ledger.list_trades(open_only=True)
+            if trade.build_id not in ("", mine)
+        )
+    finally:
+        await ledger.aclose()
+    if foreign:
+        named = ", ".join(f"{count} on {build}" for build, count in sorted(foreign.items()))
+        text = (
+            f"open trades are pinned to builds that are not here: {named}; this build is {mine}. "
+            "Either run the old build beside this one until they have handed over, or replay "
+            "their histories clean (starter.py history replay) and then override their pins"
+        )
+        raise StackFailed(text, code="BUILD_MISSING")
+
+
+async def make_current(info: RunInfo, *, has_trades: bool) -> None:
+    """New trades start on this build from here on."""
+    if has_trades:
+        client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+        await set_current_version(client, build_id())
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    detach: Annotated[bool, typer.Option(help="return once the stack is ready")] = False,
+    workers: Annotated[str, typer.Option(help="roles, by comma; empty for none")] = "all",
+    exchange_config: Annotated[Path | None, typer.Option(help="JSON of the exchange")] = None,
+    tape: Annotated[Path | None, typer.Option(help="tape that the exchange plays")] = None,
+    speed: Annotated[str, typer.Option(help="market seconds per wall second")] = "1",
+    exchange_start: Annotated[str, typer.Option(help="market time at the start")] = "",
+) -> None:
+    """Starts the stack: PostgreSQL, Temporal, simulated exchange, workers."""
+    target = target_of(context)
+    arguments = _exchange_arguments(exchange_config, tape, speed, exchange_start)
+    try:
+        if detach:
+            info = control.start_detached(_foreground_command(target, workers), target.data_dir)
+            _print_addresses(info)
+            return
+        settings = target.settings()
+        config = stack_config(target, settings, workers=workers, exchange_arguments=arguments)
+        Supervisor(config).run()
+    except HoldfastError as error:
+        raise failed(error) from None
+
+
+def _foreground_command(target: Target, workers: str) -> list[str]:
+    """This command again without `--detach`, with the options as they were given."""
+    given = [each for each in sys.argv[1:] if each != "--detach"]
+    start = [sys.executable, str(repository_root() / "starter.py")]
+    if "up" in given:
+        return [*start, *given]
+    named = ["--config", str(target.config.resolve()), "--data", str(target.data_dir)]
+    return [*start, *named, "up", "--workers", workers]
+
+
+def _exchange_arguments(
+    config: Path | None, tape: Path | None, speed: str, start: str
+) -> list[str]:
+    named: dict[str, Path | str | None] = {
+        "--config": None if config is None else config.resolve(),
+        "--tape": None if tape is None else tape.resolve(),
+        "--speed": speed,
+        "--start": start,
+    }
+    return [text for name, value in named.items() if value for text in (name, str(value))]
+
+
+def _print_addresses(info: RunInfo) -> None:
+    fields = {
+        "data": info.data_dir,
+        "web ui": info.web_ui_url,
+        "temporal": info.temporal_address,
+        "exchange": info.exchange_url,
+    }
+    print_fields(fields, as_json=False)
+
+
+@app.command()
+def down(context: typer.Context) -> None:
+    """Stops the stack in order: workers drain, then exchange, Temporal, PostgreSQL."""
+    target = target_of(context)
+    try:
+        stopped = control.down(target.data_dir)
+    except HoldfastError as error:
+        raise failed(error) from None
+    typer.echo("stopped" if stopped else "nothing was running")
+
+
+@app.command()
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """What runs, what is armed or killed, which trades are open. Exit 1 when not up."""
+    target = target_of(context)
+    found = execute(lambda: _status(target))
+    if as_json:
+        print_json(found)
+    else:
+        processes = found.pop("processes")
+        print_fields(found, as_json=False)
+        print_rows(processes, ("process", "pid", "alive"), as_json=False)
+    if not found["up"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _status(target: Target) -> dict[str, Any]:
+    stack = control.status(target.data_dir)
+    info = stack.info
+    found: dict[str, Any] = {
+        "up": stack.is_up,
+        "at": datetime.now(UTC),
+        "data": str(target.data_dir),
+        "web_ui": "" if info is None else info.web_ui_url,
+        "kill_in_journal": target.kill_journal.is_pending(),
+        "processes": [
+            {"process": each.entry.name, "pid": each.entry.pid, "alive": each.alive}
+            for each in stack.processes
+        ],
+    }
+    try:
+        found |= await _book_status(target)
+    except HoldfastError as error:
+        found["ledger"] = f"{error.code} {error.text}"
+    return found
+
+
+async def _book_status(target: Target) -> dict[str, Any]:
+    account = target.settings().account.name
+    async with target.ledger() as ledger:
+        switches = await ledger.read_control(account)
+        trades = await ledger.list_trades(account=account, open_only=True)
+        positions = await ledger.positions_by_trade(account)
+    return {
+        "ledger": "ok",
+        "account": account,
+        "armed": switches.armed,
+        "control_version": switches.version,
+        "kills": [
+            f"{kill.mode} {kill.scope.text} by {kill.by}: {kill.reason}" for kill in switches.kills
+        ],
+        "open_trades": dict(Counter(trade.stage for trade in trades)),
+        "positions": [f"{p.quantity:f} {p.symbol} ({p.trade_id})" for p in positions],
+    }
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Looks at everything a trade needs; exit 1 when something is wrong."""
+    target = target_of(context)
+    findings = execute(lambda: examine(target))
+    rows = [each.model_dump() for each in findings]
+    print_rows(rows, ("check", "verdict", "text"), as_json=as_json)
+    if any(each.verdict == "wrong" for each in findings):
+        raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,281 @@
+"""`trade submit|list|show|flatten|move-stop`."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from cli.context import EXIT_FAILED, Target, TemporalDown, execute, operator_name, target_of
+from cli.dry_run import rehearse, show_rehearsal
+from cli.flatten import flatten_scope, show_receipt
+from cli.output import print_fields, print_json, print_rows
+from cli.plans import read_plan, start_trade
+from domain.control import KillScope, KillScopeKind
+from domain.errors import BadInput, HoldfastError, Refused
+from domain.ids import check_id, trade_workflow_id
+from domain.messages import OperatorRequest, Receipt
+from ledger.records import TradeRecord
+
+app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
+UPDATE_TIMEOUT_S = 10.0
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="send and write nothing")] = False,
+    wait: Annotated[bool, typer.Option(help="wait for the trade's end")] = False,
+    as_json: Json = False,
+) -> None:
+    """Starts a trade from a plan file, or shows with --dry-run what it would do."""
+    target = target_of(context)
+    if dry_run:
+        rehearsal = execute(lambda: rehearse(target, plan_file))
+        show_rehearsal(rehearsal, as_json=as_json)
+        if not rehearsal.approved:
+            raise typer.Exit(EXIT_FAILED)
+        return
+    print_fields(execute(lambda: _submit(target, plan_file, wait)), as_json=as_json)
+
+
+async def _submit(target: Target, plan_file: Path, wait: bool) -> dict[str, Any]:
+    settings, clock = target.settings(), await target.clock_map()
+    plan = read_plan(plan_file, settings, clock)
+    client = await target.temporal()
+    workflow_id = await start_trade(client, plan, settings, clock)
+    shown: dict[str, Any] = {
+        "trade_id": plan.trade_id,
+        "workflow": workflow_id,
+        "at": datetime.now(UTC),
+    }
+    info = target.run_info
+    if info is not None and info.web_ui_url:
+        place = f"namespaces/{client.namespace}/workflows/{workflow_id.replace('/', '%2F')}"
+        shown["web_ui"] = f"{info.web_ui_url}/{place}"
+    if wait:
+        shown |= await client.get_workflow_handle(workflow_id).result()
+    return shown
+
+
+@app.command("list")
+def list_trades(
+    context: typer.Context,
+    every: Annotated[bool, typer.Option("--all", help="closed ones too")] = False,
+    symbol: Annotated[str | None, typer.Option(help="only this symbol")] = None,
+    strategy: Annotated[str | None, typer.Option(help="only this strategy")] = None,
+    as_json: Json = False,
+) -> None:
+    """Trades of the account from the ledger."""
+    target = target_of(context)
+
+    async def read() -> tuple[TradeRecord, ...]:
+        async with target.ledger() as ledger:
+            return await ledger.list_trades(
+                account=target.settings().account.name,
+                strategy=strategy,
+                symbol=symbol,
+                open_only=not every,
+            )
+
+    columns = ("trade_id", "symbol", "side", "stage", "protection", "result", "realised", "fees")
+    rows = [_row(trade) for trade in execute(read)]
+    print_rows(rows, (*columns, "created_at"), as_json=as_json)
+
+
+def _row(trade: TradeRecord) -> dict[str, object]:
+    return {
+        "trade_id": trade.trade_id,
+        "account": trade.account,
+        "session": trade.session,
+        "strategy": trade.strategy,
+        "symbol": trade.symbol,
+        "side": trade.plan.side.value,
+        "stage": trade.stage,
+        "protection": trade.protection,
+        "result": trade.result,
+        "realised": trade.realised,
+        "fees": trade.fees,
+        "fees_estimated": trade.fees_estimated,
+        "build_id": trade.build_id,
+        "created_at": trade.created_at,
+        "closed_at": trade.closed_at,
+        "settled_at": trade.settled_at,
+    }
+
+
+@app.command()
+def show(context: typer.Context, trade_id: str, as_json: Json = False) -> None:
+    """One trade: its story, orders, fills and gate verdicts. Works for ever, also when closed."""
+    target = target_of(context)
+    found = execute(lambda: _show(target, trade_id))
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(found["story"])
+    typer.echo("")
+    print_fields(found["trade"], as_json=False)
+    print_rows(found["orders"], ORDER_COLUMNS, as_json=False)
+    print_rows(found["fills"], ("venue_time", "side", "quantity", "symbol", "price"), as_json=False)
+    refused = [row for row in found["verdicts"] if row["verdict"] != "passed"]
+    print_rows(refused, ("check", "verdict", "code", "facts"), as_json=False)
+
+
+ORDER_COLUMNS = ("client_id", "purpose", "side", "quantity", "limit", "stop", "state", "filled")
+
+
+async def _show(target: Target, trade_id: str) -> dict[str, Any]:
+    check_id(trade_id, "trade_id")
+    async with target.ledger() as ledger:
+        trade = await ledger.trade(trade_id)
+        if trade is None:
+            raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, "starter.py trade list --all")
+        orders = await ledger.orders_of_trade(trade_id)
+        fills = await ledger.fills_of_trade(trade_id)
+        verdicts = await ledger.verdicts(trade_id)
+    return {
+        "trade": _row(trade),
+        "story": await _live_story(target, trade) or trade.story,
+        "orders": [
+            {
+                "client_id": each.intent.client_id,
+                "broker_order_id": each.broker_order_id,
+                "purpose": each.intent.key.purpose.value,
+                "side": each.intent.body.side.value,
+                "quantity": each.intent.body.quantity,
+                "symbol": each.intent.body.symbol,
+                "limit": each.intent.body.limit_price,
+                "stop": each.intent.body.stop_price,
+                "state": each.status.value if each.status is not None else each.state.value,
+                "filled": each.filled_quantity,
+                "at": each.gate_at,
+            }
+            for each in orders
+        ],
+        "fills": [row.fill.model_dump() | {"reverses": row.reverses} for row in fills],
+        "verdicts": [verdict.model_dump(mode="json") for verdict in verdicts],
+    }
+
+
+async def _live_story(target: Target, trade: TradeRecord) -> str:
+    """The running workflow's own words; empty when it has ended or the server is away."""
+    if trade.closed_at is not None:
+        return ""
+    try:
+        client = await target.temporal()
+        handle = client.get_workflow_handle(trade_workflow_id(trade.trade_id))
+        told: str = await handle.query("story")
+    except (HoldfastError, RPCError):
+        return ""
+    return told
+
+
+@app.command()
+def flatten(
+    context: typer.Context,
+    trade_id: str,
+    reason: Annotated[str, typer.Option(help="why; goes into the audit")],
+    by: By = None,
+    wait_s: Annotated[float, typer.Option(help="how long to wait for the receipt")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Gets out of one trade. Works with Temporal or PostgreSQL away. Exit 1 until it is flat."""
+    target = target_of(context)
+    check = execute(lambda: _checked(trade_id))
+    scope = KillScope(kind=KillScopeKind.TRADE, value=check)
+    who = operator_name(by)
+    command_id = command_id_of("flatten", trade_id, who, reason)
+    receipt = execute(
+        lambda: flatten_scope(target, scope, command_id, by=who, reason=reason, wait_s=wait_s)
+    )
+    show_receipt(receipt, as_json=as_json)
+    if not receipt.done:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _checked(trade_id: str) -> str:
+    return check_id(trade_id, "trade_id")
+
+
+def command_id_of(*parts: str) -> str:
+    """One id per order of a person: the same words within the same second are one command."""
+    second = datetime.now(UTC).isoformat(timespec="seconds")
+    return hashlib.sha256("|".join((*parts, second)).encode()).hexdigest()[:24]
+
+
+@app.command("move-stop")
+def move_stop(
+    context: typer.Context,
+    trade_id: str,
+    price: str,
+    reason: Annotated[str, typer.Option(help="why; goes into the audit")] = "",
+    by: By = None,
+    command_id: Annotated[str | None, typer.Option(help="repeat of an earlier command")] = None,
+    as_json: Json = False,
+) -> None:
+    """Moves the protective stop; the answer says recorded, not done."""
+    target = target_of(context)
+    receipt = execute(lambda: _move_stop(target, trade_id, price, reason, by, command_id))
+    print_fields(receipt.model_dump(), as_json=as_json)
+
+
+async def _move_stop(
+    target: Target,
+    trade_id: str,
+    price: str,
+    reason: str,
+    by: str | None,
+    command_id: str | None,
+) -> Receipt:
+    check_id(trade_id, "trade_id")
+    try:
+        wanted = Decimal(price)
+    except InvalidOperation:
+        raise BadInput("NOT_A_NUMBER", "price", price, "a price") from None
+    if not wanted.is_finite() or wanted <= 0:
+        raise BadInput("PRICE_NOT_POSITIVE", "price", price, "> 0")
+    who = operator_name(by)
+    request = OperatorRequest(
+        command_id=command_id or command_id_of("move-stop", trade_id, who, price),
+        by=who,
+        reason=reason,
+        price=wanted,
+    )
+    client = await target.temporal()
+    receipt = await update_trade(client, trade_id, "move_stop", request)
+    async with target.ledger() as ledger:
+        details = {"price": str(wanted), "reason": reason, "command_id": request.command_id}
+        await ledger.append_audit(who, "move_stop", trade_id, details)
+    return receipt
+
+
+async def update_trade(
+    client: Client, trade_id: str, name: str, request: OperatorRequest
+) -> Receipt:
+    """Asks the trade; answered once it is recorded.
+
+    Raises:
+        BadInput: `TRADE_UNKNOWN`. Refused: the trade said no. TemporalDown.
+    """
+    handle = client.get_workflow_handle(trade_workflow_id(trade_id))
+    try:
+        receipt: Receipt = await handle.execute_update(
+            name, request, id=request.command_id, result_type=Receipt
+        )
+    except WorkflowUpdateFailedError as error:
+        raise Refused(str(error.cause), code="UPDATE_REFUSED") from None
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            allowed = "an open trade; see starter.py trade list"
+            raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, allowed) from None
+        raise TemporalDown(error.message) from error
+    return receipt
