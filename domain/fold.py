@@ -430,9 +430,12 @@ def _fill_corrected(state: TradeState, fact: FillCorrected, now: datetime) -> Tr
 
 def _broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> TradeState:
     """Orders, executions and positions read from the broker. Missing is not flat (R6)."""
+    # What this read itself shows is proven by it: a close needs no second read.
+    seen_at = min(now, fact.started_at)
     for order in fact.orders:
         if state.find(order.client_id, order.broker_order_id) is not None:
-            state = _see_order(state, order, now)
+            state = _see_order(state, order, seen_at)
+            state = _proven_since(state, order, seen_at)
         elif order.parent_broker_id is None and not order.is_terminal:
             state = alert(
                 state,
@@ -445,6 +448,16 @@ def _broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> 
     if not fact.complete:
         return state.changed(read_needed="last read was incomplete")
     return state.changed(knowledge_at=fact.started_at, read_needed="")
+
+
+def _proven_since(state: TradeState, seen: OrderSnapshot, seen_at: datetime) -> TradeState:
+    """An end that this read shows too was true when the read began, whoever told it first."""
+    record = state.find(seen.client_id, seen.broker_order_id)
+    if record is None or not seen.is_terminal or record.state not in TERMINAL_STATES:
+        return state
+    if record.changed_at <= seen_at:
+        return state
+    return state.with_order(record.model_copy(update={"changed_at": seen_at}))
 
 
 # --- market, time, people ---------------------------------------------------------------------

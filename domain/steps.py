@@ -760,7 +760,7 @@ def _close(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
         state, commands = _cancel(state, live, now, busy, Urgency.EXIT)
         return state, commands, True
     changes = [o.changed_at for o in state.orders if o.state is not OrderState.NOT_SENT]
-    proven = not changes or (state.knowledge_at is not None and state.knowledge_at > max(changes))
+    proven = not changes or (state.knowledge_at is not None and state.knowledge_at >= max(changes))
     if live or not proven or ts.missing_fills(state):
         if not is_due(state.read_after, now):
             return state, (), True
