@@ -14,7 +14,7 @@ from typing import Any
 from domain.ids import Purpose
 from domain.money import ZERO, multiply, total
 from domain.order import BrokerOrderStatus
-from ledger.records import ChildOrder, FillRecord, IntentRecord, IntentState, TradeRecord
+from ledger.records import ChildOrder, FeeRecord, FillRecord, IntentRecord, IntentState, TradeRecord
 from ledger.repository import Ledger
 from report.records import Book, FeeRow, FillRow, OrderRow, TradeRow
 
@@ -189,30 +189,37 @@ def _last_cash(rows: Sequence[Mapping[str, Any]]) -> Decimal:
 
 async def read_trade_rows(ledger: Ledger, session: str) -> tuple[TradeRow, ...]:
     """One report row for each trade of the session, refused ones too."""
-    rows = [
-        trade_row(
-            trade,
-            await ledger.orders_of_trade(trade.trade_id),
-            counting_fills(await ledger.fills_of_trade(trade.trade_id)),
-            total(fee.amount for fee in await ledger.fees(trade.account, trade.trade_id)),
-        )
-        for trade in await ledger.list_trades(session=session, limit=TRADES_MAX)
-    ]
+    rows = []
+    for trade in await ledger.list_trades(session=session, limit=TRADES_MAX):
+        fills = counting_fills(await ledger.fills_of_trade(trade.trade_id))
+        fees = fees_of_trade(await ledger.fees(trade.account), trade.trade_id, fills)
+        orders = await ledger.orders_of_trade(trade.trade_id)
+        rows.append(trade_row(trade, orders, fills, fees))
     return tuple(rows)
+
+
+def fees_of_trade(fees: Iterable[FeeRecord], trade_id: str, fills: Sequence[FillRecord]) -> Decimal:
+    """Fees of the trade: booked under it, or on a row whose text names one of its orders.
+
+    Brokers book fees on rows of their own, and not every broker links them to an order.
+    """
+    orders = [record.fill.broker_order_id for record in fills]
+    mine = (
+        fee.amount
+        for fee in fees
+        if fee.trade_id == trade_id or any(order in fee.text for order in orders)
+    )
+    return total(mine) + total(record.fill.fee or ZERO for record in fills)
 
 
 def trade_row(
     trade: TradeRecord,
     orders: Sequence[IntentRecord],
     fills: Sequence[FillRecord],
-    booked_fees: Decimal,
+    fees: Decimal,
 ) -> TradeRow:
-    """The report's row of a trade; `realised` is before fees, as the report adds them itself.
-
-    The broker books its fees later than the trade closes, so they are taken from their own rows.
-    """
+    """The report's row of a trade; `realised` is before fees: the report subtracts them itself."""
     told = trade.document
-    fees = booked_fees + total(record.fill.fee or ZERO for record in fills)
     refused = trade.stage == "refused"
     taken = [order for order in orders if order.state is IntentState.ACCEPTED]
     return TradeRow.model_validate(

@@ -42,6 +42,7 @@ COLUMNS = (
 # A terminal of usual width shows these in the HTML page only.
 WIDE = 160
 _WIDE_ONLY = frozenset({"trade", "slippage", "naked s", "protection", "note"})
+_LEAST = {"UTC": 8, "P&L": 6, "side": 4, "quantity": 8, "entry": 9, "exit": 9, "fees": 4}
 _SHORT = {"time (UTC)": "UTC"}
 _TEXT_COLUMNS = frozenset({"time (UTC)", "trade", "side", "exit reason", "protection", "note"})
 
@@ -151,7 +152,8 @@ def print_report(report: Report, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for column in (COLUMNS[i] for i in shown):
         justify: Literal["left", "right"] = "left" if column in _TEXT_COLUMNS else "right"
-        table.add_column(_SHORT.get(column, column), justify=justify, no_wrap=True)
+        name = _SHORT.get(column, column)
+        table.add_column(name, justify=justify, no_wrap=True, min_width=_LEAST.get(name))
     for row in report.rows:
         table.add_row(*(Text(row[i]) for i in shown))
     console.print(table)
