@@ -25,6 +25,7 @@ from domain.commands import (
     WatchExits,
 )
 from domain.errors import HoldfastError
+from domain.ids import TRADE_QUEUE
 from domain.plan import TradePlan
 from domain.risk.limits import Limits, RestrictedList
 from ledger.records import OrderOwner
@@ -174,10 +175,12 @@ class StreamInput(Frozen):
     """What to stream of which account, in wall seconds.
 
     The defaults spend 36 of the 40 requests a minute that are 20 % of the budget of 200
-    (architecture §4); quotes are a budget of their own at the venue.
+    (architecture §4); quotes are a budget of their own at the venue. `trade_queue` is where a
+    reopened trade runs.
     """
 
     account: str
+    trade_queue: str = TRADE_QUEUE
     compare_interval_s: float = 10.0
     clock_interval_s: float = 5.0
     quote_interval_s: float = 1.0

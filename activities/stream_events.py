@@ -22,6 +22,7 @@ from domain.order import BrokerOrderStatus, Fill, OrderClass, OrderSnapshot
 from ledger.records import ChildOrder, IntentRecord, IntentState, SnapshotBooking
 
 GRACE_S = 0.25
+PARTNER_S = 1.0
 IN_FLIGHT_S = 2.0
 VANISHED_READS_MAX = 10
 
@@ -34,6 +35,7 @@ class StreamBooker:
         self._doorbell = doorbell
         self._graced: set[asyncio.Task[None]] = set()
         self._ringing: set[str] = set()
+        self._filled_s: dict[str, float] = {}
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -42,10 +44,24 @@ class StreamBooker:
         if update.fill is not None:
             await self._services.ledger.record_snapshot(self._services.account, update.order)
             await self._book_fill(update.fill)
+            self._filled_s[update.fill.symbol] = self._services.monotonic()
+            return
+        if self._ends_with_partner(update.order):
+            await self.book_order(update.order)
             return
         task = asyncio.create_task(self._after_grace(update.order))
         self._graced.add(task)
         task.add_done_callback(self._graced.discard)
+
+    def _ends_with_partner(self, order: OrderSnapshot) -> bool:
+        """True for a cancel right behind a fill: most likely the other half of an OCO.
+
+        No answer of ours tells that one, so it need not wait, and it travels with the fill.
+        """
+        filled_s = self._filled_s.get(order.symbol)
+        if filled_s is None or order.status is not BrokerOrderStatus.CANCELED:
+            return False
+        return self._services.monotonic() - filled_s < PARTNER_S
 
     async def _book_fill(self, fill: Fill) -> None:
         services = self._services
@@ -73,6 +89,10 @@ class StreamBooker:
         if keys:
             await self._services.ledger.mark_fills_told(self._services.account, keys)
             self._ringing.difference_update(keys)
+
+    def forget(self, fill_keys: list[str]) -> None:
+        """Lets the outbox ring these rows again if they are still untold."""
+        self._ringing.difference_update(fill_keys)
 
     async def ring_untold(self) -> int:
         """Rings every booked fill that its trade has not heard of: whoever booked it, whenever.

@@ -20,7 +20,7 @@ from activities.exit_watch import ExitWatch
 from activities.hosting import run_until_shutdown
 from activities.lease import lead_for_ever
 from activities.market_watch import MarketWatch
-from activities.reporting import report
+from activities.restore import Restorer
 from activities.services import Services, StreamInput, attempt_token
 from activities.stream_events import StreamBooker, told_keys
 from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
@@ -77,6 +77,7 @@ class FillStream:
             on_closed=self._closed,
         )
         self._booker = StreamBooker(services, self._doorbell)
+        self._restorer = Restorer(services, client, input.trade_queue)
         self._market = MarketWatch(services, self._doorbell)
         self._last_frame_s = services.monotonic()
         self._reconnect = asyncio.Event()
@@ -103,9 +104,18 @@ class FillStream:
         await self._booker.delivered(trade_id, facts)
 
     async def _closed(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
-        """A trade without an open workflow: a late fill reopens it, other news is nobody's."""
-        if told_keys(facts):
-            await report(self._services, "FILL_AFTER_CLOSE", f"{len(facts)} facts", trade_id)
+        """A trade without an open workflow: a late fill reopens it (D9), other news is nobody's.
+
+        The rebuilt state holds the fill; a reopening that fails is tried again by the outbox.
+        """
+        keys = told_keys(facts)
+        if not keys:
+            return
+        try:
+            await self._restorer.reopen(trade_id, f"fill {keys[0]} came after the end")
+            await self._booker.delivered(trade_id, facts)
+        finally:
+            self._booker.forget(keys)
 
     async def _ring_always(self) -> None:
         """The outbox, once a second: one small query."""

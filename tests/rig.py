@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -181,10 +181,13 @@ async def running_rig(
 
 @asynccontextmanager
 async def running_streams(
-    client: Client, services: Services, queue: str
+    client: Client, services: Services, queue: str, number: int = 1
 ) -> AsyncIterator[WorkflowHandle[StreamsWorkflow, None]]:
-    """The Streams workflow and its worker; stopped at the end so that nothing is left hanging."""
-    async with worker.streams_worker(client, services):
+    """The Streams workflow and its worker; stopped at the end so that nothing is left hanging.
+
+    `number` 2 and up make a second streamer on the same worker, which should not be but may.
+    """
+    async with worker.streams_worker(client, services) if number == 1 else nullcontext():
         handle = await client.start_workflow(
             StreamsWorkflow.run,
             StreamInput(
@@ -193,7 +196,7 @@ async def running_streams(
                 clock_interval_s=0.5,
                 quote_interval_s=0.2,
             ),
-            id=streams_workflow_id(services.account),
+            id=streams_workflow_id(services.account) + ("" if number == 1 else f"/{number}"),
             task_queue=queue,
             task_timeout=life.TASK_TIMEOUT,
         )

@@ -33,7 +33,7 @@ class StreamsWorkflow:
 
     @workflow.init
     def __init__(self, input: StreamInput) -> None:
-        self._input = input
+        self._input = input.model_copy(update={"trade_queue": workflow.info().task_queue})
         self._stopping = False
         self._new_build = False
 

@@ -1,0 +1,172 @@
+"""Rebuilds trades from the ledger and starts their workflows again (architecture §5).
+
+Two occasions: a fill of a trade whose workflow has ended (D9), and a lost or rewound Temporal
+store (`starter.py restore`).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from activities.reporting import report
+from activities.services import Services
+from domain.clock import ClockMap
+from domain.entry import EntryTicket
+from domain.errors import HoldfastError, Refused
+from domain.facts import PositionAdjusted
+from domain.ids import TRADE_QUEUE, trade_workflow_id
+from domain.messages import TradeInput
+from domain.order import OrderSnapshot
+from domain.restore import KnownOrder, SendState, rebuild
+from ledger.records import ChildOrder, IntentRecord, IntentState, TradeRecord
+
+TRADE_WORKFLOW = "Trade"
+TASK_TIMEOUT = timedelta(seconds=3)
+_SEND = {
+    IntentState.SENDING: SendState.OPEN,
+    IntentState.UNKNOWN: SendState.OPEN,
+    IntentState.ACCEPTED: SendState.ACCEPTED,
+    IntentState.REJECTED: SendState.REJECTED,
+    IntentState.NOT_SENT: SendState.NOT_SENT,
+}
+
+
+class Restorer:
+    """Starts a trade again from what the ledger knows of it."""
+
+    def __init__(self, services: Services, client: Client, task_queue: str = TRADE_QUEUE) -> None:
+        self._services = services
+        self._client = client
+        self._task_queue = task_queue
+
+    async def reopen(self, trade_id: str, reason: str) -> bool:
+        """Starts the rebuilt trade; False if it has an open workflow already.
+
+        Idempotent by the workflow id: two callers start one run.
+
+        Raises:
+            Refused: `TRADE_UNKNOWN`.
+            Transient: ledger, broker or Temporal did not answer.
+        """
+        ledger = self._services.ledger
+        trade = await ledger.trade(trade_id)
+        if trade is None:
+            raise Refused(f"trade was {trade_id}", code="TRADE_UNKNOWN")
+        earlier = await self._earlier_input(trade_id)
+        clock = earlier.clock if earlier is not None else await self._clock()
+        input = await self.input_of(trade, clock, earlier)
+        try:
+            await self._client.start_workflow(
+                TRADE_WORKFLOW,
+                input,
+                id=trade_workflow_id(trade_id),
+                task_queue=self._task_queue,
+                task_timeout=TASK_TIMEOUT,
+                static_summary=f"restored: {reason}"[:200],
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        await ledger.update_trade(trade_id, stage="restored", closed=False)
+        await report(self._services, "TRADE_RESTORED", reason, trade_id)
+        return True
+
+    async def input_of(
+        self, trade: TradeRecord, clock: ClockMap, earlier: TradeInput | None = None
+    ) -> TradeInput:
+        """The workflow input that carries the rebuilt state."""
+        services, ledger = self._services, self._services.ledger
+        decision = await ledger.reserved_decision(trade.trade_id)
+        ticket = None
+        if decision is not None and decision.approved:
+            ticket = EntryTicket.model_validate(decision.document)
+        rows = await ledger.fills_of_trade(trade.trade_id)
+        adjusted = await ledger.adjustments(services.account, trade.trade_id)
+        state = rebuild(
+            trade.plan,
+            services.installation,
+            clock,
+            ticket=ticket,
+            orders=known_orders(
+                await ledger.orders_of_trade(trade.trade_id),
+                await ledger.children_of_trade(trade.trade_id),
+            ),
+            fills=[row.fill for row in rows if not row.is_reversal],
+            busted=[row.reverses for row in rows if row.reverses is not None],
+            adjustments=[
+                PositionAdjusted(
+                    at=row.at,
+                    adjustment_id=row.adjustment_id,
+                    symbol=row.symbol,
+                    quantity=row.quantity,
+                    price=row.price,
+                    adjustment=row.kind,
+                )
+                for row in adjusted
+            ],
+            now=services.now(),
+        )
+        if earlier is not None:
+            return earlier.model_copy(update={"state": state})
+        return TradeInput(
+            plan=trade.plan, installation=services.installation, clock=clock, state=state
+        )
+
+    async def _clock(self) -> ClockMap:
+        """Without the earlier run, market time goes on from the venue's clock at its own pace."""
+        now = self._services.now()
+        clock = await self._services.broker.market_clock()
+        return ClockMap(wall0=now, market0=clock.market_now)
+
+    async def _earlier_input(self, trade_id: str) -> TradeInput | None:
+        """What the ended run was started with, while its history is kept."""
+        handle: WorkflowHandle[object, object] = self._client.get_workflow_handle(
+            trade_workflow_id(trade_id)
+        )
+        try:
+            async for event in handle.fetch_history_events(page_size=1):
+                payloads = event.workflow_execution_started_event_attributes.input.payloads
+                decoded = await self._client.data_converter.decode(payloads, [TradeInput])
+                first = decoded[0]
+                return first if isinstance(first, TradeInput) else None
+        except RPCError as error:
+            activity.logger.warning("history of %s: %s", trade_id, error.status.name)
+        return None
+
+
+async def restore_lost(restorer: Restorer, services: Services) -> tuple[str, ...]:
+    """Starts every trade of the account that the ledger says is open and Temporal lost.
+
+    Answers the ids that were started; one that cannot be restored is reported, the rest go on.
+    """
+    started: list[str] = []
+    for trade in await services.ledger.list_trades(account=services.account, open_only=True):
+        try:
+            if await restorer.reopen(trade.trade_id, "the Temporal store was lost"):
+                started.append(trade.trade_id)
+        except HoldfastError as error:
+            await report(services, "RESTORE_FAILED", error.text, trade.trade_id)
+    return tuple(started)
+
+
+def known_orders(
+    intents: tuple[IntentRecord, ...], children: tuple[ChildOrder, ...]
+) -> list[KnownOrder]:
+    """The ledger's rows in the domain's words."""
+    of_parent: dict[str, list[OrderSnapshot]] = {}
+    for child in children:
+        of_parent.setdefault(child.parent_client_id, []).append(child.snapshot)
+    return [
+        KnownOrder(
+            intent=record.intent,
+            send=_SEND[record.state],
+            snapshot=record.snapshot,
+            children=tuple(of_parent.get(record.intent.client_id, ())),
+            code=record.code,
+        )
+        for record in intents
+    ]

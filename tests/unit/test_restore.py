@@ -1,0 +1,151 @@
+"""A trade rebuilt from the ledger's records knows what the living one knew (D9, H-rows)."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain import trade_state as ts
+from domain.entry import EntryTicket
+from domain.facts import FillReported
+from domain.order import OrderState
+from domain.restore import KnownOrder, SendState, rebuild
+from domain.steps import decide
+from domain.trade_state import TradeState
+from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
+from tests.unit.toy_broker import ToyBroker, Trade
+
+D = Decimal
+
+
+def known_orders(trade: Trade, broker: ToyBroker) -> list[KnownOrder]:
+    """What the ledger would hold of the trade's intents."""
+    found = []
+    for record in trade.state.orders:
+        if record.intent is None:
+            continue
+        order = broker.by_client(record.client_id)
+        send = SendState.OPEN if order is None else SendState.ACCEPTED
+        if record.state in (OrderState.NOT_SENT, OrderState.REJECTED) and order is None:
+            send = SendState(record.state.value)
+        found.append(
+            KnownOrder(
+                intent=record.intent,
+                send=send,
+                snapshot=None if order is None else broker.snapshot(order),
+            )
+        )
+    return found
+
+
+def rebuilt(
+    trade: Trade, broker: ToyBroker, ticket: EntryTicket | None, settled: bool
+) -> TradeState:
+    state = trade.state
+    return rebuild(
+        state.plan,
+        state.installation,
+        state.clock,
+        ticket=ticket,
+        orders=known_orders(trade, broker),
+        fills=broker.fills,
+        now=trade.now,
+        settled=settled,
+    )
+
+
+def orders_of(state: TradeState) -> list[tuple[object, ...]]:
+    return sorted(
+        (o.broker_order_id or "", o.role, o.state, o.quantity, ts.filled_quantity(state, o))
+        for o in state.orders
+    )
+
+
+def walked(three: bool) -> tuple[Trade, ToyBroker]:
+    plan = make_plan(targets=THREE, ratchet=RATCHET) if three else make_plan()
+    return start(plan)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), three=st.booleans())
+def test_finished_trade_rebuilds_to_the_same_position_orders_and_stage(
+    seed: int, three: bool
+) -> None:
+    rng = random.Random(seed)
+    trade, broker = walked(three)
+    for _ in range(40):
+        bid = D(rng.randrange(380, 440)) / 4
+        broker.move(bid, bid + D("0.25"))
+        trade.deliver()
+        trade.settle_down()
+        if ts.is_final(trade.state):
+            break
+        trade.pass_time(1)
+    else:
+        broker.move(D(90), D("90.25"))
+        trade.deliver()
+        trade.settle_down()
+    assert ts.is_final(trade.state)
+
+    state = rebuilt(trade, broker, trade.state.ticket, settled=True)
+
+    assert ts.stage(state) == ts.stage(trade.state)
+    assert ts.leg_units(state) == ts.leg_units(trade.state)
+    assert orders_of(state) == orders_of(trade.state)
+    assert ts.entry_quantity(state) == ts.entry_quantity(trade.state)
+
+
+def test_open_trade_rebuilds_protected_and_goes_on_to_its_end() -> None:
+    trade, broker = walked(three=True)
+    trade.pass_time(25)
+    assert ts.stage(trade.state) == ts.Stage.OPEN
+    accepted = [line for line in broker.journal if line.startswith("accept")]
+
+    trade.state = rebuilt(trade, broker, trade.state.ticket, settled=False)
+    trade.settle_down()
+
+    assert ts.protection(trade.state) == ts.Protection.RESTING
+    again = [line for line in broker.journal if line.startswith("accept")]
+    assert again == accepted, "a restored trade sends nothing that already stands"
+    broker.move(D(90), D("90.25"))
+    trade.pass_time(25)
+    assert broker.position == 0
+    assert ts.stage(trade.state) == ts.Stage.CLOSED
+
+
+def test_late_fill_of_a_trade_that_ended_unfilled_is_protected_after_the_rebuild() -> None:
+    """D9: reopened, bare for one look, then behind its stop."""
+    trade, broker = walked(three=False)
+    broker.move(D("101.20"), D("101.40"))
+    for _ in range(60):
+        trade.settle_down()
+        trade.pass_time(5)
+        if ts.is_final(trade.state):
+            break
+    assert ts.stage(trade.state) == ts.Stage.NOT_FILLED
+    entry = broker.by_client(trade.state.orders[-1].client_id)
+    assert entry is not None
+    broker._fill(entry, D(10))
+
+    trade.state = rebuilt(trade, broker, trade.state.ticket, settled=False)
+    assert ts.protection(trade.state) == ts.Protection.NAKED
+    trade.tell(FillReported(at=trade.now, fill=broker.fills[-1]))
+    trade.settle_down()
+
+    assert ts.held_units(trade.state) == 10
+    assert ts.protection(trade.state) == ts.Protection.RESTING
+
+
+def test_rebuild_without_any_intent_never_enters() -> None:
+    trade, broker = walked(three=False)
+    _state, commands = decide(trade.state, trade.now)
+    trade.tell(*trade.answer(commands[0]))
+
+    trade.state = rebuilt(trade, broker, trade.state.ticket, settled=False)
+    trade.settle_down()
+
+    assert broker.journal == []
+    assert ts.stage(trade.state) == ts.Stage.NOT_FILLED

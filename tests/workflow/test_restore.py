@@ -1,0 +1,72 @@
+"""Trades that come back: a fill after the end (D9), and a lost Temporal store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from temporalio.client import Client
+
+from activities.restore import Restorer, restore_lost
+from ledger.repository import Ledger
+from tests.rig import Rig, running_rig
+from tests.workflow.test_trade_thread import plan_of
+from workflows.trade import TradeWorkflow
+
+D = Decimal
+
+
+@pytest.fixture
+async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
+    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
+        made.quote("ESX", "99.75", "100.25")
+        yield made
+
+
+def is_protected(rig: Rig) -> bool:
+    return any(o.stop_price is not None for o in rig.exchange.open_orders)
+
+
+async def test_fill_after_the_end_reopens_the_trade_behind_its_stop(rig: Rig) -> None:
+    """D9: the venue had traded before our cancel; the trade was already closed unfilled."""
+    rig.exchange.state.faults.add({"kind": "late_fill", "params": {"delay_s": 5}})
+    plan = plan_of(rig)
+    walk = plan.walk.model_copy(update={"worst_offset": D(0), "max_time_s": D("0.5")})
+    handle = await rig.start_trade(plan.model_copy(update={"walk": walk}))
+    assert (await handle.result()).outcome == "not_filled"
+    assert not rig.journal("fill")
+
+    rig.exchange.advance_to(rig.exchange.now + timedelta(seconds=6))
+
+    await rig.until(lambda: is_protected(rig), "reopened and protected")
+    reopened = rig.client.get_workflow_handle_for(TradeWorkflow.run, handle.id)
+    status = await reopened.query(TradeWorkflow.status)
+    assert status.held == 10
+    row = await rig.ledger.trade(plan.trade_id)
+    assert row is not None
+    assert row.closed_at is None
+    rig.quote("ESX", "103.50", "103.75")
+    result = await reopened.result()
+    assert (result.outcome, result.exit_reason) == ("closed", "target")
+    assert rig.exchange.holdings() == []
+
+
+async def test_trade_lost_with_the_temporal_store_is_restored_and_ends_as_planned(rig: Rig) -> None:
+    handle = await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: is_protected(rig), "protected")
+    await handle.terminate("the store was lost")
+    accepted = len(rig.journal("accepted"))
+    restorer = Restorer(rig.services, rig.client, rig.queue)
+
+    started = await restore_lost(restorer, rig.services)
+    again = await restore_lost(restorer, rig.services)
+
+    assert started == (plan_of(rig).trade_id,)
+    assert again == ()
+    rig.quote("ESX", "103.50", "103.75")
+    restored = rig.client.get_workflow_handle_for(TradeWorkflow.run, handle.id)
+    assert (await restored.result()).exit_reason == "target"
+    assert len(rig.journal("accepted")) == accepted, "nothing was sent twice"
+    assert rig.exchange.holdings() == []

@@ -1,0 +1,113 @@
+"""The streamer on the real stack: what frames tell, what they lose, and rule exits (F1–F3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+from temporalio.client import Client, WorkflowHandle
+
+from domain.messages import TradeResult
+from domain.plan import ExitRule, PlanPrice, RuleKind, StopPlan, TradePlan
+from ledger.repository import Ledger
+from tests.rig import Rig, running_rig, running_streams
+from tests.workflow.test_trade_thread import plan_of
+from workflows.trade import TradeWorkflow
+
+D = Decimal
+TradeHandle = WorkflowHandle[TradeWorkflow, TradeResult]
+
+
+@pytest.fixture
+async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
+    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
+        made.quote("ESX", "99.75", "100.25")
+        yield made
+
+
+async def opened(rig: Rig, plan: TradePlan | None = None) -> TradeHandle:
+    """A trade that holds its position behind a resting stop."""
+    handle = await rig.start_trade(plan or plan_of(rig))
+    await rig.until(
+        lambda: any(o.stop_price is not None for o in rig.exchange.open_orders), "protected"
+    )
+    return handle
+
+
+async def check_books(rig: Rig) -> None:
+    """Ledger executions equal the journal's, as sets, each once."""
+    told = Counter(
+        (row.fill.broker_order_id, row.fill.quantity, row.fill.price)
+        for row in await rig.ledger.fills_of_account(rig.services.account)
+    )
+    truth = Counter(
+        (row["order_id"], D(row["quantity"]), D(row["price"])) for row in rig.journal("fill")
+    )
+    assert told == truth
+    assert sum(truth.values()) >= 2
+
+
+@pytest.mark.parametrize("kind", ["stream_drop", "stream_duplicate", "stream_reorder"])
+async def test_damaged_stream_still_closes_the_trade_with_equal_books(rig: Rig, kind: str) -> None:
+    rig.exchange.state.faults.add({"kind": kind, "match": {"count": None}})
+    handle = await opened(rig)
+
+    rig.quote("ESX", "103.50", "103.75")
+
+    result = await handle.result()
+    assert (result.outcome, result.exit_reason) == ("closed", "target")
+    assert rig.exchange.open_orders == []
+    await check_books(rig)
+
+
+async def test_cut_stream_is_connected_again_and_the_gap_is_read_from_rest(rig: Rig) -> None:
+    handle = await opened(rig)
+    rig.exchange.state.faults.add({"kind": "stream_disconnect"})
+
+    rig.quote("ESX", "103.50", "103.75")
+
+    assert (await handle.result()).outcome == "closed"
+    assert rig.exchange.state.faults.fired["stream_disconnect"] == 1
+    await check_books(rig)
+
+
+async def test_two_streamers_tell_each_fill_once(rig: Rig) -> None:
+    async with running_streams(rig.client, rig.services, rig.queue, number=2):
+        handle = await opened(rig)
+        rig.quote("ESX", "103.50", "103.75")
+        assert (await handle.result()).exit_reason == "target"
+    await check_books(rig)
+    assert await rig.ledger.untold_fills(rig.services.account) == ()
+
+
+async def test_volatility_spike_is_seen_by_the_exit_watch_and_flattens_the_trade(rig: Rig) -> None:
+    rule = ExitRule(rule_id="spike", kind=RuleKind.VOLATILITY_SPIKE, threshold=D(10))
+    stop = StopPlan(price=PlanPrice(offset=D(-20)))
+    plan = plan_of(rig).model_copy(update={"targets": (), "rules": (rule,), "stop": stop})
+    handle = await opened(rig, plan)
+    account = rig.services.account
+    while not any(w.evaluated_at for w in await rig.ledger.list_watches(account)):
+        await rig.breathe()
+
+    rig.quote("ESX", "113.00", "113.25")
+
+    result = await handle.result()
+    assert (result.outcome, result.exit_reason) == ("closed", "spike")
+    assert await rig.ledger.list_watches(account) == ()
+    await check_books(rig)
+
+
+async def test_halt_is_told_to_the_open_trade(rig: Rig) -> None:
+    handle = await opened(rig)
+
+    rig.exchange.halt("ESX")
+
+    while (await handle.query(TradeWorkflow.status)).protection != "dormant":
+        await rig.breathe()
+    rig.exchange.resume("ESX")
+    while (await handle.query(TradeWorkflow.status)).protection != "resting":
+        await rig.breathe()
+    rig.quote("ESX", "103.50", "103.75")
+    assert (await handle.result()).outcome == "closed"
