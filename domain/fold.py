@@ -94,6 +94,8 @@ def apply(state: TradeState, fact: Fact, now: datetime) -> TradeState:
         after = handler(state, fact, now)
     except IllegalTransition as error:
         return alert(state, "ILLEGAL_TRANSITION", f"{fact.kind}: {error.text}")
+    if after.unclaimed and after.orders is not state.orders:
+        after = _claim_fills(after, now)
     return _refresh_derived(state, after, now)
 
 
@@ -367,9 +369,11 @@ def _fill_reported(state: TradeState, fact: FillReported, now: datetime) -> Trad
 
 def _book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
     """Books a fill once (I7); a fill proves acceptance and completes the order (F3, D9)."""
-    if any(fill.fill_key == known.fill_key for known in state.fills):
+    if any(fill.fill_key == known.fill_key for known in (*state.fills, *state.unclaimed)):
         return state
     record = state.find(fill.client_id, fill.broker_order_id)
+    if record is None and _awaits_broker_ids(state):
+        return state.changed(unclaimed=(*state.unclaimed, fill))
     if record is None:
         # A child that the broker made may fill before we ever saw it: look, then book.
         text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
@@ -395,6 +399,23 @@ def _book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
         walk = state.walk.model_copy(update={"partial_since": now})
         state = state.changed(walk=walk)
     return state.changed(proven_closed=False)
+
+
+def _awaits_broker_ids(state: TradeState) -> bool:
+    """True while the answer that names an order's ids, legs included, is on its way.
+
+    The stream is often faster than the answer of the request, and a leg has no id of ours.
+    """
+    return any(o.intent is not None and o.broker_order_id is None for o in state.live())
+
+
+def _claim_fills(state: TradeState, now: datetime) -> TradeState:
+    """Books the fills whose order is known by now; what stays without one is told."""
+    waiting = state.unclaimed
+    state = state.changed(unclaimed=())
+    for fill in waiting:
+        state = _book(state, fill, now)
+    return state
 
 
 def _is_unreported(state: TradeState, record: OrderRecord, fill: Fill) -> bool:

@@ -152,7 +152,10 @@ class NakedClock(Frozen):
 
 
 class TradeState(Frozen):
-    """Everything a trade knows. `installation` and `clock` never change."""
+    """Everything a trade knows. `installation` and `clock` never change.
+
+    `unclaimed` are fills of an order whose broker ids are still on their way to us.
+    """
 
     schema_version: int = 1
     plan: TradePlan
@@ -163,6 +166,7 @@ class TradeState(Frozen):
     refusal_text: str = ""
     orders: tuple[OrderRecord, ...] = ()
     fills: tuple[Fill, ...] = ()
+    unclaimed: tuple[Fill, ...] = ()
     busted: tuple[str, ...] = ()
     adjustments: tuple[PositionAdjusted, ...] = ()
     fee_ids: tuple[str, ...] = ()

@@ -282,6 +282,38 @@ def _next_entry(trade: ComboTrade) -> Any:
     return placed.intent
 
 
+def test_leg_fill_before_the_answer_waits_for_its_order_without_an_alert() -> None:
+    """F3: the stream is faster than the answer of the request."""
+    trade = start(first="4.20")
+    trade.look()
+    order = trade.broker.place(_next_entry(trade))
+    assert isinstance(order, ComboOrder)
+    trade.deliver()
+    trade.deliver()
+    assert ts.is_flat(trade.state)
+    assert len(trade.state.unclaimed) == 2
+    accepted = trade.broker.snapshot(order)
+    trade.tell(OrderAccepted(at=trade.now, client_id=order.intent.client_id, order=accepted))
+    assert ts.held_units(trade.state) == 3
+    assert not trade.state.unclaimed
+    assert "FILL_UNATTRIBUTED" not in [a.code for a in trade.state.alerts]
+
+
+def test_fill_that_no_answer_explains_is_told_after_the_answer() -> None:
+    trade = start(first="4.00")
+    trade.look()
+    order = trade.broker.place(_next_entry(trade))
+    assert isinstance(order, ComboOrder)
+    foreign = trade.broker.fill_leg(order.legs[0], D(1), told=False).model_copy(
+        update={"broker_order_id": "zzz"}
+    )
+    trade.tell(FillReported(at=trade.now, fill=foreign))
+    client_id = order.intent.client_id
+    trade.tell(OrderRejected(at=trade.now, client_id=client_id, code="TICK"))
+    assert "FILL_UNATTRIBUTED" in [a.code for a in trade.state.alerts]
+    assert trade.state.read_needed
+
+
 @pytest.mark.parametrize("ratio", [1, 2])
 def test_legs_told_in_any_order_add_up_to_units(ratio: int) -> None:
     legs = RATIO if ratio == 2 else VERTICAL
