@@ -23,6 +23,9 @@ from domain.ids import trade_workflow_id
 FACTS_SIGNAL = "facts"
 EXIT_SIGNAL = "exit_triggered"
 SIGNAL_INTERVAL_S = 0.05
+# A fill and the end of its OCO partner are two frames of one moment: told together they cost the
+# trade one workflow task instead of two.
+GATHER_S = 0.03
 SIGNAL_TIMEOUT = timedelta(seconds=3)
 WAITING_FACTS_MAX = 1_024
 BACKOFF_S_MAX = 2.0
@@ -115,6 +118,7 @@ class Doorbell:
         trade_id, signal = key
         failures = 0
         try:
+            await asyncio.sleep(GATHER_S)
             while waiting := self._waiting[key]:
                 batch = tuple(waiting[:ENVELOPE_FACTS_MAX])
                 envelope = FactEnvelope.of(*batch, sender=self._sender)

@@ -243,6 +243,9 @@ class OrderActivities:
     ) -> tuple[Fact, ...]:
         outcome = await self._send(trade, intent, replaces=old_broker_id)
         old = await self._read_back(old_broker_id)
+        if old is not None:
+            # Booked here, its end is no news to the stream, which would ring the trade for it.
+            await self._book_snapshot(old)
         now = self._services.now()
         reported: tuple[Fact, ...] = () if old is None else (OrderReported(at=now, order=old),)
         new_id = intent.client_id
