@@ -18,7 +18,7 @@ from domain.ids import session_workflow_id, trade_workflow_id
 from domain.instrument import Instrument
 from domain.messages import OperatorSignal
 from domain.order import Side
-from domain.plan import FixedSize, PlanPrice, StopPlan, WalkPlan
+from domain.plan import FixedSize, PlanPrice, StopPlan, WalkPlan, WalkStart
 from domain.session import SessionInput, SessionResult, SessionSpec, SignalEnvelope
 from domain.signal import PlanDraft, Signal, StrategyContext
 from ledger.records import SignalRecord
@@ -35,7 +35,7 @@ ESX = Instrument(symbol="ESX", tick_size=D("0.01"))
 STRATEGY = """
 from decimal import Decimal as D
 from domain.order import Side
-from domain.plan import FixedSize, PlanPrice, StopPlan, WalkPlan
+from domain.plan import FixedSize, PlanPrice, StopPlan, WalkPlan, WalkStart
 from domain.signal import Decision, PlanDraft, Signal
 
 def generate_signal(bars, context):
@@ -45,8 +45,8 @@ def generate_signal(bars, context):
         return Decision.none(context, f"bar {len(bars)}")
     draft = PlanDraft(
         size=FixedSize(quantity=D(10)),
-        walk=WalkPlan(step=D("0.25"), interval_s=D(120), steps_max=2, worst_offset=D(1),
-                      max_time_s=D(3600)),
+        walk=WalkPlan(start=WalkStart.FAR, step=D("0.25"), interval_s=D(120), steps_max=2,
+                      worst_offset=D(1), max_time_s=D(3600)),
         stop=StopPlan(price=PlanPrice(offset=D(-2))),
         signal_max_age_s=D(3600),
     )
@@ -96,6 +96,7 @@ class Started:
         draft = PlanDraft(
             size=FixedSize(quantity=D(10)),
             walk=WalkPlan(
+                start=WalkStart.FAR,
                 step=D("0.25"),
                 interval_s=D(120),
                 steps_max=2,
@@ -160,6 +161,9 @@ async def test_decisions_are_recorded_and_the_signals_trade_outlives_the_session
 ) -> None:
     """A1, requirement 19: no signal, a signal and a broken answer each have their row."""
     session = await start(rig, strategy, tmp_path)
+    await rig.until(
+        lambda: any(order.stop_price is not None for order in rig.exchange.open_orders), "protected"
+    )
     result = await session.handle.result()
 
     rows = await session.signals()
