@@ -5,14 +5,13 @@ Composition root: one module of `cli/` per group of commands, imported by nothin
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import control, stack, trade
+from cli import control, history, recovery, session, stack, trade, verify
 from cli.context import Target, default_config, default_data_dir
 
 app = typer.Typer(
@@ -35,16 +34,36 @@ def root(
     context.obj = Target(default_config() if config is None else config, chosen)
 
 
-for flat in (stack.app, control.app):
+for flat in (stack.app, control.app, verify.app, recovery.app):
     app.registered_commands += flat.registered_commands
 app.add_typer(trade.app, name="trade")
+app.add_typer(history.app, name="history")
 app.add_typer(control.reset_app, name="reset")
 app.add_typer(control.operator_app, name="operator")
+app.add_typer(session.app, name="session")
 
-# Groups that other modules bring: `app` is a typer of their own.
-for name in ("session",):
-    if importlib.util.find_spec(f"cli.{name}") is not None:
-        app.add_typer(importlib.import_module(f"cli.{name}").app, name=name)
+
+@app.command()
+def demo(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option(help="leave the stack up until Ctrl-C")] = False,
+    tape: Annotated[list[Path] | None, typer.Option(help="play these files instead")] = None,
+    speed: Annotated[str, typer.Option(help="market seconds per wall second")] = "",
+    data: Annotated[Path | None, typer.Option(help="fresh data directory of the run")] = None,
+) -> None:
+    """Plays a recorded day as a paper session and compares ledger and exchange at its end."""
+    from cli.demo import SPEED, run_demo  # the tape's libraries are heavy
+
+    target = context.find_object(Target)
+    raise typer.Exit(
+        run_demo(
+            config=default_config() if target is None else target.config,
+            data_dir=data,
+            tapes=tape or [],
+            speed=Decimal(speed) if speed else SPEED,
+            keep=keep,
+        )
+    )
 
 
 if __name__ == "__main__":

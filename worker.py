@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import signal
@@ -37,10 +36,7 @@ from activities.services import Services
 from activities.session import SessionActivities
 from activities.streams import StreamActivities
 from activities.trades import TradeActivities
-from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaMode
-from brokers.port import Broker
-from brokers.shadow import DryRunBroker
 from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import read_run_file
 from deploy.local.stack import READY_FILE_VARIABLE, stack_environment
@@ -57,6 +53,7 @@ from observability.logs import configure_logging
 from observability.plugin import holdfast_plugin
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
+from wiring import broker_of, config_hash, copy_journal
 from workflows.flatten import FlattenWorkflow
 from workflows.session import SessionWorkflow
 from workflows.streams import StreamsWorkflow
@@ -272,38 +269,6 @@ async def build_services(
         failpoint=parse_failpoints(os.environ).hit,
         entry_blocked=lambda: blocked if journal is not None and journal.is_pending() else "",
     )
-
-
-def broker_of(settings: Settings, *, reserved: bool = False) -> Broker:
-    """The account's adapter; with `dry_run` nothing that it is asked to write goes out.
-
-    The `reserved` one of the kill is never a dry one: it only takes risk away.
-    """
-    broker = AlpacaBroker(settings.alpaca(), reserved=reserved)
-    return broker if reserved or not settings.safety.dry_run else DryRunBroker(broker)
-
-
-def config_hash(settings: Settings) -> str:
-    """Which settings an order was made under; secrets and addresses are left out."""
-    addresses = {"trading_url", "data_url", "stream_url", "key_file"}
-    text = settings.model_dump_json(
-        exclude={
-            "broker": addresses,
-            **dict.fromkeys(("broker_key_id", "broker_secret", "ledger", "temporal"), True),
-            **dict.fromkeys(("observability", "read_at", "source"), True),
-        }
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-async def copy_journal(ledger: Ledger, journal: KillJournal) -> int:
-    """Brings kills that were engaged without the ledger into it; returns how many."""
-    entries = journal.pending()
-    for entry in entries:
-        await ledger.engage_kill(entry.account, entry.kill)
-    if entries:
-        journal.put_aside(len(entries))
-    return len(entries)
 
 
 async def start_sweeper(

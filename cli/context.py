@@ -33,7 +33,7 @@ from ledger.repository import Ledger
 from observability.build import repository_root
 from observability.plugin import holdfast_plugin
 from settings import Settings, load_settings
-from worker import broker_of
+from wiring import broker_of
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_CONFLICT = 1, 2, 4
 TEMPORAL_TIMEOUT_S = 2.0

@@ -28,7 +28,7 @@ from domain.plan import TradePlan
 from ledger.records import EquityBaseline, RiskBook
 from ledger.repository import Ledger
 from settings import Settings
-from worker import config_hash
+from wiring import config_hash
 
 
 class VerdictRow(Frozen):
@@ -86,16 +86,22 @@ def judged(
     decision, ticket, sized = judgement.decision, judgement.ticket, judgement.sized
     before = None if market.account is None else market.account.buying_power
     worst_cost = decision.order_notional
+    supposed = ticket
+    if supposed is None:
+        # Accounts start disarmed: what the trade would do is worth seeing before one arms.
+        armed = book.control.model_copy(update={"armed": True, "kills": ()})
+        open_book = book.model_copy(update={"control": armed})
+        supposed = judge_plan(services, plan, clock, market, open_book, now).ticket
     orders: tuple[RehearsedOrder, ...] = ()
-    if ticket is not None:
-        orders = play(plan, services.installation, clock, ticket, now)
+    if supposed is not None:
+        orders = play(plan, services.installation, clock, supposed, now)
     return Rehearsal(
         trade_id=plan.trade_id,
         approved=ticket is not None,
         code=judgement.refusal_code,
         text=judgement.refusal_text,
         quantity=judgement.gate_input.quantity,
-        ladder=() if ticket is None else _ladder(plan, ticket),
+        ladder=() if supposed is None else _ladder(plan, supposed),
         worst_price=None if sized is None else sized.prices.worst,
         worst_cost=worst_cost,
         maximum_loss=decision.order_loss,

@@ -15,6 +15,7 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from deploy.temporal.attributes import ACCOUNT, MODE, STRATEGY, SYMBOL, TRADE_ID
+from deploy.temporal.versions import current_version
 from domain.clock import ClockMap
 from domain.edge import BODY_BYTES_MAX
 from domain.errors import BadInput, Refused
@@ -59,6 +60,8 @@ async def start_trade(client: Client, plan: TradePlan, settings: Settings, clock
         Refused: `TRADE_EXISTS`.
     """
     mode = settings.broker.mode.value
+    # The build that will run it, which need not be the code of this command.
+    build = await current_version(client) or build_id()
     pairs = ((TRADE_ID, plan.trade_id), (ACCOUNT, plan.account), (STRATEGY, plan.strategy))
     more = ((SYMBOL, plan.symbol), (MODE, mode))
     try:
@@ -69,7 +72,7 @@ async def start_trade(client: Client, plan: TradePlan, settings: Settings, clock
                 installation=settings.account.installation,
                 clock=clock,
                 mode=mode,
-                build_id=build_id(),
+                build_id=build,
             ),
             id=trade_workflow_id(plan.trade_id),
             task_queue=TRADE_QUEUE,

@@ -27,7 +27,7 @@ from domain.errors import HoldfastError
 from ledger.repository import Ledger
 from observability.build import build_id, repository_root
 from settings import Settings
-from worker import copy_journal
+from wiring import copy_journal
 
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -1,0 +1,215 @@
+"""`verify`: the ledger against the broker's own orders, executions, positions and cash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated
+
+import httpx
+import typer
+
+from brokers.port import Broker
+from cli.context import EXIT_FAILED, Target, execute, target_of
+from cli.output import print_json
+from domain.account import AccountSnapshot
+from domain.errors import Transient
+from domain.ids import parse_client_order_id
+from domain.money import ZERO
+from domain.order import Fill, OrderSnapshot
+from ledger.records import FillRecord, IntentRecord
+from ledger.repository import Ledger
+from report.records import Book, FeeRow, FillRow, OrderRow
+from report.verify import Differences, compare
+
+app = typer.Typer()
+LOOK_BACK = timedelta(days=30)
+PAGES_MAX = 1000
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Compares as sets: accepted orders, fills, fees, cash to the cent, positions, audit chain.
+
+    Exit 1 on any difference, each of which is named.
+    """
+    target = target_of(context)
+    found, problems = execute(lambda: _verify(target))
+    if as_json:
+        print_json({"equal": found.equal and not problems, "audit": problems, "result": found})
+    else:
+        for item in found.items:
+            typer.echo(item.line())
+        for problem in problems:
+            typer.echo(f"audit {problem}")
+        typer.echo(found.line())
+    if not found.equal or problems:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _verify(target: Target) -> tuple[Differences, list[str]]:
+    settings = target.settings()
+    account, installation = settings.account.name, settings.account.installation
+    async with target.ledger() as ledger, target.broker() as broker:
+        account_now = await broker.account()
+        fills, fees = await _executions(broker)
+        orders = await _orders(broker, installation)
+        start_cash = await _start_cash(target)
+        held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
+        theirs = Book(
+            orders=orders,
+            fills=tuple(_fill_row(fill) for fill in fills),
+            fees=fees,
+            cash=_cash_of(account_now),
+            positions=held,
+        )
+        ours = await _ledger_book(ledger, account, account_now, start_cash)
+        problems = [f"{p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
+    return compare(ours, theirs), problems
+
+
+async def _executions(broker: Broker) -> tuple[list[Fill], tuple[FeeRow, ...]]:
+    """Every execution and fee that the broker still tells, each once."""
+    fills: dict[str, Fill] = {}
+    fees: dict[str, FeeRow] = {}
+    cursor: str | None = None
+    for _ in range(PAGES_MAX):
+        page = await broker.executions_since(cursor)
+        fills.update({fill.fill_key: fill for fill in page.fills})
+        fees.update(
+            {fee.activity_id: FeeRow(key=fee.activity_id, amount=fee.amount) for fee in page.fees}
+        )
+        cursor = page.cursor
+        if not page.has_more:
+            return list(fills.values()), tuple(fees.values())
+    raise Transient("the executions did not end", code="PAGE_STUCK")
+
+
+async def _orders(broker: Broker, installation: str) -> tuple[OrderRow, ...]:
+    clock = await broker.market_clock()
+    listed = await broker.orders_since(clock.market_now - LOOK_BACK)
+    return tuple(_order_row(order) for order in listed if _is_ours(order, installation))
+
+
+def _is_ours(order: OrderSnapshot, installation: str) -> bool:
+    parts = parse_client_order_id(order.client_id or "")
+    return parts is not None and parts.installation == installation
+
+
+def _order_row(order: OrderSnapshot) -> OrderRow:
+    return OrderRow(
+        client_id=order.client_id or order.broker_order_id,
+        symbol=order.symbol,
+        side="" if order.side is None else order.side.value,
+        quantity=order.quantity,
+        limit_price=order.limit_price,
+        stop_price=order.stop_price,
+    )
+
+
+def _fill_row(fill: Fill) -> FillRow:
+    return FillRow(
+        fill_key=fill.fill_key,
+        symbol=fill.symbol,
+        side=fill.side.value,
+        quantity=fill.quantity,
+        price=fill.price,
+    )
+
+
+def _cash_of(account: AccountSnapshot) -> dict[str, Decimal]:
+    return {} if account.cash is None else {account.currency: account.cash}
+
+
+async def _start_cash(target: Target) -> Decimal | None:
+    """Cash before the first trade, where the exchange tells it; a real broker does not."""
+    info = target.run_info
+    if info is None or not info.exchange_control_url:
+        return None
+    try:
+        async with httpx.AsyncClient(timeout=3, trust_env=False) as control:
+            state = (await control.get(f"{info.exchange_control_url}/sim/state")).json()
+        return Decimal(str(state["start_cash"]))
+    except (httpx.HTTPError, KeyError, ValueError):
+        return None
+
+
+async def _ledger_book(
+    ledger: Ledger,
+    account: str,
+    told: AccountSnapshot,
+    start_cash: Decimal | None,
+) -> Book:
+    """The ledger's side, over the time that the broker still tells."""
+    since = datetime.now(UTC) - LOOK_BACK - timedelta(days=365)
+    rows = [row for row in await ledger.fills_of_account(account, since) if not row.is_reversal]
+    fees = await ledger.fees(account)
+    positions: dict[str, Decimal] = {}
+    for held in await ledger.positions_by_trade(account):
+        positions[held.symbol] = positions.get(held.symbol, ZERO) + held.quantity
+    cash = _cash_of(told)
+    if start_cash is not None and told.cash is not None:
+        multipliers = await _multipliers(ledger, account)
+        cash = {
+            told.currency: start_cash + _flow(rows, multipliers) - _total(f.amount for f in fees)
+        }
+    return Book(
+        orders=await _ledger_orders(ledger, account),
+        fills=tuple(_fill_row(row.fill) for row in rows),
+        fees=tuple(FeeRow(key=fee.activity_id, amount=fee.amount) for fee in fees),
+        cash=cash,
+        positions={symbol: quantity for symbol, quantity in positions.items() if quantity != 0},
+    )
+
+
+async def _ledger_orders(ledger: Ledger, account: str) -> tuple[OrderRow, ...]:
+    """Every accepted order of every trade; a price as the broker was asked for it."""
+    rows: list[OrderRow] = []
+    for trade in await ledger.list_trades(account=account, limit=100_000):
+        records = await ledger.orders_of_trade(trade.trade_id)
+        rows += [_row_of(record) for record in records if record.broker_order_id is not None]
+    return tuple(rows)
+
+
+def _row_of(record: IntentRecord) -> OrderRow:
+    snapshot = record.snapshot
+    if snapshot is not None:
+        return _order_row(snapshot).model_copy(update={"client_id": record.intent.client_id})
+    body = record.intent.body
+    return OrderRow(
+        client_id=record.intent.client_id,
+        symbol=body.symbol,
+        side=body.side.value,
+        quantity=body.quantity,
+        limit_price=body.limit_price,
+        stop_price=body.stop_price,
+    )
+
+
+async def _multipliers(ledger: Ledger, account: str) -> dict[str, Decimal]:
+    return {
+        leg.instrument.symbol: leg.instrument.multiplier
+        for trade in await ledger.list_trades(account=account, limit=100_000)
+        for leg in trade.plan.legs
+    }
+
+
+def _flow(rows: Iterable[FillRecord], multipliers: dict[str, Decimal]) -> Decimal:
+    """Cash that the fills moved, fees left out: sold is in, bought is out."""
+    flow = ZERO
+    for row in rows:
+        fill = row.fill
+        multiplier = multipliers.get(fill.symbol, Decimal(1))
+        flow -= fill.signed_quantity * fill.price * multiplier
+    return flow
+
+
+def _total(amounts: Iterable[Decimal]) -> Decimal:
+    total = ZERO
+    for amount in amounts:
+        total += amount
+    return total
