@@ -10,7 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+import starter
 from docs import diagrams
 from domain import trade_state as ts
 from domain.bar import Bar
@@ -21,6 +24,8 @@ from domain.order import TRANSITIONS, OrderEvent, OrderState
 from domain.signal import StrategyContext, plan_of
 from domain.trade_state import FINAL_STAGES, Stage, TradeState
 from domain.validation import PlanContext, check_plan
+from settings import load_settings
+from simulator.config import ExchangeConfig
 from strategies.registry import StrategyProcess
 from tests.architecture_rules import LEFTOVERS, MACHINE_PATHS
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan
@@ -185,6 +190,51 @@ def _bar(start: datetime, is_high: bool) -> Bar:
         close=top,
         volume=Decimal(1),
     )
+
+
+_CALL = re.compile(r"starter\.py((?: --(?:data|config) \S+)*)((?: [a-z][a-z-]*){1,2})")
+
+
+def commands_in(text: str) -> set[tuple[str, ...]]:
+    """Command words behind `starter.py`; a table's first cell names siblings after the first."""
+    found: set[tuple[str, ...]] = set()
+    for line in text.splitlines():
+        for call in _CALL.finditer(line):
+            first = tuple(call.group(2).split())
+            found.add(first)
+            if line.startswith("| `starter.py"):
+                cell = line.split("|")[1]
+                for name in re.findall(r"`([a-z][a-z -]*)`", cell):
+                    words = tuple(name.split())
+                    found.add(words if len(words) == len(first) else (*first[:-1], *words))
+    return found
+
+
+def test_every_command_of_the_documents_exists() -> None:
+    program = typer.main.get_command(starter.app)
+    assert isinstance(program, TyperGroup)
+    called = {call for path in DOCUMENTS for call in commands_in(path.read_text())}
+    assert {("kill",), ("down",), ("trade", "submit"), ("trade", "move-stop")} <= called
+    missing = []
+    for call in sorted(called):
+        command = program.commands.get(call[0])
+        inner = command.commands if isinstance(command, TyperGroup) else None
+        if command is None or (inner is not None and (len(call) < 2 or call[1] not in inner)):
+            missing.append(" ".join(call))
+    assert not missing
+
+
+def test_the_plan_of_the_first_steps_is_a_valid_plan() -> None:
+    text = (ROOT / "docs" / "examples" / "plan.json").read_text()
+    now = datetime(2026, 3, 2, 15, tzinfo=UTC)
+    body = text.replace("TIME", now.isoformat()).replace("NAME", "150000")
+    limits = load_settings(ROOT / "config" / "demo.toml", {}).limits
+    context = PlanContext(
+        market_now=now, session_date=now.date(), limits=limits, clock_map=real_time(now)
+    )
+    plan = check_plan(body.encode(), context)
+    exchange = ExchangeConfig.from_json(ROOT / "docs" / "examples" / "exchange.json")
+    assert plan.instrument in [listing.instrument for listing in exchange.listings]
 
 
 def test_decisions_are_numbered_without_a_gap_and_say_what_binds() -> None:
