@@ -22,11 +22,12 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 from temporalio.client import Client, WorkflowHandle
-from temporalio.service import RPCError
 
+from activities.flatten import FlattenReceipt
 from activities.services import StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.port import Broker
+from cli.context import Target
 from cli.demo_stack import (
     DemoFiles,
     default_data_dir,
@@ -36,18 +37,17 @@ from cli.demo_stack import (
 )
 from cli.demo_view import DemoView, Progress
 from cli.feed_report import TAKEN, journal_book, read_journal, read_ledger_book, read_trade_rows
+from cli.flatten import flatten_scope
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import stack_environment
 from deploy.local.supervisor import Supervisor
 from domain.clock import ClockMap
-from domain.control import ApiBreakerState
+from domain.control import ApiBreakerState, KillScope, KillScopeKind
 from domain.ids import (
     TRADE_QUEUE,
     session_workflow_id,
     streams_workflow_id,
-    trade_workflow_id,
 )
-from domain.messages import OperatorRequest
 from domain.session import SessionInput, SessionResult, SessionSpec
 from ledger.records import SignalRecord, TradeRecord
 from ledger.repository import Ledger
@@ -59,7 +59,6 @@ from report.verify import Differences, compare
 from settings import Settings, load_settings
 from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
-from workflows.trade import TradeWorkflow
 
 SPEED = Decimal(150)
 STRATEGY = "opening_breakout"
@@ -68,6 +67,7 @@ LOOK_EVERY_S = 0.5
 # The operator's flatten comes after this share of the day; then trades have had time to open.
 FLATTEN_AFTER_SHARE = 0.25
 FLATTEN_TRIES_MAX = 6
+FLATTEN_WAIT_S = 20.0
 # After the tape's end: trades settle, the last fees and fills are booked.
 CLOSING_TIMEOUT_S = 30.0
 
@@ -86,6 +86,7 @@ class Demo:
         self._account = settings.account.name
         self._session = f"demo-{tape.begin:%Y%m%d}"
         self._flattened: list[str] = []
+        self._flattening: asyncio.Task[FlattenReceipt] | None = None
         self._began = time.monotonic()
 
     async def run(self, console: Console, speed: Decimal) -> int:
@@ -106,11 +107,11 @@ class Demo:
             handle = await self._start_session(client, clock)
             view = stack.enter_context(DemoView(console, self._info.web_ui_url))
             view.say(f"Web UI: {self._info.web_ui_url}")
-            await self._watch(client, ledger, control, handle, clock, view)
+            await self._watch(ledger, control, handle, clock, view)
             await self._wait_until_closed(ledger, clock, view)
             differences = await self._compare_until_equal(ledger, control, cash_before)
             facts = await self._facts(ledger, broker, clock, cash_before)
-        return self._conclude(console, facts, differences)
+        return conclude(console, facts, differences, self._files.report)
 
     async def _open_account(self, ledger: Ledger) -> None:
         """What an operator does before the open: breakers reset by name, account armed."""
@@ -154,7 +155,6 @@ class Demo:
 
     async def _watch(
         self,
-        client: Client,
         ledger: Ledger,
         control: httpx.AsyncClient,
         handle: WorkflowHandle[SessionWorkflow, SessionResult],
@@ -169,11 +169,13 @@ class Demo:
                 progress = await self._progress(ledger, control, clock)
                 view.show(progress)
                 if progress.share >= FLATTEN_AFTER_SHARE:
-                    await self._flatten_one(client, progress.trades, view)
+                    self._flatten_one(progress.trades, view)
                 await asyncio.wait({ended}, timeout=LOOK_EVERY_S)
             await ended
         finally:
             ended.cancel()
+            if self._flattening is not None:
+                self._flattening.cancel()
 
     async def _progress(
         self, ledger: Ledger, control: httpx.AsyncClient, clock: ClockMap
@@ -194,14 +196,19 @@ class Demo:
     async def _signals(self, ledger: Ledger) -> tuple[SignalRecord, ...]:
         return await ledger.list_signals(session=self._session, limit=100_000)
 
-    async def _flatten_one(
-        self, client: Client, trades: Sequence[TradeRecord], view: DemoView
-    ) -> None:
-        """The operator's hand: flattens one open trade; another if that one was faster."""
+    def _flatten_one(self, trades: Sequence[TradeRecord], view: DemoView) -> None:
+        """The operator's hand: flattens one open trade; another if that one was faster.
+
+        The same path as `trade flatten`: a Flatten workflow with a receipt.
+        """
+        if self._flattening is not None:
+            if not self._flattening.done():
+                return
+            view.say(_receipt_line(self._flattened[-1], self._flattening))
+            self._flattening = None
         by_id = {trade.trade_id: trade for trade in trades}
         for trade_id in self._flattened:
-            trade = by_id[trade_id]
-            if trade.closed_at is None or trade.result == "flatten":
+            if by_id[trade_id].closed_at is None or by_id[trade_id].result == "flatten":
                 return
         wanted = next(
             (t for t in trades if t.stage == "open" and t.trade_id not in self._flattened), None
@@ -209,15 +216,17 @@ class Demo:
         if wanted is None or len(self._flattened) >= FLATTEN_TRIES_MAX:
             return
         self._flattened.append(wanted.trade_id)
-        command_id = f"demo-flatten-{len(self._flattened)}"
-        request = OperatorRequest(command_id=command_id, by=OPERATOR, reason="demonstration")
-        handle = client.get_workflow_handle(trade_workflow_id(wanted.trade_id))
-        try:
-            await handle.execute_update(TradeWorkflow.request_flatten, request)
-        except RPCError as error:
-            view.say(f"{wanted.trade_id} closed before the flatten: {error.message}")
-            return
         view.say(f"operator flattens {wanted.trade_id}")
+        self._flattening = asyncio.create_task(
+            flatten_scope(
+                Target(Path(self._settings.source), self._files.data_dir),
+                KillScope(kind=KillScopeKind.TRADE, value=wanted.trade_id),
+                f"demo-flatten-{len(self._flattened)}",
+                by=OPERATOR,
+                reason="demonstration",
+                wait_s=FLATTEN_WAIT_S,
+            )
+        )
 
     async def _wait_until_closed(self, ledger: Ledger, clock: ClockMap, view: DemoView) -> None:
         """All trades settle by the end of the tape; those that did not in time are named."""
@@ -275,15 +284,26 @@ class Demo:
             web_ui=self._info.web_ui_url,
         )
 
-    def _conclude(self, console: Console, facts: SessionFacts, differences: Differences) -> int:
-        report = build(facts, differences)
-        write_html(report, self._files.report)
-        missing = missing_outcomes(facts)
-        if missing:
-            console.print(f"MISSING: {', '.join(missing)}", markup=False, soft_wrap=True)
-        console.print(f"report: {self._files.report}", highlight=False, soft_wrap=True)
-        print_report(report, console)
-        return 0 if differences.equal and not missing else 1
+
+def conclude(console: Console, facts: SessionFacts, differences: Differences, page: Path) -> int:
+    """Prints and writes the report; 1 on any difference or where an outcome is missing."""
+    report = build(facts, differences)
+    write_html(report, page)
+    missing = missing_outcomes(facts)
+    if missing:
+        console.print(f"MISSING: {', '.join(missing)}", markup=False, soft_wrap=True)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    print_report(report, console)
+    return 0 if differences.equal and not missing else 1
+
+
+def _receipt_line(trade_id: str, flattening: asyncio.Task[FlattenReceipt]) -> str:
+    """What became of a flatten; a refused one is told, the run goes on."""
+    error = flattening.exception()
+    if error is not None:
+        return f"flatten of {trade_id}: {error}"
+    receipt = flattening.result()
+    return f"flatten of {trade_id}: {'flat at the broker' if receipt.done else 'not flat yet'}"
 
 
 async def start_exchange_clock(control: httpx.AsyncClient, speed: Decimal) -> ClockMap:

@@ -17,6 +17,7 @@ from temporalio.common import (
 from temporalio.exceptions import ActivityError, FailureError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.flatten import FlattenInput, flatten_id
     from activities.operations import EngageInput, OperationActivities
     from activities.session import (
         AcceptInput,
@@ -27,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.commands import Urgency
     from domain.control import KillMode, KillScope, KillScopeKind
-    from domain.facts import FactEnvelope, FlattenRequested, KillEngaged
+    from domain.facts import FactEnvelope, KillEngaged
     from domain.ids import trade_workflow_id
     from domain.messages import OperatorSignal, TradeInput, TradeResult
     from domain.session import (
@@ -118,16 +119,28 @@ class SessionWorkflow:
 
     @workflow.signal
     async def flatten(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
-        """Kill of the account in mode flatten, and every open trade of the session goes out."""
+        """Kill of the account in mode flatten; a Flatten workflow gives the receipt."""
         command_id = self._command_id(signal, "flatten")
         await self._kill(KillMode.FLATTEN, signal, command_id)
-        fact = FlattenRequested(
-            at=workflow.now(),
-            command_id=command_id,
-            by=signal.by,
-            reason=signal.reason or "session flatten",
-        )
-        await self._tell_trades(FactEnvelope.of(fact, sender="session"))
+        account = self._spec.account
+        scope = KillScope(kind=KillScopeKind.ACCOUNT, value=account)
+        try:
+            await workflow.start_child_workflow(
+                "Flatten",
+                FlattenInput(
+                    command_id=command_id,
+                    account=account,
+                    scope=scope,
+                    by=signal.by,
+                    reason=signal.reason or "session flatten",
+                ),
+                id=flatten_id(command_id, scope, account),
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                task_timeout=life.TASK_TIMEOUT,
+                static_summary=f"flatten {scope.text} by {signal.by}",
+            )
+        except WorkflowAlreadyStartedError:
+            workflow.logger.info("flatten %s runs already", command_id)
 
     @workflow.query
     def status(self) -> SessionStatus:
