@@ -24,7 +24,13 @@ from domain.order import TRANSITIONS, OrderEvent, OrderState
 from domain.signal import StrategyContext, plan_of
 from domain.trade_state import FINAL_STAGES, Stage, TradeState
 from domain.validation import PlanContext, check_plan
-from settings import load_settings
+from settings import (
+    ObservabilitySection,
+    SafetySection,
+    TemporalSection,
+    TradeSection,
+    load_settings,
+)
 from simulator.config import ExchangeConfig
 from strategies.registry import StrategyProcess
 from tests.architecture_rules import LEFTOVERS, MACHINE_PATHS
@@ -235,6 +241,19 @@ def test_the_plan_of_the_first_steps_is_a_valid_plan() -> None:
     plan = check_plan(body.encode(), context)
     exchange = ExchangeConfig.from_json(ROOT / "docs" / "examples" / "exchange.json")
     assert plan.instrument in [listing.instrument for listing in exchange.listings]
+
+
+def test_settings_without_effect_are_named_in_the_readme() -> None:
+    """A key that nobody reads must not look as if it did something."""
+    roots = [ROOT / "worker.py", ROOT / "wiring.py", *(ROOT / "cli").glob("*.py")]
+    code = "\n".join(path.read_text() for path in roots)
+    sections = (SafetySection, TemporalSection, TradeSection, ObservabilitySection)
+    keys = {key for section in sections for key in section.model_fields}
+    unread = {key for key in keys if not re.search(rf"\.{key}\b", code)}
+    readme = (ROOT / "README.md").read_text()
+    entry = re.search(r"- Settings that are read and checked but.*?\n- ", readme, re.DOTALL)
+    named = set(re.findall(r"`(\w+)`", entry.group())) if entry is not None else set()
+    assert named == unread, "README, known limits: name exactly the settings without effect"
 
 
 def test_decisions_are_numbered_without_a_gap_and_say_what_binds() -> None:
