@@ -31,6 +31,7 @@ from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
+from activities.reconcile import ReconcileActivities
 from activities.risk import RiskActivities
 from activities.services import Services
 from activities.session import SessionActivities
@@ -55,11 +56,12 @@ from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
 from wiring import broker_of, config_hash, copy_journal
 from workflows.flatten import FlattenWorkflow
+from workflows.reconcile import ReconcileWorkflow
 from workflows.session import SessionWorkflow
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
-WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow, FlattenWorkflow)
+WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow, FlattenWorkflow, ReconcileWorkflow)
 
 
 def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
@@ -118,6 +120,12 @@ def trade_worker(
     )
 
 
+# Steps of the order lane at once. What waits must wait in the server's queue, where priorities
+# count and a timed-out entry is known to be unsent; 50 entries taken at once ran out of time
+# inside the process. Fewer than the connections to the broker.
+LANE_SLOTS = 16
+
+
 def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0) -> Worker:
     """The order lane of one account. Unversioned: build and config hash go with every order."""
     orders, reads, risk = (
@@ -142,6 +150,7 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
             flatten.tell_flatten,
             flatten.take_over_legs,
         ],
+        max_concurrent_activities=LANE_SLOTS,
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
 
@@ -326,11 +335,15 @@ def _stop_on_signals() -> asyncio.Event:
 
 def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) -> Worker:
     """Fill stream and exit watch of one account, on slots of their own. Unversioned."""
-    streams = StreamActivities(services, client)
+    streams, reconcile = StreamActivities(services, client), ReconcileActivities(services, client)
     return Worker(
         client,
         task_queue=stream_queue(services.account),
-        activities=[streams.run_fill_stream, streams.run_exit_watch],
+        activities=[
+            streams.run_fill_stream,
+            streams.run_exit_watch,
+            reconcile.reconcile_account,
+        ],
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
 
