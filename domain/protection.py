@@ -23,7 +23,7 @@ from domain.order import (
     Side,
     TimeInForce,
 )
-from domain.plan import PlanLeg, RatchetKind, RatchetStep
+from domain.plan import ExitRule, PlanLeg, RatchetKind, RatchetStep, RuleKind
 from domain.trade_state import Role, TradeState
 
 EXIT_COLLAR_MULTIPLES = (1, 2, 4)
@@ -88,6 +88,32 @@ def desired_exits(state: TradeState) -> tuple[DesiredExit, ...]:
             DesiredExit(tranche=tranche, quantity=quantity, target_price=target, stop_price=stop)
         )
     return tuple(exits)
+
+
+def watched_rules(state: TradeState) -> tuple[ExitRule, ...]:
+    """Rules for the exit watch: the plan's, and its stop and target where no order may rest.
+
+    Options and combos rest no exits (architecture §6). Their first target takes the whole
+    position: the watch knows no tranches.
+    """
+    rules = state.plan.rules
+    average = ts.average_price(state, Role.ENTRY)
+    if layout(state) is not Layout.WATCHED or average is None:
+        return rules
+    per_point = abs(ts.held_units(state)) * state.plan.multiplier * state.plan.side.sign
+    wanted: list[tuple[str, RuleKind, Decimal]] = []
+    if state.stop_price is not None:
+        wanted.append(("stop", RuleKind.LOSS_AMOUNT, (average - state.stop_price) * per_point))
+    target = ts.target_price(state, 0)
+    if target is not None:
+        wanted.append(("target", RuleKind.PROFIT_AMOUNT, (target - average) * per_point))
+    known = [rule.rule_id for rule in rules]
+    made = tuple(
+        ExitRule(rule_id=name, kind=kind, threshold=money)
+        for name, kind, money in wanted
+        if money > 0 and name not in known
+    )
+    return (*rules, *made)
 
 
 def ratcheted_stop(state: TradeState) -> Decimal | None:

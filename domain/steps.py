@@ -38,6 +38,7 @@ from domain.protection import (
     leg_exit_bodies,
     reducing_exit_body,
     stop_limit_price,
+    watched_rules,
 )
 from domain.trade_state import OrderRecord, Role, TradeState
 from domain.walk import entry_step, walk_deadlines
@@ -594,15 +595,16 @@ def _protect(state: TradeState, now: datetime, busy: Collection[str]) -> _Step:
 
 
 def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[Command, ...]]:
-    """The exit watch row of this position epoch, if the plan has rules."""
-    if not state.plan.rules or state.watched_epoch == state.position_epoch or "watch" in busy:
+    """The exit watch row of this position epoch, if there is a rule to watch."""
+    if state.watched_epoch == state.position_epoch or "watch" in busy:
         return state, ()
+    rules = watched_rules(state)
     average = ts.average_price(state, Role.ENTRY)
-    if average is None or state.first_fill_at is None:
+    if not rules or average is None or state.first_fill_at is None:
         return state, ()
     command = WatchExits(
         position_epoch=state.position_epoch,
-        rules=state.plan.rules,
+        rules=rules,
         side=state.plan.side,
         units=ts.held_units(state),
         average_entry=average,
