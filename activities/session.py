@@ -41,6 +41,8 @@ class StrategyHost(Protocol):
 
     name: str
 
+    def load(self) -> object: ...
+
     def decide(self, bars: Sequence[Bar], context: StrategyContext) -> Decision: ...
 
     def close(self) -> None: ...
@@ -110,6 +112,8 @@ class SessionActivities:
         """
         spec = input.spec
         feed = await self._feed(spec)
+        for name in spec.strategies:
+            await self._host(spec, name)
         symbols = [instrument.symbol for instrument in spec.universe]
         page = await feed.bars(symbols, input.cursor, input.market_now)
         bars = _whole_instants(page.bars)
@@ -184,14 +188,21 @@ class SessionActivities:
             self._feeds.setdefault(spec.name, feed)
         return self._feeds[spec.name]
 
-    async def _ask(
-        self, spec: SessionSpec, name: str, bar: Bar, history: Sequence[Bar]
-    ) -> Decision:
-        instrument = next(i for i in spec.universe if i.symbol == bar.symbol)
+    async def _host(self, spec: SessionSpec, name: str) -> StrategyHost:
+        """The strategy's process, started before its first bar: loading takes a second or two."""
         async with self._asking:
             host = self._hosts.get((spec.name, name))
             if host is None:
                 host = self._hosts.setdefault((spec.name, name), self._open_strategy(name))
+                await asyncio.to_thread(host.load)
+        return host
+
+    async def _ask(
+        self, spec: SessionSpec, name: str, bar: Bar, history: Sequence[Bar]
+    ) -> Decision:
+        instrument = next(i for i in spec.universe if i.symbol == bar.symbol)
+        host = await self._host(spec, name)
+        async with self._asking:
             context = StrategyContext(
                 session=spec.name,
                 strategy=host.name,

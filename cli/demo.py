@@ -27,7 +27,7 @@ from activities.flatten import FlattenReceipt
 from activities.services import StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.port import Broker
-from cli.context import Target
+from cli.context import EXIT_BAD_INPUT, Target
 from cli.demo_stack import (
     DemoFiles,
     default_data_dir,
@@ -43,6 +43,7 @@ from deploy.local.stack import stack_environment
 from deploy.local.supervisor import Supervisor
 from domain.clock import ClockMap
 from domain.control import ApiBreakerState, KillScope, KillScopeKind
+from domain.errors import BadInput
 from domain.ids import (
     TRADE_QUEUE,
     session_workflow_id,
@@ -70,6 +71,7 @@ FLATTEN_TRIES_MAX = 6
 FLATTEN_WAIT_S = 20.0
 # After the tape's end: trades settle, the last fees and fills are booked.
 CLOSING_TIMEOUT_S = 30.0
+EXIT_INTERRUPTED = 130
 
 
 class Demo:
@@ -185,7 +187,7 @@ class Demo:
         taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
         return Progress(
             market_time=now,
-            share=(now - self._tape.begin) / (self._tape.end - self._tape.begin),
+            share=max(0.0, (now - self._tape.begin) / (self._tape.end - self._tape.begin)),
             trades=await ledger.list_trades(session=self._session),
             signals=len(taken),
             fills=len(await ledger.fills_of_account(self._account)),
@@ -334,10 +336,14 @@ def run_demo(
     # A real account's keys and switches in the caller's shell have no business here.
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
         del os.environ[name]
-    files = DemoFiles.fresh(data_dir or default_data_dir())
-    console.print("preparing the tape", highlight=False)
-    tape = prepare_tape(files, tapes)
-    settings = load_settings(config)
+    try:
+        files = DemoFiles.fresh(data_dir or default_data_dir())
+        console.print("preparing the tape", highlight=False)
+        tape = prepare_tape(files, tapes)
+        settings = load_settings(config)
+    except BadInput as error:
+        console.print(error.text, markup=False, highlight=False, soft_wrap=True)
+        return EXIT_BAD_INPUT
     supervisor = Supervisor(demo_stack(files, settings, lambda line: console.print(line)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.print("starting PostgreSQL, Temporal, the simulated exchange and a worker")
@@ -349,7 +355,7 @@ def run_demo(
                 supervisor.run_forever()
     except KeyboardInterrupt:
         console.print("stopped")
-        return 130
+        return EXIT_INTERRUPTED
     return code
 
 

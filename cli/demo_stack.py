@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from deploy.local.supervisor import StackConfig
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.versions import set_current_version
+from domain.errors import BadInput
 from domain.instrument import InstrumentKind
 from marketdata.calendars import ALWAYS_OPEN
 from marketdata.session_tape import SessionTape, prepare_demo, prepare_files
@@ -29,6 +31,8 @@ from observability.build import build_id, repository_root
 from settings import Settings
 
 START_CASH = Decimal(100_000)
+# Market time before the opening: session, strategy and streams are awake when the bell rings.
+BEFORE_OPEN = timedelta(minutes=15)
 FEE_PER_UNIT = "0.01"
 OPTION_FEE_PER_UNIT = "0.65"
 CRYPTO_FEE_RATE = "0.0025"
@@ -59,7 +63,7 @@ class DemoFiles:
         """An empty data directory; a stack that an earlier run left up there is stopped first.
 
         Raises:
-            ValueError: the directory holds something that no run of ours made.
+            BadInput: DATA_DIR_FOREIGN: the directory holds what no run of ours made.
         """
         data_dir = data_dir.resolve()
         if status(data_dir).info is not None:
@@ -67,7 +71,7 @@ class DemoFiles:
         marker = data_dir / ".holdfast-demo"
         if data_dir.exists():
             if not marker.exists() and any(data_dir.iterdir()):
-                raise ValueError(f"{data_dir} was not made by a demo run; give an empty directory")
+                raise BadInput("DATA_DIR_FOREIGN", "data", data_dir, "an empty or new directory")
             shutil.rmtree(data_dir)
         data_dir.mkdir(parents=True)
         marker.touch()
@@ -104,7 +108,7 @@ def exchange_config(tape: SessionTape) -> dict[str, Any]:
         "calendar": {"always_open": True} if around_the_clock else {"sessions": sessions},
         "keys": [SIMULATOR_KEY],
         "cash": str(START_CASH),
-        "start": tape.begin.isoformat(),
+        "start": (tape.begin - BEFORE_OPEN).isoformat(),
     }
 
 

@@ -33,7 +33,8 @@ LOOKBACK = 5
 COOL_DOWN = 6
 QUIET_BEFORE_CLOSE = timedelta(minutes=35)
 FLAT_BEFORE_CLOSE = timedelta(minutes=4)
-SIGNAL_AGE_S_MAX = Decimal(300)
+# Late in market time: at demo speed 900 s are 6 s of wall time on a busy machine.
+SIGNAL_AGE_S_MAX = Decimal(900)
 WALK_INTERVAL_S = Decimal(60)
 PARTIAL_WAIT_S = Decimal("0.5")  # wall time: what is held stands unprotected for so long
 
