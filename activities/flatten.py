@@ -117,6 +117,10 @@ class FlattenActivities:
             orders = await services.broker.open_orders()
             held = {p.symbol: p.quantity for p in await services.broker.positions()}
             trades = await self._trades(step)
+            for trade in trades:
+                if await self._misses_executions(trade):
+                    fault = f"EXECUTIONS_MISSING {trade.trade_id}"
+                    return FlattenLook(complete=False, trade_ids=step.trade_ids, fault=fault)
             lines = await self._lines(step, trades, clock, held)
         except HoldfastError as error:
             return FlattenLook(complete=False, trade_ids=step.trade_ids, fault=error.code)
@@ -139,6 +143,19 @@ class FlattenActivities:
                 if trade is not None:
                     found[trade_id] = trade
         return list(found.values())
+
+    async def _misses_executions(self, trade: TradeRecord) -> bool:
+        """True while an order shows more filled than is booked: what is held is not known then."""
+        orders = await self._services.ledger.orders_of_trade(trade.trade_id)
+        entries = [o.filled_quantity for o in orders if o.intent.key.purpose is Purpose.ENTRY]
+        leg = trade.plan.legs[0]
+        rows = await self._services.ledger.fills_of_trade(trade.trade_id)
+        booked = _sum(
+            row.fill.quantity
+            for row in rows
+            if row.fill.symbol == leg.instrument.symbol and row.fill.side is leg.side
+        )
+        return max(entries, default=ZERO) * leg.ratio > booked
 
     async def _lines(
         self,

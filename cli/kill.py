@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
+from pydantic import AwareDatetime
+
 from activities.flatten import FlattenReceipt
 from activities.gateway import RECEIPT_ACTION, sweeper_lease
 from activities.kill import (
@@ -41,6 +43,7 @@ class KillOutcome(Frozen):
     """What the operator is told. `engaged_in` is `ledger` or `journal`."""
 
     engaged_in: str
+    engaged_at: AwareDatetime
     swept_by: str
     in_flight: tuple[str, ...] = ()
     receipt: KillReceipt
@@ -144,6 +147,7 @@ async def kill_now(
                 )
     return KillOutcome(
         engaged_in=where,
+        engaged_at=kill.engaged_at,
         swept_by=swept_by,
         in_flight=in_flight,
         receipt=receipt,

@@ -1,0 +1,211 @@
+"""The command line: parsing, exit codes, JSON, and a dry run that sends and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from activities.kill import covers_order, is_our_entry
+from cli.control import _reset_account
+from cli.kill import kill_mode, kill_scope
+from cli.output import plain, shown
+from deploy.local.kill_journal import JournalKill, KillJournal
+from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.errors import BadInput
+from domain.ids import IntentKey, Purpose, client_order_id
+from domain.order import BrokerOrderStatus, OrderSnapshot, OrderType, Side
+from ledger.records import OrderOwner
+from starter import app
+
+D = Decimal
+NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Runs a command on a data directory of its own, without anything in the environment."""
+    for name in ("HOLDFAST_LEDGER_DSN", "HOLDFAST_CONFIG", "HOLDFAST_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["--data", str(tmp_path), *arguments])
+        return result.exit_code, result.output
+
+    return call
+
+
+def kill_switch(scope: KillScope, mode: KillMode = KillMode.CANCEL_ENTRIES) -> KillSwitch:
+    return KillSwitch(scope=scope, mode=mode, reason="r", by="ada", command_id="c", engaged_at=NOW)
+
+
+def entry_order(trade_id: str = "t1", purpose: Purpose = Purpose.ENTRY) -> OrderSnapshot:
+    key = IntentKey(trade_id=trade_id, purpose=purpose, sequence=1)
+    return OrderSnapshot(
+        broker_order_id="b1",
+        client_id=client_order_id("d0d0", key, "0" * 8),
+        symbol="ESX",
+        side=Side.BUY,
+        order_type=OrderType.LIMIT,
+        status=BrokerOrderStatus.WORKING,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "SCOPE_INVALID"),
+        ("everything", "SCOPE_INVALID"),
+        ("all:demo", "SCOPE_INVALID"),
+        ("symbol", "SCOPE_INVALID"),
+        ("symbol:", "SCOPE_INVALID"),
+        ("symbol:" + "A" * 65, "SCOPE_INVALID"),
+        ("symbol:A\x1b[0m", "SCOPE_INVALID"),
+        ("account:other", "ACCOUNT_UNKNOWN"),
+        ("trade:../x", "ID_FORMAT"),
+    ],
+)
+def test_bad_scope_is_refused_with_its_code(text: str, code: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        kill_scope(text, "demo")
+    assert refused.value.code == code
+
+
+def test_scopes_and_modes_are_read() -> None:
+    assert kill_scope("all", "demo") == KillScope(kind=KillScopeKind.ALL)
+    assert kill_scope("account:demo", "demo").text == "account:demo"
+    assert kill_scope("symbol:BRK.B", "demo").value == "BRK.B"
+    assert kill_mode("cancel-entries") is KillMode.CANCEL_ENTRIES
+    assert kill_mode("flatten") is KillMode.FLATTEN
+    with pytest.raises(BadInput):
+        kill_mode("stop")
+
+
+def test_reset_is_for_all_or_an_account_only() -> None:
+    assert _reset_account("all", "demo") is None
+    assert _reset_account("account:demo", "demo") == "demo"
+    with pytest.raises(BadInput):
+        _reset_account("symbol:ESX", "demo")
+
+
+def test_bad_command_is_one_line_with_its_code_and_exit_2(
+    run: Callable[..., tuple[int, str]],
+) -> None:
+    code, output = run("kill", "--scope", "nothing", "--mode", "block", "--reason", "x")
+    assert code == 2
+    assert output.startswith("SCOPE_INVALID field=scope")
+    assert output.count("\n") == 1
+
+
+def test_status_without_a_stack_says_so_in_json_and_exits_1(
+    run: Callable[..., tuple[int, str]],
+) -> None:
+    code, output = run("status", "--json")
+    shown_status = json.loads(output)
+    assert code == 1
+    assert shown_status["up"] is False
+    assert shown_status["ledger"].startswith("NO_STACK")
+    assert datetime.fromisoformat(shown_status["at"]).tzinfo is not None
+
+
+def test_listing_without_a_stack_is_refused(run: Callable[..., tuple[int, str]]) -> None:
+    code, output = run("trade", "list", "--json")
+    assert code == 2
+    assert output.startswith("NO_STACK field=data")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "BAD_JSON"),
+        (b"{", "BAD_JSON"),
+        (b'{"trade_id": 1, "trade_id": 2}', "DUPLICATE_KEY"),
+        (b'{"trade_idd": "x"}', "UNKNOWN_FIELD"),
+        (b'{"size": NaN}', "NOT_FINITE"),
+    ],
+)
+def test_bad_plan_file_is_refused_before_anything_is_sent(
+    run: Callable[..., tuple[int, str]], tmp_path: Path, body: bytes, code: str
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(body)
+    exit_code, output = run("trade", "submit", str(plan))
+    assert exit_code == 2
+    assert output.startswith(code)
+
+
+def test_missing_plan_file_is_refused(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, output = run("trade", "submit", str(tmp_path / "none.json"))
+    assert code == 2
+    assert output.startswith("PLAN_FILE")
+
+
+def test_numbers_and_times_leave_exact_and_with_zone() -> None:
+    assert plain({"price": D("100.10"), "at": NOW}) == {
+        "price": "100.10",
+        "at": "2026-03-02T15:00:00+00:00",
+    }
+    assert shown(NOW)[-6] in "+-"
+    assert shown(None) == "-"
+
+
+# --- the kill without a ledger --------------------------------------------------------------------
+
+
+def test_only_our_entries_are_entries() -> None:
+    assert is_our_entry(entry_order(), "d0d0")
+    assert not is_our_entry(entry_order(), "0000")
+    for purpose in (Purpose.STOP, Purpose.TARGET, Purpose.OCO, Purpose.EXIT, Purpose.FLATTEN):
+        assert not is_our_entry(entry_order(purpose=purpose), "d0d0")
+    foreign = entry_order().model_copy(update={"client_id": "by-hand"})
+    assert not is_our_entry(foreign, "d0d0")
+
+
+@pytest.mark.parametrize(
+    ("scope", "covered"),
+    [
+        ("all", True),
+        ("account:demo", True),
+        ("symbol:ESX", True),
+        ("symbol:XYZ", False),
+        ("trade:t1", True),
+        ("trade:t2", False),
+        ("strategy:any", True),
+    ],
+)
+def test_scope_is_told_from_the_order_alone(scope: str, covered: bool) -> None:
+    assert covers_order(kill_scope(scope, "demo"), "demo", entry_order(), None) is covered
+
+
+def test_strategy_is_told_by_its_owner_when_the_ledger_is_there() -> None:
+    owner = OrderOwner(account="demo", strategy="alpha", symbols=("ESX",), trade_id="t1")
+    scope = KillScope(kind=KillScopeKind.STRATEGY, value="beta")
+    assert not covers_order(scope, "demo", entry_order(), owner)
+
+
+def test_kill_journal_keeps_order_and_blocks_until_it_is_put_aside(tmp_path: Path) -> None:
+    journal = KillJournal(tmp_path)
+    assert not journal.is_pending()
+    first = JournalKill(account=None, kill=kill_switch(KillScope(kind=KillScopeKind.ALL)))
+    second = first.model_copy(update={"account": "demo"})
+    journal.append(first)
+    journal.append(second)
+    assert journal.is_pending()
+    assert journal.pending() == (first, second)
+    journal.put_aside(1)
+    assert journal.pending() == (second,)
+    journal.put_aside(1)
+    assert not journal.is_pending()
+
+
+def test_kill_journal_line_that_cannot_be_read_stays_in_the_way(tmp_path: Path) -> None:
+    journal = KillJournal(tmp_path)
+    journal.path.write_text("{half a line\n")
+    assert journal.is_pending()
+    with pytest.raises(ValueError, match="could not be read"):
+        journal.pending()

@@ -1,0 +1,154 @@
+"""Flatten on real parts: closes, says PENDING where it cannot, never done too early (K2, K3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from temporalio.client import Client, WorkflowHandle
+
+from activities.emergency import DirectFlatten, held_by_us
+from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
+from domain.control import KillScope, KillScopeKind
+from ledger.repository import Ledger
+from tests.rig import Rig, running_rig
+from tests.workflow.test_trade_thread import plan_of
+from workflows.flatten import FlattenWorkflow
+
+D = Decimal
+
+
+@pytest.fixture
+async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
+    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
+        made.quote("ESX", "99.75", "100.25")
+        yield made
+
+
+async def start_flatten(
+    rig: Rig, command_id: str = ""
+) -> WorkflowHandle[FlattenWorkflow, FlattenReceipt]:
+    """Everything of the account; the command id is the account's own."""
+    scope = KillScope(kind=KillScopeKind.ACCOUNT, value=rig.services.account)
+    command = command_id or f"flat-{rig.services.account}"
+    given = FlattenInput(
+        command_id=command, account=rig.services.account, scope=scope, by="ada", reason="test"
+    )
+    return await rig.client.start_workflow(
+        FlattenWorkflow.run,
+        given,
+        id=flatten_id(command, scope, rig.services.account),
+        task_queue=rig.queue,
+    )
+
+
+def stop_rests(rig: Rig) -> bool:
+    return any(order.stop_price is not None for order in rig.exchange.open_orders)
+
+
+def position(rig: Rig) -> Decimal:
+    """What the exchange says is held."""
+    rows = rig.journal("position")
+    return D(str(rows[-1]["quantity"])) if rows else D(0)
+
+
+async def test_flatten_closes_the_position_and_the_receipt_says_so(rig: Rig) -> None:
+    trade = await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    receipt = await (await start_flatten(rig)).result()
+    result = await trade.result()
+    assert result.exit_reason == "flatten"
+    assert rig.exchange.open_orders == []
+    assert position(rig) == 0
+    assert receipt.done
+    [line] = receipt.lines
+    assert (line.found, line.filled, line.left, line.why) == (D(10), D(10), D(0), "")
+
+
+async def test_flatten_in_a_halt_is_pending_and_the_stop_stays(rig: Rig) -> None:
+    await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    rig.exchange.halt("ESX")
+    handle = await start_flatten(rig)
+    receipt = await until_pending(rig, handle, "HALTED")
+    assert not receipt.done
+    assert stop_rests(rig)
+    assert position(rig) == D(10)
+    rig.exchange.resume("ESX")
+    rig.quote("ESX", "99.75", "100.25")
+    done = await handle.result()
+    assert done.done
+    assert position(rig) == 0
+
+
+async def until_pending(
+    rig: Rig, handle: WorkflowHandle[FlattenWorkflow, FlattenReceipt], reason: str
+) -> FlattenReceipt:
+    """The first receipt that gives the reason; the wait has the rig's deadline."""
+    seen: list[FlattenReceipt] = []
+
+    async def look() -> None:
+        while not seen or reason not in seen[-1].pending:
+            seen.append(await handle.query(FlattenWorkflow.receipt))
+
+    async with asyncio.timeout(20):
+        await look()
+    return seen[-1]
+
+
+async def test_same_command_is_one_execution(rig: Rig) -> None:
+    await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    first = await start_flatten(rig)
+    receipt = await first.result()
+    exits = [row for row in rig.journal("accepted") if row["side"] == "sell"]
+    assert receipt.done
+    again = await start_flatten(rig)
+    assert (await again.result()).done
+    assert [row for row in rig.journal("accepted") if row["side"] == "sell"] == exits
+
+
+async def test_direct_flatten_without_ledger_closes_only_what_is_ours(rig: Rig) -> None:
+    """The way out with every server away: broker lists alone, derived ids (K8)."""
+    await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    held, foreign = await held_by_us(rig.broker, rig.services.installation)
+    assert [(leg.symbol, leg.quantity) for leg in held] == [("ESX", D(10))]
+    assert foreign == ()
+    strangers, unknown = await held_by_us(rig.broker, "0000")
+    assert strangers == ()
+    assert unknown == ("ESX",)
+    direct = DirectFlatten(
+        rig.broker,
+        rig.services.installation,
+        "emergency-1",
+        ledger=None,
+        collar_fraction=D("0.02"),
+        now=lambda: datetime.now(UTC),
+    )
+    [line] = await direct.run(held)
+    assert line.is_flat
+    assert (line.found, line.filled, line.left) == (D(10), D(10), D(0))
+    assert position(rig) == 0
+
+
+async def test_direct_flatten_in_a_halt_releases_nothing(rig: Rig) -> None:
+    await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    held, _ = await held_by_us(rig.broker, rig.services.installation)
+    rig.exchange.halt("ESX")
+    direct = DirectFlatten(
+        rig.broker,
+        rig.services.installation,
+        "emergency-2",
+        ledger=None,
+        collar_fraction=D("0.02"),
+        now=lambda: datetime.now(UTC),
+    )
+    [line] = await direct.run(held)
+    assert line.why == "PENDING HALTED"
+    assert line.left == D(10)
+    assert stop_rests(rig)
