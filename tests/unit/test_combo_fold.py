@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from domain import trade_state as ts
 from domain.commands import (
@@ -40,7 +43,17 @@ from domain.facts import (
 )
 from domain.instrument import Instrument, InstrumentKind, OptionRight
 from domain.order import Fill, OpenClose, OrderClass, OrderState, OrderType, Side
-from domain.plan import ExitRule, FixedSize, PlanLeg, RuleKind, TradePlan, WalkPlan
+from domain.plan import (
+    ExitRule,
+    FixedSize,
+    PlanLeg,
+    PlanPrice,
+    RuleKind,
+    StopPlan,
+    TargetPlan,
+    TradePlan,
+    WalkPlan,
+)
 from domain.trade_state import Role, Stage
 from tests.unit.toy_broker import START, Trade
 from tests.unit.toy_combo_broker import ComboOrder, ToyComboBroker
@@ -531,6 +544,43 @@ def test_legs_on_both_sides_of_zero_are_no_flipped_structure() -> None:
     assert not ts.is_flat(trade.state)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**9), condor=st.booleans(), size=st.sampled_from([0, 1, 100]))
+def test_any_order_of_leg_fills_ends_flat_without_an_uncovered_sale(
+    seed: int, condor: bool, size: int
+) -> None:
+    """GT7, I1, I3: legs fill alone, in bursts, at any moment of the walk and of the exit."""
+    rng = random.Random(seed)
+    trade = start(CONDOR, first="-5.40", worst="-5.20") if condor else start()
+    trade.rng = rng
+    trade.broker.size = D(size)
+    for _ in range(20):
+        trade.pass_time(rng.choice([0.5, 1.5, 4.0]))
+        live = [o for o in trade.broker.orders if o.live and not o.is_single]
+        if live and rng.random() < 0.5:
+            order = rng.choice(live)
+            leg = rng.choice(order.legs)
+            rest = leg.quantity - leg.filled
+            if rest > 0:
+                trade.broker.fill_leg(leg, D(rng.randint(1, int(rest))))
+                trade.broker._settle(order)
+    trade.broker.size = D(100)
+    trade.broker.match()
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="end"))
+    trade.pass_time(240)
+    assert trade.broker.is_flat
+    assert ts.stage(trade.state) in (Stage.CLOSED, Stage.NOT_FILLED)
+    assert "UNCOVERED" not in [o.reject_code for o in trade.state.orders]
+    bought = [f for f in trade.broker.fills if f.broker_order_id.split(".")[0] in _entries(trade)]
+    for leg_ in trade.state.plan.legs:
+        filled = sum(f.quantity for f in bought if f.symbol == leg_.instrument.symbol)
+        assert filled <= 3 * leg_.ratio, "I15: more than approved"
+
+
+def _entries(trade: ComboTrade) -> list[str]:
+    return [o.broker_id for o in trade.broker.orders if o.intent.increasing]
+
+
 # --- single options -------------------------------------------------------------------------------
 
 
@@ -556,3 +606,28 @@ def test_single_option_rests_no_stop_and_leaves_by_a_plain_order() -> None:
     assert body.limit_price == D("11.76")
     assert trade.broker.is_flat
     assert ts.exit_reason(trade.state) == "cut"
+
+
+def test_stop_and_target_of_an_option_are_watched_where_no_order_may_rest() -> None:
+    single = (PlanLeg(instrument=LONG, side=Side.BUY),)
+    trade = start(
+        single,
+        first="12.20",
+        worst="12.20",
+        max_loss=None,
+        stop=StopPlan(price=PlanPrice(offset=D(-4))),
+        targets=(TargetPlan(price=PlanPrice(offset=D(6)), fraction=D(1)),),
+    )
+    trade.pass_time(5)
+    [watch] = [c for c in trade.commands if isinstance(c, WatchExits)]
+    # 3 contracts x 100: 4.00 below the entry is 1,200 lost, 6.00 above it 1,800 won.
+    assert [(r.rule_id, r.kind, r.threshold) for r in watch.rules] == [
+        ("stop", RuleKind.LOSS_AMOUNT, D(1200)),
+        ("target", RuleKind.PROFIT_AMOUNT, D(1800)),
+    ]
+    assert ts.protection(trade.state) is ts.Protection.MONITORED
+    assert not trade.exits()
+    trade.tell(ExitTriggered(at=trade.now, rule_id="stop", position_epoch=1))
+    trade.pass_time(5)
+    assert trade.broker.is_flat
+    assert ts.exit_reason(trade.state) == "stop"

@@ -181,9 +181,14 @@ class ToyComboBroker:
         for order in list(self.orders):
             rest = order.quantity - order.filled
             if order.live and rest > 0 and self._is_marketable(order):
+                aims = []
                 for leg in order.legs:
                     ratio = leg.quantity / order.quantity
-                    self.fill_leg(leg, min(rest, self.size) * ratio)
+                    wanted = (order.filled + min(rest, self.size)) * ratio - leg.filled
+                    aims.append((leg, wanted))
+                for leg, wanted in aims:
+                    if wanted > 0:
+                        self.fill_leg(leg, wanted)
                 self._settle(order)
 
     def _is_marketable(self, order: ComboOrder) -> bool:
