@@ -1,0 +1,54 @@
+"""`python -m tests.bench [trade] [recovery] [kill]`: the goals of speed and size, measured.
+
+Ratios within one run on real parts; nothing here is a test with a time limit. Exit code 0 says
+that it ran, not that every goal was met: the lines say `met` or `MISSED`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from tests.bench.figures import context_lines
+from tests.bench.kill_latency import measure_kill
+from tests.bench.recovery import measure_recovery
+from tests.bench.servers import Servers, running_servers
+from tests.bench.trade_cost import measure_trade_cost
+
+PARTS: dict[str, tuple[str, Callable[[Servers], Awaitable[list[str]]]]] = {
+    "trade": ("standard trade against a bare workflow", measure_trade_cost),
+    "recovery": ("SIGKILL of the only worker with 50 open trades", measure_recovery),
+    "kill": ("kill while 50 trades walk", measure_kill),
+}
+
+
+async def main(names: list[str]) -> int:
+    """Measures the named parts, all of them without names; each on servers of its own."""
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.stderr.write(f"part was {unknown[0]}, allowed: {' '.join(PARTS)}\n")
+        return 2
+    # A kill refuses sends by the dozen, and each says so in the log.
+    logging.disable(logging.CRITICAL)
+    print(f"make bench · {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    for line in context_lines():
+        print(f"  {line}")
+    failed = False
+    for name in names or PARTS:
+        title, measure = PARTS[name]
+        print(f"\n{name}: {title}", flush=True)
+        try:
+            async with running_servers() as servers:
+                lines = await measure(servers)
+        except AssertionError as error:
+            failed, lines = True, [f"NOT MEASURED: {error}"]
+        for line in lines:
+            print(f"  {line}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))
