@@ -149,9 +149,14 @@ class StreamBooker:
         services, news = self._services, 0
         intents = await services.ledger.open_orders(services.account)
         children = await services.ledger.open_children(services.account)
+        known = {r.broker_order_id: r.snapshot for r in intents if r.broker_order_id is not None}
+        known |= {child.broker_order_id: child.snapshot for child in children}
         listed = await services.broker.open_orders()
         for order in listed:
-            news += await self.book_order(order)
+            # Children first: the parent's snapshot would book them without telling anybody.
+            for each in (*order.legs, order):
+                if not _is_same(known.get(each.broker_order_id), each):
+                    news += await self.book_order(each)
         shown = {o.broker_order_id for o in listed}
         shown |= {leg.broker_order_id for o in listed for leg in o.legs}
         for broker_order_id in self._gone(intents, children, shown)[:VANISHED_READS_MAX]:
@@ -187,6 +192,15 @@ class StreamBooker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_same(known: OrderSnapshot | None, shown: OrderSnapshot) -> bool:
+    """True if the ledger has all of this; a pass over quiet orders then costs no transaction."""
+    return known is not None and (
+        (known.status, known.filled_quantity, known.quantity)
+        == (shown.status, shown.filled_quantity, shown.quantity)
+        and (known.limit_price, known.stop_price) == (shown.limit_price, shown.stop_price)
+    )
 
 
 def told_keys(facts: tuple[Fact, ...]) -> list[str]:

@@ -147,10 +147,9 @@ def _stuck(look: Look) -> Iterator[Discrepancy]:
 def _positions(look: Look) -> Iterator[Discrepancy]:
     """I20: per symbol, trades plus EXTERNAL equal the broker."""
     held = {position.symbol: position.quantity for position in look.positions}
-    owned = {
-        symbol: [row for row in look.owned if row.symbol == symbol]
-        for symbol in {row.symbol for row in look.owned}
-    }
+    owned: dict[str, list[OwnedQuantity]] = {}
+    for row in look.owned:
+        owned.setdefault(row.symbol, []).append(row)
     wants_any = any(total(row.quantity for row in rows) != 0 for rows in owned.values())
     if not any(held.values()) and wants_any and not look.account_is_flat:
         yield Discrepancy(

@@ -10,6 +10,7 @@ import pytest
 from temporalio.client import Client
 
 from activities.restore import Restorer, restore_lost
+from domain.messages import TradeResult
 from ledger.repository import Ledger
 from tests.rig import Rig, running_rig
 from tests.workflow.test_trade_thread import plan_of
@@ -41,7 +42,7 @@ async def test_fill_after_the_end_reopens_the_trade_behind_its_stop(rig: Rig) ->
     rig.exchange.advance_to(rig.exchange.now + timedelta(seconds=6))
 
     await rig.until(lambda: is_protected(rig), "reopened and protected")
-    reopened = rig.client.get_workflow_handle_for(TradeWorkflow.run, handle.id)
+    reopened = rig.client.get_workflow_handle(handle.id, result_type=TradeResult)
     status = await reopened.query(TradeWorkflow.status)
     assert status.held == 10
     row = await rig.ledger.trade(plan.trade_id)
@@ -66,7 +67,7 @@ async def test_trade_lost_with_the_temporal_store_is_restored_and_ends_as_planne
     assert started == (plan_of(rig).trade_id,)
     assert again == ()
     rig.quote("ESX", "103.50", "103.75")
-    restored = rig.client.get_workflow_handle_for(TradeWorkflow.run, handle.id)
+    restored = rig.client.get_workflow_handle(handle.id, result_type=TradeResult)
     assert (await restored.result()).exit_reason == "target"
     assert len(rig.journal("accepted")) == accepted, "nothing was sent twice"
     assert rig.exchange.holdings() == []
