@@ -146,7 +146,8 @@ async def check_books(rig: Rig, result: TradeResult) -> None:
     trade_id = result.trade_id
     fills = await rig.ledger.fills_of_trade(trade_id)
     journal = rig.journal("fill")
-    assert {f.fill.execution_id for f in fills} == {row["execution_id"] for row in journal}
+    told = {f"{row['order_id']}:{row['cumulative']}" for row in journal}
+    assert {record.fill.fill_key for record in fills} == told
     assert result.realised is not None
     await book_executions(rig.services)
     booked = await rig.ledger.fees(rig.services.account)
