@@ -18,11 +18,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
+from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
@@ -33,16 +36,20 @@ from activities.orders import OrderActivities
 from activities.reads import ReadActivities
 from activities.reconcile import ReconcileActivities
 from activities.risk import RiskActivities
-from activities.services import Services
+from activities.services import Services, wall_now
 from activities.session import SessionActivities
 from activities.streams import StreamActivities
 from activities.trades import TradeActivities
 from brokers.alpaca.config import AlpacaMode
+from brokers.guarded import GuardedBroker
+from brokers.port import Broker
 from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import read_run_file
 from deploy.local.stack import READY_FILE_VARIABLE, stack_environment
+from domain.control import ApiBreakerState
 from domain.errors import BadInput, HoldfastError
 from domain.ids import TRADE_QUEUE, order_queue, stream_queue
+from domain.risk.breakers import ApiBreaker
 from domain.session import SessionSpec
 from ledger.repository import Ledger
 from marketdata.feed import TapeFeed
@@ -51,7 +58,9 @@ from marketdata.port import MarketDataFeed
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
+from observability.metrics import temporal_runtime
 from observability.plugin import holdfast_plugin
+from observability.tracing import file_exporter, tracing_interceptor
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
 from wiring import broker_of, config_hash, copy_journal
@@ -215,7 +224,8 @@ async def run_process(options: argparse.Namespace) -> int:
         if options.role in ("gateway", "all"):
             # Before Temporal: a kill must work while the server is away (K8).
             sweeper = await start_sweeper(settings, services, stack, journal)
-        client = await _connect_temporal(settings, stopped)
+        watched_by = _watched_by(options.role, settings, stack)
+        client = await _connect_temporal(settings, stopped, watched_by)
         if client is None:
             return 0
         if sweeper is not None:
@@ -259,7 +269,7 @@ async def build_services(
     await ledger.ensure_account(account.name, venue, account.currency)
     if journal is not None:
         await copy_journal(ledger, journal)
-    broker = broker_of(settings)
+    broker = await _guarded(broker_of(settings), ledger, venue)
     stack.push_async_callback(broker.aclose)
     blocked = "a kill waits in the local journal"
     return Services(
@@ -275,9 +285,25 @@ async def build_services(
         live=settings.broker.mode is AlpacaMode.LIVE,
         request_timeout_s=settings.broker.request_timeout_s,
         settle_window_s=settings.trade.settle_window_s,
+        disallow_market_orders=settings.safety.disallow_market_orders,
         failpoint=parse_failpoints(os.environ).hit,
         entry_blocked=lambda: blocked if journal is not None and journal.is_pending() else "",
     )
+
+
+async def _guarded(broker: Broker, ledger: Ledger, venue: str) -> GuardedBroker:
+    """The adapter behind the API breaker, which goes on from what the ledger remembers."""
+
+    async def on_change(state: ApiBreakerState, failures: int) -> None:
+        try:
+            await ledger.set_api_breaker(venue, state, failures)
+        except HoldfastError as error:
+            logging.getLogger(__name__).warning("API breaker %s not stored: %s", state, error.code)
+
+    before = await ledger.api_breaker(venue)
+    open_now = ApiBreaker(state=ApiBreakerState.OPEN, opened_at=wall_now())
+    was_closed = before.state is ApiBreakerState.CLOSED
+    return GuardedBroker(broker, on_change, wall_now, None if was_closed else open_now)
 
 
 async def start_sweeper(
@@ -302,7 +328,29 @@ async def start_sweeper(
     return sweeper
 
 
-async def _connect_temporal(settings: Settings, stopped: asyncio.Event) -> Client | None:
+@dataclass(frozen=True)
+class Watched:
+    """What looks on: the runtime that may serve metrics, and tracing if it is asked for."""
+
+    runtime: Runtime
+    interceptors: tuple[TracingInterceptor, ...] = ()
+
+
+def _watched_by(role: str, settings: Settings, stack: AsyncExitStack) -> Watched:
+    """Metrics and traces as the settings say; spans are flushed at the end of the process."""
+    watched = settings.observability
+    labels = {"role": role, "account": settings.account.name}
+    runtime = temporal_runtime(watched.temporal_metrics_port, labels)
+    if not watched.tracing_file:
+        return Watched(runtime)
+    interceptor, flush = tracing_interceptor(file_exporter(Path(watched.tracing_file)), role=role)
+    stack.callback(flush)
+    return Watched(runtime, (interceptor,))
+
+
+async def _connect_temporal(
+    settings: Settings, stopped: asyncio.Event, watched: Watched
+) -> Client | None:
     """A client as soon as the server answers; None if the process is told to stop before."""
     delay_s = RECONNECT_FIRST_S
     while not stopped.is_set():
@@ -310,7 +358,8 @@ async def _connect_temporal(settings: Settings, stopped: asyncio.Event) -> Clien
             return await Client.connect(
                 settings.temporal.address,
                 namespace=settings.temporal.namespace,
-                plugins=[holdfast_plugin()],
+                plugins=[holdfast_plugin(interceptors=watched.interceptors)],
+                runtime=watched.runtime,
             )
         except (RuntimeError, RPCError) as error:
             logging.getLogger(__name__).warning("Temporal does not answer: %s", error)

@@ -24,10 +24,10 @@ WALKERS = 50
 LATENCY_MAX_MS = 250.0
 STEP_INTERVAL_S = Decimal(4)
 # Longer than a gate may be old plus a send: what is not accepted by then never will be.
-WATCH_S = 0.5
+WATCH_S = 0.4
 # A strategy does not start fifty trades in one instant, and the steps spread over the interval.
 START_GAP_S = 0.2
-WALK_S = (0.3, 0.9)
+WALK_S = (0.2, 0.5)
 
 _COMMITTED = "SELECT pg_xact_commit_timestamp(xmin) FROM kills WHERE command_id = $1"
 _LIFT = "UPDATE kills SET reset_at = clock_timestamp() WHERE reset_at IS NULL"
@@ -51,7 +51,7 @@ async def measure_kill(servers: Servers, kills: int = KILLS) -> list[str]:
         for number in range(WALKERS):
             await rig.start_trade(endless_walk_plan(book, f"w{number}", STEP_INTERVAL_S))
             await asyncio.sleep(START_GAP_S)
-        await until(lambda: len(rig.exchange.open_orders) >= WALKERS, "all trades walk", 120)
+        await until(lambda: len(rig.exchange.open_orders) >= WALKERS, "all trades walk", 300)
         connection = await asyncpg.connect(servers.dsn)
         try:
             began = datetime.now(UTC)

@@ -188,7 +188,7 @@ async def _open_trades(stage: Stage) -> tuple[dict[str, Handle], dict[str, Handl
         plan = resting_plan(stage.book, f"i{number}")
         idle[plan.trade_id] = await _start_trade(stage, plan)
         await asyncio.sleep(START_GAP_S)
-    await until(lambda: _stops(stage) == 3 * IDLE, f"{3 * IDLE} stops rest", 120)
+    await until(lambda: _stops(stage) == 3 * IDLE, f"{3 * IDLE} stops rest", 300)
     walking: dict[str, Handle] = {}
     for number in range(WALKING):
         plan = endless_walk_plan(stage.book, f"w{number}", WALK_INTERVAL_S, WALK_SYMBOL)

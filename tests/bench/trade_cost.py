@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -40,24 +41,35 @@ async def measure_trade_cost(servers: Servers, pairs: int = 12) -> list[str]:
     bares: list[float] = []
     histories: list[History] = []
     bare_events: list[int] = []
+    cpu_s: list[float] = []
+    bare_cpu_s: list[float] = []
     async with (
         running_rig(servers.client, servers.ledger, "bench") as rig,
         running_bare(servers.client) as bare,
     ):
         for number in range(-WARM_UPS, pairs):
+            cpu = [time.process_time()]
             run = await run_standard_trade(rig, f"t{number + WARM_UPS}")
+            cpu.append(time.process_time())
             bare_s = await bare.run(f"b{number + WARM_UPS}", steps)
+            cpu.append(time.process_time())
             # Executions of the trades before stay behind the overlap of the next read.
             rig.server.step_s(10)
             if number < 0:
                 continue
+            cpu_s.append(cpu[1] - cpu[0])
+            bare_cpu_s.append(cpu[2] - cpu[1])
             trades.append(run.seconds)
             bares.append(bare_s)
             histories.append(await read_history(servers.client, run.workflow_id))
             bare_id = f"bench-bare/b{number + WARM_UPS}"
             bare_events.append((await read_history(servers.client, bare_id)).events)
     timers_s = sum(step.timer_s for step in steps)
-    return _lines(trades, bares, histories, bare_events, timers_s)
+    return [
+        *_lines(trades, bares, histories, bare_events, timers_s),
+        f"CPU of this process (workers, stream and exchange): trade "
+        f"{statistics.median(cpu_s):.2f} s, bare {statistics.median(bare_cpu_s):.2f} s",
+    ]
 
 
 def _lines(
@@ -75,6 +87,8 @@ def _lines(
         f"standard trade  {spread(trades, 's')}",
         f"bare workflow   {spread(bares, 's')}",
         verdict("standard trade / bare workflow", ratio, RATIO_MAX),
+        f"fastest of each (least disturbed by other load): {min(trades):.2f} s / "
+        f"{min(bares):.2f} s = {min(trades) / min(bares):.2f}",
         f"both without their {timers_s:g} s of walk intervals: trade "
         f"{statistics.median(busy):.2f} s, bare {statistics.median(bare_busy):.2f} s, ratio "
         f"{statistics.median(busy) / statistics.median(bare_busy):.2f}",
