@@ -104,7 +104,6 @@ class SafetySection(Section):
 
     dry_run: bool = True
     disallow_market_orders: bool = True
-    reset_wait_s: Seconds = 300.0
 
 
 class RestrictedSection(Section):
@@ -134,13 +133,8 @@ class LedgerSection(Section):
 
 
 class TradeSection(Section):
-    """Machine durations of a trade, in wall seconds (architecture §2, §5, §6)."""
+    """How long the broker's own lists may lag behind, in wall seconds (architecture §5)."""
 
-    knowledge_max_age_s: Seconds = 15.0
-    partial_wait_s: Seconds = 2.0
-    protect_unknown_s: Seconds = 3.0
-    triggered_unfilled_s: Seconds = 5.0
-    exit_watch_max_age_s: Seconds = 5.0
     settle_window_s: Seconds = 2.0
 
 
@@ -149,7 +143,6 @@ class ObservabilitySection(Section):
 
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_json: bool = True
-    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     temporal_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     tracing_file: str = ""
 

@@ -53,7 +53,7 @@ from domain.facts import (
     ReplaceConfirmed,
     ReplaceRejected,
 )
-from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
+from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, OrderType, Quote
 from ledger.records import GatePermit, GateRefused, IntentExists, IntentState
 
 GATE_AGE_MAX_S = 0.150
@@ -84,6 +84,8 @@ class OrderActivities:
         services, token = self._services, attempt_token()
         if intent.increasing and (why := services.entry_blocked()):
             return NotExecuted(code="KILLED", text=why)
+        if self._is_banned_market_order(intent):
+            return Rejected(code="MARKET_ORDERS_DISALLOWED", text="entries are limit orders")
         services.failpoint("before_intent_row")
         try:
             answer = await services.ledger.open_gate(
@@ -111,6 +113,11 @@ class OrderActivities:
         await self._record(intent, token, outcome)
         services.failpoint("after_ledger")
         return outcome
+
+    def _is_banned_market_order(self, intent: OrderIntent) -> bool:
+        """DISALLOW_MARKET_ORDERS covers entries; stops and the last rung of an exit may be one."""
+        market = intent.body.order_type is OrderType.MARKET
+        return intent.increasing and market and self._services.disallow_market_orders
 
     async def _send_once(
         self, intent: OrderIntent, replaces: str | None, gate_passed_s: float

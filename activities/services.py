@@ -59,6 +59,7 @@ class Services:
     allow_market_exits: bool = True
     live: bool = False
     universe: tuple[str, ...] = ()
+    disallow_market_orders: bool = True
     request_timeout_s: float = 3.0
     settle_window_s: float = 2.0
     failpoint: Callable[[str], None] = field(default=lambda name: None)

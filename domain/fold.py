@@ -541,6 +541,8 @@ def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeS
     state = seen.changed(kill_mode=fact.mode)
     if fact.mode is KillMode.FLATTEN:
         return start_exit(state, "kill", fact.command_id)
+    if fact.mode is KillMode.BLOCK and state.live(Role.ENTRY):
+        return state  # no new risk; what works already may fill, but does not walk on
     return end_walk(state, "killed")
 
 

@@ -237,8 +237,12 @@ def _stop(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
     if distance is not None and distance >= 0:
         below = "below" if plan.side is Side.BUY else "above"
         yield BadInput("STOP_WRONG_SIDE", "stop.price", distance, f"{below} the entry")
-    if plan.stop.limit_offset is not None and plan.stop.limit_offset < 0:
-        yield BadInput("STOP_WRONG_SIDE", "stop.limit_offset", plan.stop.limit_offset, ">= 0")
+    if plan.stop.limit_offset is not None:
+        # A triggered stop-limit that does not fill would leave the position bare, and nothing
+        # here turns it into a marketable exit yet (peers.md, runners-up: freqtrade #12984).
+        yield BadInput(
+            "STOP_LIMIT_UNSUPPORTED", "stop.limit_offset", plan.stop.limit_offset, "none"
+        )
 
 
 def _targets(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:

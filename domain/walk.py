@@ -297,6 +297,8 @@ def _may_step(state: TradeState, order: OrderRecord, index: int) -> bool:
     """A step needs room on the ladder, a changed price and an untouched order."""
     if index > state.plan.walk.steps_max or state.plan.entry_style is EntryStyle.ONCE:
         return False
+    if state.kill_mode is not None:
+        return False
     if ts.fills_of(state, order) or order.reported_filled > ZERO or any(order.leg_filled.values()):
         return False
     return _price_at(state, index) != order.limit_price

@@ -159,6 +159,22 @@ class TradeWorkflow:
         return self._operator(OperatorVerb.TAKE_OVER, request)
 
     @workflow.update
+    def hand_back(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.HAND_BACK, request)
+
+    @workflow.update
+    def pause(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.PAUSE, request)
+
+    @workflow.update
+    def resume(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.RESUME, request)
+
+    @workflow.update
+    def cancel_entry(self, request: OperatorRequest) -> Receipt:
+        return self._operator(OperatorVerb.CANCEL_ENTRY, request)
+
+    @workflow.update
     def resolve_order(self, request: OperatorRequest) -> Receipt:
         return self._operator(OperatorVerb.RESOLVE_ORDER, request)
 
@@ -174,6 +190,22 @@ class TradeWorkflow:
 
     @take_over.validator
     def _check_take_over(self, request: OperatorRequest) -> None:
+        _check_request(request)
+
+    @hand_back.validator
+    def _check_hand_back(self, request: OperatorRequest) -> None:
+        _check_request(request)
+
+    @pause.validator
+    def _check_pause(self, request: OperatorRequest) -> None:
+        _check_request(request)
+
+    @resume.validator
+    def _check_resume(self, request: OperatorRequest) -> None:
+        _check_request(request)
+
+    @cancel_entry.validator
+    def _check_cancel_entry(self, request: OperatorRequest) -> None:
         _check_request(request)
 
     @resolve_order.validator

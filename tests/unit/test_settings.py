@@ -48,7 +48,7 @@ def test_samples_are_accepted_and_carry_the_limits_of_the_work_order() -> None:
     paper = load_settings(CONFIG / "paper.toml", PAPER_KEYS)
     assert paper.safety.dry_run
     assert paper.temporal.sticky_timeout_s == 1.0
-    assert (paper.trade.knowledge_max_age_s, paper.trade.partial_wait_s) == (15.0, 2.0)
+    assert paper.trade.settle_window_s == 2.0
     limits = paper.limits.model_dump()
     expected = {
         "max_order_notional": 1000,
@@ -75,14 +75,14 @@ REFUSED = (
     ("misspelt table", r"^\[trade\]", "[trades]", "CONFIG_UNKNOWN_KEY", "trades"),
     ("text for bool", r"^dry_run = false", 'dry_run = "no"', "CONFIG_TYPE", "safety.dry_run"),
     ("number for bool", r"^dry_run = false", "dry_run = 0", "CONFIG_TYPE", "safety.dry_run"),
-    ("bool for number", r"^reset_wait_s = 300", "reset_wait_s = true", "CONFIG_TYPE",
-     "safety.reset_wait_s"),
+    ("bool for number", r"^settle_window_s = 2", "settle_window_s = true", "CONFIG_TYPE",
+     "trade.settle_window_s"),
     ("text for number", r"^requests_per_minute = \d+", 'requests_per_minute = "200"',
      "CONFIG_TYPE", "broker.requests_per_minute"),
     ("unknown mode", r'^mode = "simulator"', 'mode = "real"', "CONFIG_TYPE", "broker.mode"),
     ("bad installation", r'"d0d0"', '"D0D0"', "CONFIG_TYPE", "account.installation"),
     ("yaml word", r"^dry_run = false", "dry_run = no", "CONFIG_SYNTAX", "file"),
-    ("octal", r"^reset_wait_s = 300", "reset_wait_s = 010", "CONFIG_SYNTAX", "file"),
+    ("octal", r"^settle_window_s = 2", "settle_window_s = 010", "CONFIG_SYNTAX", "file"),
     ("collar 0", r"^collar_fraction = 0.02", "collar_fraction = 0", "CONFIG_COLLAR_RANGE",
      "limits"),
     ("collar 500 %", r"^collar_fraction = 0.02", "collar_fraction = 5.0", "CONFIG_COLLAR_RANGE",

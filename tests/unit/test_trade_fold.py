@@ -245,7 +245,19 @@ def test_flatten_in_a_closed_session_keeps_the_stop_and_is_not_done() -> None:
     assert ts.stage(trade.state) is Stage.CLOSED
 
 
-def test_kill_block_ends_the_walk_and_leaves_protection_alone() -> None:
+def test_kill_block_leaves_the_working_entry_but_stops_its_walk() -> None:
+    trade, broker = start()
+    trade.pass_time(5)
+    trade.tell(KillEngaged(at=trade.now, command_id="k", mode=KillMode.BLOCK, by="a", reason="r"))
+    trade.pass_time(20)
+    assert [o.limit_price for o in broker.orders if o.live] == [D("100.00")]
+    assert not [c for c in trade.commands if isinstance(c, WalkStep)]
+    trade.pass_time(60)
+    assert not [o for o in broker.orders if o.live]
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
+
+
+def test_kill_cancel_entries_leaves_protection_alone() -> None:
     trade, broker = start()
     trade.pass_time(25)
     trade.tell(
@@ -307,7 +319,7 @@ def test_fill_after_cancel_confirmed_is_protected_not_forgotten() -> None:
     """D9, peers row 8: the cancel lost the race."""
     trade, broker = start()
     trade.pass_time(5)
-    trade.tell(KillEngaged(at=trade.now, command_id="k", mode=KillMode.BLOCK, by="a", reason="r"))
+    trade.tell(KillEngaged(at=trade.now, command_id="k", mode=KillMode.CANCEL_ENTRIES, by="a", reason="r"))
     trade.look()
     order = broker.orders[0]
     broker._fill(order, D(3))

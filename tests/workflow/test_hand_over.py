@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
@@ -25,7 +26,7 @@ async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIter
         yield made
 
 
-async def build_of(handle: WorkflowHandle[TradeWorkflow, TradeResult]) -> str:
+async def build_of(handle: WorkflowHandle[Any, TradeResult]) -> str:
     """Build id that the newest run of the workflow is pinned to."""
     info = (await handle.describe()).raw_description.workflow_execution_info.versioning_info
     return info.deployment_version.build_id
@@ -43,7 +44,7 @@ async def test_open_trade_moves_to_the_new_build_with_its_stop_and_closes_there(
         rig.client, rig.services, task_queue=rig.queue, deployment_name=account, build=NEXT_BUILD
     ):
         await set_current_version(rig.client, NEXT_BUILD, deployment=account)
-        newest = rig.client.get_workflow_handle_for(TradeWorkflow.run, handle.id)
+        newest = rig.client.get_workflow_handle(handle.id, result_type=TradeResult)
         await newest.signal(TradeWorkflow.version_changed, VersionSignal(build_id=NEXT_BUILD))
         while await build_of(newest) == first_build:
             await rig.breathe()
