@@ -54,7 +54,9 @@ async def differences(rig: Rig, rows: Sequence[dict[str, Any]] | None = None) ->
     return compare(ours, journal_book(rig.journal() if rows is None else rows))
 
 
-async def exit_code(rig: Rig, found: Differences, page: Path) -> tuple[int, str]:
+async def exit_code(
+    rig: Rig, found: Differences, page: Path, *, whole_day: bool = False
+) -> tuple[int, str]:
     """What `make run` would answer, and its last line."""
     now = datetime(2013, 9, 3, 13, 30, tzinfo=UTC)
     facts = SessionFacts(
@@ -66,13 +68,19 @@ async def exit_code(rig: Rig, found: Differences, page: Path) -> tuple[int, str]
         trades=await read_trade_rows(rig.ledger, "s"),
     )
     stream = io.StringIO()
-    code = conclude(Console(file=stream, width=120), facts, found, page)
+    console = Console(file=stream, width=120)
+    code = conclude(console, facts, found, page, whole_day=whole_day)
     return code, stream.getvalue().rstrip().splitlines()[-1]
 
 
-async def test_books_are_equal_and_a_row_missing_in_the_journal_is_seen(rig: Rig) -> None:
+async def test_books_are_equal_and_a_row_missing_in_the_journal_is_seen(
+    rig: Rig, tmp_path: Path
+) -> None:
     found = await differences(rig)
     assert found.items == ()
+    # Equal books of a day that does not show every outcome fail `make run`, not a user's tape.
+    assert (await exit_code(rig, found, tmp_path / "tape.html"))[0] == 0
+    assert (await exit_code(rig, found, tmp_path / "day.html", whole_day=True))[0] == 1
     assert (found.fills, found.fees, found.positions) == (2, 2, 0)
     assert found.orders >= 2
 
