@@ -26,6 +26,7 @@ from deploy.temporal.versions import set_current_version
 from domain.errors import BadInput
 from domain.instrument import InstrumentKind
 from marketdata.calendars import ALWAYS_OPEN
+from marketdata.events import read_tape
 from marketdata.session_tape import SessionTape, prepare_demo, prepare_files
 from observability.build import build_id, repository_root
 from settings import Settings
@@ -79,8 +80,16 @@ class DemoFiles:
 
 
 def prepare_tape(files: DemoFiles, sources: Sequence[Path]) -> SessionTape:
-    """Writes the session's tape and the configuration of the exchange that plays it."""
+    """Writes the session's tape and the configuration of the exchange that plays it.
+
+    The session ends with the tape where that is earlier than the exchange's close: without
+    quotes nobody could get out any more.
+    """
     tape = prepare_files(sources, files.tape) if sources else prepare_demo(files.tape)
+    last = max(event.time for event in read_tape(files.tape))
+    last_minute = last.replace(second=0, microsecond=0)
+    if last_minute < tape.end - timedelta(minutes=1):
+        tape = tape.model_copy(update={"end": last_minute})
     files.exchange_config.write_text(json.dumps(exchange_config(tape), indent=2) + "\n")
     return tape
 
