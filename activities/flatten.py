@@ -169,6 +169,8 @@ class FlattenActivities:
         lines: list[FlattenLine] = []
         for trade in trades:
             exits = _exits_since(await ledger.orders_of_trade(trade.trade_id), step)
+            named = {each.intent.client_id for each in exits}
+            fills = [row.fill for row in await ledger.fills_of_trade(trade.trade_id)]
             for leg in trade.plan.legs:
                 symbol = leg.instrument.symbol
                 own = _sum(p.quantity for p in positions if _is(p, trade.trade_id, symbol))
@@ -185,7 +187,11 @@ class FlattenActivities:
                         symbol=symbol,
                         found=left,
                         sent=_sum(each.intent.body.quantity for each in exits),
-                        filled=_sum(each.filled_quantity for each in exits),
+                        filled=_sum(
+                            fill.quantity
+                            for fill in fills
+                            if fill.client_id in named and fill.symbol == symbol
+                        ),
                         left=ZERO if is_foreign else left,
                         why="" if left == 0 or is_foreign else _why(clock, symbol),
                         trade_id=trade.trade_id,

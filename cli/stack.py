@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from temporalio.common import WorkflowIDConflictPolicy
 
+from activities.services import StreamInput
 from brokers.alpaca.config import AlpacaMode
 from cli.context import EXIT_FAILED, Target, execute, failed, target_of
 from cli.doctor import examine
@@ -24,10 +26,12 @@ from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.versions import set_current_version
 from domain.errors import HoldfastError
+from domain.ids import TRADE_QUEUE, streams_workflow_id
 from ledger.repository import Ledger
 from observability.build import build_id, repository_root
 from settings import Settings
 from wiring import copy_journal
+from workflows._lifecycle import TASK_TIMEOUT
 
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -48,7 +52,7 @@ def stack_config(
             lambda info: asyncio.run(prepare_account(info, settings)),
             prepare_temporal(lanes=(lane,)),
         ),
-        after_start=(lambda info: asyncio.run(make_current(info, has_trades=bool(workers))),),
+        after_start=(lambda info: asyncio.run(make_current(info, settings.account.name, workers)),),
     )
 
 
@@ -84,11 +88,21 @@ async def prepare_account(info: RunInfo, settings: Settings) -> None:
         raise StackFailed(text, code="BUILD_MISSING")
 
 
-async def make_current(info: RunInfo, *, has_trades: bool) -> None:
-    """New trades start on this build from here on."""
-    if has_trades:
-        client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
-        await set_current_version(client, build_id())
+async def make_current(info: RunInfo, account: str, workers: str) -> None:
+    """New workflows start on this build from here on; the account's streams are hosted."""
+    if not workers:
+        return
+    client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+    await set_current_version(client, build_id())
+    await client.start_workflow(
+        "Streams",
+        StreamInput(account=account),
+        id=streams_workflow_id(account),
+        task_queue=TRADE_QUEUE,
+        task_timeout=TASK_TIMEOUT,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary=f"fill stream and exit watch of {account}",
+    )
 
 
 @app.command()

@@ -92,7 +92,9 @@ async def _executions(broker: Broker) -> tuple[list[Fill], tuple[FeeRow, ...]]:
 async def _orders(broker: Broker, installation: str) -> tuple[OrderRow, ...]:
     clock = await broker.market_clock()
     listed = await broker.orders_since(clock.market_now - LOOK_BACK)
-    return tuple(_order_row(order) for order in listed if _is_ours(order, installation))
+    # A replaced leg of a group carries our id inside its parent.
+    every = {each.broker_order_id: each for order in listed for each in (order, *order.legs)}
+    return tuple(_order_row(order) for order in every.values() if _is_ours(order, installation))
 
 
 def _is_ours(order: OrderSnapshot, installation: str) -> bool:
