@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from domain import trade_state as ts
+from domain.changes import end_walk
 from domain.commands import Command, PlaceOrder, Urgency, WalkStep
 from domain.entry import EntryTicket, RiskApproved, is_late, ladder_price
-from domain.fold import end_walk
 from domain.ids import Purpose
 from domain.intents import is_due, new_intent, place
 from domain.money import ZERO, total

@@ -1,0 +1,57 @@
+"""Changes to a trade that several parts make: alerts, end of the walk, exits, order moves."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from domain.commands import Alert, AlertSeverity
+from domain.order import (
+    OrderEvent,
+    next_order_state,
+)
+from domain.trade_state import OrderRecord, TradeState
+
+SEEN_COMMANDS_MAX = 256
+
+
+def alert(
+    state: TradeState,
+    code: str,
+    text: str,
+    severity: AlertSeverity = AlertSeverity.WARNING,
+) -> TradeState:
+    """State with an alert queued; equal alerts queue once."""
+    entry = Alert(code=code, severity=severity, text=text[:500])
+    return state if entry in state.alerts else state.changed(alerts=(*state.alerts, entry))
+
+
+def take_command_id(state: TradeState, command_id: str) -> TradeState | None:
+    """State that remembers the id, or None if the command was seen before (I17, A9)."""
+    if command_id in state.seen_commands:
+        return None
+    seen = (*state.seen_commands, command_id)[-SEEN_COMMANDS_MAX:]
+    return state.changed(seen_commands=seen)
+
+
+def start_exit(state: TradeState, reason: str, command_id: str = "") -> TradeState:
+    """Begins the reducing exit. A stronger reason (kill, flatten) takes the name over."""
+    if state.exit.reason and reason not in ("flatten", "kill"):
+        return state
+    exit_now = state.exit.model_copy(update={"reason": reason, "command_id": command_id})
+    walk = state.walk if state.walk.ended else state.walk.model_copy(update={"ended": reason})
+    return state.changed(exit=exit_now, walk=walk)
+
+
+def end_walk(state: TradeState, reason: str) -> TradeState:
+    """No further entry work; the first reason stays."""
+    if state.walk.ended:
+        return state
+    return state.changed(walk=state.walk.model_copy(update={"ended": reason}))
+
+
+def move(record: OrderRecord, event: OrderEvent, now: datetime, **update: Any) -> OrderRecord:
+    """Record after the event of the table; `changed_at` moves only if the state did."""
+    after = next_order_state(record.state, event)
+    changed_at = now if after is not record.state else record.changed_at
+    return record.model_copy(update={"state": after, "changed_at": changed_at, **update})

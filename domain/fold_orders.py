@@ -1,0 +1,244 @@
+"""What the broker says of orders, folded into records by the transition table."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from domain.changes import alert, move
+from domain.commands import AlertSeverity
+from domain.facts import (
+    CancelAsked,
+    CancelRejected,
+    OrderAccepted,
+    OrderNotSent,
+    OrderRejected,
+    OrderReported,
+    OrderResolved,
+    OrderUnknown,
+    ReplaceConfirmed,
+    ReplaceRejected,
+)
+from domain.money import ZERO
+from domain.order import (
+    TERMINAL_STATES,
+    BrokerOrderStatus,
+    OrderEvent,
+    OrderSnapshot,
+    OrderState,
+    OrderType,
+)
+from domain.trade_state import OrderRecord, Role, TradeState
+
+RETRY_DEFAULT_S = 1.0
+RETRY_MAX_S = 60.0
+PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS"})
+
+_EVENT_OF_STATUS = {
+    BrokerOrderStatus.PENDING: OrderEvent.ACCEPTED,
+    BrokerOrderStatus.WORKING: OrderEvent.ACCEPTED,
+    BrokerOrderStatus.HELD: OrderEvent.HELD,
+    BrokerOrderStatus.PENDING_CANCEL: OrderEvent.CANCEL_REQUESTED,
+    BrokerOrderStatus.PENDING_REPLACE: OrderEvent.REPLACE_REQUESTED,
+    BrokerOrderStatus.FILLED: OrderEvent.FILL,
+    BrokerOrderStatus.CANCELED: OrderEvent.CANCELED,
+    BrokerOrderStatus.EXPIRED: OrderEvent.EXPIRED,
+    BrokerOrderStatus.REPLACED: OrderEvent.REPLACED,
+    BrokerOrderStatus.REJECTED: OrderEvent.REJECTED,
+}
+
+
+def order_accepted(state: TradeState, fact: OrderAccepted, now: datetime) -> TradeState:
+    return see_order(state, fact.order, now, client_id=fact.client_id)
+
+
+def order_reported(state: TradeState, fact: OrderReported, now: datetime) -> TradeState:
+    return see_order(state, fact.order, now)
+
+
+def order_rejected(state: TradeState, fact: OrderRejected, now: datetime) -> TradeState:
+    record = state.order(fact.client_id)
+    if record is None:
+        return alert(state, "ORDER_UNATTRIBUTED", f"rejection of {fact.client_id}")
+    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S)
+    after = move(record, OrderEvent.REJECTED, now, reject_code=fact.code, retry_at=retry_at)
+    return _free_predecessor(state.with_order(after), record, now)
+
+
+def order_not_sent(state: TradeState, fact: OrderNotSent, now: datetime) -> TradeState:
+    record = state.order(fact.client_id)
+    if record is None:
+        return state
+    wait_s = min(max(fact.retry_after_s or RETRY_DEFAULT_S, 0.1), RETRY_MAX_S)
+    retry_at = now + timedelta(seconds=wait_s)
+    after = move(record, OrderEvent.NOT_SENT, now, reject_code=fact.code, retry_at=retry_at)
+    if fact.code in PARKING_CODES:
+        state = alert(state, fact.code, fact.text or record.client_id, AlertSeverity.CRITICAL)
+        state = state.changed(needs_operator=f"{fact.code}: {record.client_id}")
+    return _free_predecessor(state.with_order(after), record, now, retry_at)
+
+
+def _free_predecessor(
+    state: TradeState, record: OrderRecord, now: datetime, retry_at: datetime | None = None
+) -> TradeState:
+    """A replacement that never came to be leaves the old order as it was."""
+    old = state.order(record.replaces) if record.replaces is not None else None
+    if old is None or not old.is_live:
+        return state
+    after = move(old, OrderEvent.REPLACE_REJECTED, now)
+    return state.with_order(after.model_copy(update={"retry_at": retry_at}))
+
+
+def order_unknown(state: TradeState, fact: OrderUnknown, now: datetime) -> TradeState:
+    record = state.order(fact.client_id)
+    if record is None:
+        return state
+    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S * min(1 + record.refusals, 10))
+    after = move(record, OrderEvent.UNKNOWN, now, retry_at=retry_at, refusals=record.refusals + 1)
+    return state.with_order(after)
+
+
+def order_resolved(state: TradeState, fact: OrderResolved, now: datetime) -> TradeState:
+    if fact.order is not None:
+        return see_order(state, fact.order, now, client_id=fact.client_id)
+    record = state.order(fact.client_id)
+    if record is None or record.state in TERMINAL_STATES:
+        return state
+    after = move(record, OrderEvent.NOT_SENT, now, reject_code="PROVEN_ABSENT")
+    return _free_predecessor(state.with_order(after), record, now)
+
+
+def cancel_asked(state: TradeState, fact: CancelAsked, now: datetime) -> TradeState:
+    record = state.order(fact.client_id)
+    if record is None:
+        return state
+    return state.with_order(move(record, OrderEvent.CANCEL_REQUESTED, now))
+
+
+def cancel_rejected(state: TradeState, fact: CancelRejected, now: datetime) -> TradeState:
+    """A refused cancel is a question, not an answer: read the order, then decide (D5)."""
+    record = state.order(fact.client_id)
+    if record is None:
+        return state
+    after = move(record, OrderEvent.CANCEL_REJECTED, now, refusals=record.refusals + 1)
+    after = after.model_copy(update={"retry_at": now + timedelta(seconds=RETRY_DEFAULT_S)})
+    return state.with_order(after).changed(read_needed=f"cancel refused: {fact.code}")
+
+
+def replace_confirmed(state: TradeState, fact: ReplaceConfirmed, now: datetime) -> TradeState:
+    old = state.order(fact.old_client_id)
+    if old is not None and old.is_live:
+        state = state.with_order(move(old, OrderEvent.REPLACE_REQUESTED, now))
+    return see_order(state, fact.order, now, client_id=fact.new_client_id)
+
+
+def replace_rejected(state: TradeState, fact: ReplaceRejected, now: datetime) -> TradeState:
+    old = state.order(fact.old_client_id)
+    if old is not None:
+        after = move(old, OrderEvent.REPLACE_REJECTED, now, refusals=old.refusals + 1)
+        after = after.model_copy(update={"retry_at": now + timedelta(seconds=RETRY_DEFAULT_S)})
+        state = state.with_order(after)
+    new = state.order(fact.new_client_id)
+    if new is not None and new.is_live:
+        state = state.with_order(move(new, OrderEvent.REJECTED, now, reject_code=fact.code))
+    return state.changed(read_needed=f"replace refused: {fact.code}")
+
+
+def see_order(
+    state: TradeState, seen: OrderSnapshot, now: datetime, client_id: str | None = None
+) -> TradeState:
+    """Takes in the broker's view of one of our orders and of its children."""
+    record = state.find(client_id or seen.client_id, seen.broker_order_id)
+    if record is None:
+        return alert(state, "ORDER_UNATTRIBUTED", f"broker order {seen.broker_order_id}")
+    if _is_older(record, seen):
+        return state
+    if seen.broker_order_id in record.leg_broker_ids:
+        return state.with_order(_with_legs(record, (seen,)))
+    if seen.status is BrokerOrderStatus.UNKNOWN:
+        state = alert(
+            state,
+            "STATUS_UNKNOWN",
+            f"{record.client_id}: {seen.raw_status[:60]}",
+            AlertSeverity.CRITICAL,
+        )
+        return state.changed(read_needed="unknown broker status")
+    if seen.filled_quantity > max(seen.quantity, record.quantity):
+        state = alert(
+            state,
+            "FILL_INCONSISTENT",
+            f"{record.client_id}: filled {seen.filled_quantity} of {seen.quantity}",
+            AlertSeverity.CRITICAL,
+        )
+    update = _told(record, seen)
+    if state.plan.is_combo and record.intent is not None:
+        record = _with_legs(record, seen.legs)
+    state = state.with_order(move(record, _EVENT_OF_STATUS[seen.status], now, **update))
+    if not state.plan.is_combo:
+        for number, child in enumerate(seen.legs):
+            state = _see_child(state, record, child, number, now)
+    return state
+
+
+def _told(record: OrderRecord, seen: OrderSnapshot) -> dict[str, Any]:
+    """What this view of the broker changes on the record; what it leaves out stays."""
+    update: dict[str, Any] = {
+        "broker_order_id": seen.broker_order_id,
+        "reported_filled": max(record.reported_filled, seen.filled_quantity),
+        "broker_updated_at": seen.updated_at or record.broker_updated_at,
+    }
+    if seen.quantity > ZERO:
+        update["quantity"] = seen.quantity
+    if seen.limit_price is not None:
+        update["limit_price"] = seen.limit_price
+    if seen.stop_price is not None:
+        update["stop_price"] = seen.stop_price
+    if seen.reject_code:
+        update["reject_code"] = seen.reject_code
+    return update
+
+
+def _with_legs(record: OrderRecord, legs: tuple[OrderSnapshot, ...]) -> OrderRecord:
+    """Record of a combo with what is told of its leg orders; they only count contracts.
+
+    A leg's own state, quantity and id never become the combo's: it speaks for one leg.
+    """
+    ids, filled = list(record.leg_broker_ids), dict(record.leg_filled)
+    for leg in legs:
+        if leg.broker_order_id not in ids:
+            ids.append(leg.broker_order_id)
+        if leg.symbol:
+            filled[leg.symbol] = max(filled.get(leg.symbol, ZERO), leg.filled_quantity)
+    return record.model_copy(update={"leg_broker_ids": tuple(ids), "leg_filled": filled})
+
+
+def _is_older(record: OrderRecord, seen: OrderSnapshot) -> bool:
+    """True for news from before what we know (F3, F4); a terminal status is never too old."""
+    if record.broker_updated_at is None or seen.updated_at is None or seen.is_terminal:
+        return False
+    return seen.updated_at < record.broker_updated_at
+
+
+def _see_child(
+    state: TradeState, parent: OrderRecord, child: OrderSnapshot, number: int, now: datetime
+) -> TradeState:
+    """Children that the broker made belong to the parent by its id (architecture §5.1)."""
+    if state.find(child.client_id, child.broker_order_id) is None:
+        is_stop = child.order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
+        state = state.with_order(
+            OrderRecord(
+                client_id=f"{parent.client_id}.{number + 1}",
+                role=Role.STOP if is_stop else Role.TARGET,
+                state=OrderState.PENDING_NEW,
+                symbol=child.symbol or parent.symbol,
+                side=child.side or parent.side,
+                quantity=child.quantity or parent.quantity,
+                tranche=parent.tranche if parent.tranche is not None else 0,
+                limit_price=child.limit_price,
+                stop_price=child.stop_price,
+                broker_order_id=child.broker_order_id,
+                parent_client_id=parent.client_id,
+                changed_at=now,
+            )
+        )
+    return see_order(state, child.model_copy(update={"client_id": None}), now)

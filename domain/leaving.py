@@ -1,0 +1,212 @@
+"""The reducing exit: keep the stop until an exit can trade, release it, get out, widen by rungs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from domain import trade_state as ts
+from domain.changes import alert
+from domain.commands import (
+    Command,
+    ReadQuote,
+    Urgency,
+)
+from domain.ids import Purpose
+from domain.intents import is_due, last_order, place
+from domain.moves import (
+    CRITICAL,
+    Step,
+    cancel_orders,
+    is_fresh,
+    read_orders,
+)
+from domain.order import OrderBody, OrderState, OrderType
+from domain.protection import (
+    EXIT_COLLAR_MULTIPLES,
+    leg_exit_bodies,
+    reducing_exit_body,
+)
+from domain.trade_state import Role, TradeState
+
+EXIT_WAIT_S = 3.0
+EXIT_ASK_S = 1.0
+EXIT_REFUSALS_MAX = 5
+EXIT_CLOSED_ASK_S = 5.0
+EXIT_STOP_BACK_S = 30.0
+QUOTE_FRESH_S = 2.0
+
+
+def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
+    """The reducing exit: entries dead, stop kept until an exit can trade, then release and sell.
+
+    Runs until flat; in a halt or a closed market it waits with the stop in place (K3).
+    """
+    if not ts.wants_exit(state) or ts.is_flat(state):
+        return state, (), False
+    if not ts.entry_is_dead(state):
+        return state, (), True
+    if not is_due(state.exit.retry_at, now):
+        return state, (), False  # ladder exhausted: the stop is back meanwhile (protect)
+    if state.live(Role.EXIT):
+        return _wait_for_exit(state, now, busy)
+    state, commands, can_trade = _can_trade_now(state, now, busy)
+    if not can_trade:
+        return state, commands, False
+    resting = state.live(Role.STOP, Role.TARGET)
+    if resting:
+        state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
+        return state, commands, True
+    if not is_fresh(state, now):
+        state, commands = read_orders(state, now, busy, "before the exit")
+        return state, commands, True
+    return _send_exit(state, now, busy)
+
+
+def _can_trade_now(
+    state: TradeState, now: datetime, busy: Collection[str]
+) -> tuple[TradeState, tuple[Command, ...], bool]:
+    """True if the session is open, nothing is halted and the quote is fresh; else asks.
+
+    Single legs of an unbalanced structure go at the market: they wait for no quote.
+    """
+    hours_fresh = _is_recent(state.hours.read_at, now)
+    quote_fresh = _is_recent(state.quote_read_at, now) or not ts.is_balanced(state)
+    open_now = state.hours.is_open and not state.hours.halted
+    if hours_fresh and quote_fresh and open_now:
+        return state.changed(exit=state.exit.model_copy(update={"pending": ""})), (), True
+    if hours_fresh:
+        reason = "halted" if state.hours.halted else "session closed"
+        reason = "no price" if open_now else reason
+        state = state.changed(exit=state.exit.model_copy(update={"pending": reason}))
+    wait_s = EXIT_ASK_S if open_now else EXIT_CLOSED_ASK_S
+    asked = state.exit.asked_at
+    if asked is not None and (now - asked).total_seconds() < wait_s:
+        return state, (), False
+    command = ReadQuote(legs=state.plan.legs)
+    if command.key in busy:
+        return state, (), False
+    state = state.changed(exit=state.exit.model_copy(update={"asked_at": now}))
+    return state, (command,), False
+
+
+def _is_recent(at: datetime | None, now: datetime) -> bool:
+    return at is not None and (now - at).total_seconds() <= QUOTE_FRESH_S
+
+
+def _wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
+    """A working exit gets `EXIT_WAIT_S`, then it is cancelled and the next rung follows."""
+    sent_at = state.exit.sent_at
+    waited_s = (now - sent_at).total_seconds() if sent_at is not None else EXIT_WAIT_S
+    market = all(
+        o.intent is not None and o.intent.body.order_type is OrderType.MARKET
+        for o in state.live(Role.EXIT)
+    )
+    if waited_s < EXIT_WAIT_S or market:
+        return state, (), True
+    state, commands = cancel_orders(state, state.live(Role.EXIT), now, busy, Urgency.EXIT)
+    return state, commands, True
+
+
+def _refused_in_a_row(state: TradeState) -> int:
+    """How many of the newest exits since the ladder began the venue refused outright.
+
+    A refusal (say, an entry of another trade works on the other side) is no reason to widen.
+    """
+    count = 0
+    began = state.exit.began_at
+    for record in reversed(state.orders):
+        if record.role is not Role.EXIT or (began is not None and record.changed_at < began):
+            continue
+        if record.state is not OrderState.REJECTED:
+            break
+        count += 1
+    return count
+
+
+def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
+    """Sends the exit of this rung for what is held; after the last rung the stop comes back."""
+    assert state.ticket is not None
+    market_allowed = state.ticket.allow_market_exits
+    last = last_order(state, Role.EXIT)
+    if last is not None and not is_due(last.retry_at, now):
+        return state, (), True
+    if not ts.is_balanced(state) and not _knows_every_leg(state):
+        if not is_due(state.read_after, now):
+            return state, (), True
+        return *read_orders(state, now, busy, "the other legs before one is closed"), True
+    refused = _refused_in_a_row(state)
+    rung = state.exit.rung
+    if last is not None and state.exit.sent_at is not None and not refused:
+        rung += 1
+    if refused >= EXIT_REFUSALS_MAX:
+        state = alert(state, "EXIT_REFUSED", last.reject_code if last else "", CRITICAL)
+    exhausted = rung > len(EXIT_COLLAR_MULTIPLES) - 1 and not market_allowed
+    if exhausted or rung > len(EXIT_COLLAR_MULTIPLES) + 2 or refused >= EXIT_REFUSALS_MAX:
+        state = alert(state, "EXIT_NOT_FILLED", "the stop comes back", CRITICAL)
+        retry_at = now + timedelta(seconds=EXIT_STOP_BACK_S)
+        progress = state.exit.model_copy(
+            update={
+                "rung": 0,
+                "sent_at": None,
+                "retry_at": retry_at,
+                "began_at": retry_at,
+                "pending": "not filled",
+            }
+        )
+        return state.changed(exit=progress), (), False
+    state = state.changed(
+        exit=state.exit.model_copy(update={"rung": rung, "sent_at": now, "retry_at": None})
+    )
+    bodies = _exit_bodies(state, now)
+    if not bodies:
+        state = state.changed(exit=state.exit.model_copy(update={"pending": "no price"}))
+        return state, (), False
+    commands: list[Command] = []
+    for leg, body in bodies:
+        purpose = Purpose.FLATTEN if state.exit.reason in ("flatten", "kill") else Purpose.EXIT
+        state, command = place(
+            state,
+            purpose,
+            Role.EXIT,
+            body,
+            now,
+            urgency=Urgency.EXIT,
+            leg=leg,
+            reason=state.exit.reason,
+        )
+        commands.append(command)
+    return state, tuple(commands), True
+
+
+def _knows_every_leg(state: TradeState) -> bool:
+    """True if the broker was read since the imbalance and has no execution that is not here.
+
+    A leg that only looks alone must not be closed: the other one would be left open.
+    """
+    since, known = state.imbalance_since, state.knowledge_at
+    if ts.missing_fills(state):
+        return False
+    return since is None or (known is not None and known > since)
+
+
+def _exit_bodies(state: TradeState, now: datetime) -> tuple[tuple[int, OrderBody], ...]:
+    if not ts.is_balanced(state):
+        return leg_exit_bodies(state, now)
+    body = reducing_exit_body(state, ts.held_units(state), now)
+    return () if body is None else ((0, body),)
+
+
+def exit_deadlines(state: TradeState) -> list[datetime]:
+    progress = state.exit
+    if not progress.reason:
+        return []
+    times: list[datetime] = []
+    if progress.sent_at is not None:
+        times.append(progress.sent_at + timedelta(seconds=EXIT_WAIT_S))
+    if progress.asked_at is not None:
+        times.append(progress.asked_at + timedelta(seconds=EXIT_ASK_S))
+        times.append(progress.asked_at + timedelta(seconds=EXIT_CLOSED_ASK_S))
+    if progress.retry_at is not None:
+        times.append(progress.retry_at)
+    return times

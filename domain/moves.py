@@ -1,0 +1,123 @@
+"""Safe single moves that several phases share: read the broker, cancel a group once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from domain import trade_state as ts
+from domain.changes import alert
+from domain.commands import (
+    AlertSeverity,
+    CancelOrder,
+    Command,
+    ReadBroker,
+    Urgency,
+)
+from domain.intents import is_due
+from domain.order import OrderState
+from domain.trade_state import OrderRecord, Role, TradeState
+
+CANCEL_RECHECK_S = 2.0
+CANCEL_REFUSALS_MAX = 5
+GROUP_DEATH_S = 5.0
+READ_AGAIN_S = 1.0
+
+CRITICAL = AlertSeverity.CRITICAL
+
+Step = tuple[TradeState, tuple[Command, ...], bool]
+
+
+def read_orders(
+    state: TradeState, now: datetime, busy: Collection[str], reason: str
+) -> tuple[TradeState, tuple[Command, ...]]:
+    watched = [o for o in state.orders if o.is_live or o in ts.missing_fills(state)]
+    command = ReadBroker(
+        broker_order_ids=tuple(o.broker_order_id for o in watched if o.broker_order_id),
+        client_ids=tuple(
+            o.client_id for o in watched if o.broker_order_id is None and o.intent is not None
+        ),
+        symbols=tuple(leg.instrument.symbol for leg in state.plan.legs),
+        reason=reason,
+    )
+    if command.key in busy:
+        return state, ()
+    return state.changed(read_after=now + timedelta(seconds=READ_AGAIN_S)), (command,)
+
+
+def is_fresh(state: TradeState, now: datetime) -> bool:
+    """True if orders and position were read at most `KNOWLEDGE_MAX_AGE_S` ago."""
+    if state.knowledge_at is None:
+        return False
+    return (now - state.knowledge_at).total_seconds() <= ts.KNOWLEDGE_MAX_AGE_S
+
+
+def cancel_orders(
+    state: TradeState,
+    records: tuple[OrderRecord, ...],
+    now: datetime,
+    busy: Collection[str],
+    urgency: Urgency,
+) -> tuple[TradeState, tuple[Command, ...]]:
+    """Cancel commands for the groups of these orders; a refused one waits and is counted."""
+    commands: list[Command] = []
+    for record in records:
+        if _follows_another(state, record) or dies_with_partner(state, record, now):
+            continue  # the broker cancels the group
+        if record.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_NEW):
+            continue
+        if record.state is OrderState.UNKNOWN and record.broker_order_id is None:
+            continue  # resolved first
+        if record.refusals >= CANCEL_REFUSALS_MAX and not state.needs_operator:
+            state = alert(
+                state,
+                "CANCEL_REFUSED",
+                f"{record.client_id} refused {record.refusals} times",
+                AlertSeverity.CRITICAL,
+            )
+            state = state.changed(needs_operator=f"cancel of {record.client_id} is refused")
+        command = CancelOrder(
+            client_id=record.client_id,
+            broker_order_id=record.broker_order_id,
+            urgency=urgency,
+            summary=f"cancel {record.role} {record.quantity} {record.symbol}",
+        )
+        if command.key not in busy and is_due(record.retry_at, now):
+            commands.append(command)
+    return state, tuple(commands)
+
+
+def _follows_another(state: TradeState, record: OrderRecord) -> bool:
+    """True for a group member that dies with a live leading order (parent, or the target)."""
+    parent = state.order(record.parent_client_id) if record.parent_client_id else None
+    if parent is None:
+        return False
+    if parent.is_live:
+        return True
+    return record.role is Role.STOP and any(
+        o.parent_client_id == record.parent_client_id for o in state.live(Role.TARGET)
+    )
+
+
+def partner_filled_at(state: TradeState, record: OrderRecord) -> datetime | None:
+    """When the OCO partner of this order filled completely, or None."""
+    group = record.parent_client_id or record.client_id
+    for other in state.orders:
+        if other.role is Role.ENTRY or other.state is not OrderState.FILLED:
+            continue
+        if other.client_id != record.client_id and group in (
+            other.client_id,
+            other.parent_client_id,
+        ):
+            return other.changed_at
+    return None
+
+
+def dies_with_partner(state: TradeState, record: OrderRecord, now: datetime) -> bool:
+    """True while the broker may still be cancelling this sibling of a filled order (E5)."""
+    filled_at = partner_filled_at(state, record)
+    return filled_at is not None and (now - filled_at).total_seconds() < GROUP_DEATH_S
+
+
+def is_settled(record: OrderRecord) -> bool:
+    return record.state in (OrderState.WORKING, OrderState.HELD)

@@ -1,0 +1,195 @@
+"""Resting exits brought to what they should be: placed, ratcheted, resized, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from domain import trade_state as ts
+from domain.changes import alert, start_exit
+from domain.commands import (
+    AlertSeverity,
+    Command,
+    ReplaceOrder,
+    Urgency,
+    WatchExits,
+)
+from domain.ids import Purpose
+from domain.intents import is_due, new_intent, place
+from domain.moves import (
+    Step,
+    cancel_orders,
+    is_fresh,
+    is_settled,
+    read_orders,
+)
+from domain.order import OrderBody, OrderState, OrderType
+from domain.protection import (
+    DesiredExit,
+    desired_exits,
+    exit_body,
+    stop_limit_price,
+    watched_rules,
+)
+from domain.trade_state import OrderRecord, Role, TradeState
+
+PROTECTION_REJECTIONS_MAX = 2
+RATCHET_REFUSALS_MAX = 3
+
+
+def protect(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
+    """Brings the resting exits to what they should be: place, ratchet, resize, remove."""
+    if not ts.entry_is_dead(state) or ts.held_units(state) <= 0:
+        return state, (), False
+    if ts.wants_exit(state) and state.live(Role.EXIT):
+        return state, (), True
+    state, commands = _watch(state, busy)
+    wanted = desired_exits(state)
+    state, more, changed = _protect_tranches(state, wanted, now, busy)
+    if changed and not is_fresh(state, now):
+        state, read = read_orders(state, now, busy, "before the protection changes")
+        return state, (*commands, *read), True
+    return state, (*commands, *more), True
+
+
+def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[Command, ...]]:
+    """The exit watch row of this position epoch, if there is a rule to watch."""
+    if state.watched_epoch == state.position_epoch or "watch" in busy:
+        return state, ()
+    rules = watched_rules(state)
+    average = ts.average_price(state, Role.ENTRY)
+    if not rules or average is None or state.first_fill_at is None:
+        return state, ()
+    command = WatchExits(
+        position_epoch=state.position_epoch,
+        rules=rules,
+        side=state.plan.side,
+        units=ts.held_units(state),
+        average_entry=average,
+        opened_at=state.first_fill_at,
+    )
+    return state.changed(watched_epoch=state.position_epoch), (command,)
+
+
+def _protect_tranches(
+    state: TradeState, wanted: tuple[DesiredExit, ...], now: datetime, busy: Collection[str]
+) -> tuple[TradeState, tuple[Command, ...], bool]:
+    """Commands for every tranche. If knowledge is stale nothing is remembered as asked."""
+    before = state
+    commands: list[Command] = []
+    for exit_wanted in wanted:
+        state, more = _protect_tranche(state, exit_wanted, now, busy)
+        commands += more
+    tranches = [exit_wanted.tranche for exit_wanted in wanted]
+    strays = tuple(
+        o for o in state.live(Role.STOP, Role.TARGET) if (o.tranche or 0) not in tranches
+    )
+    state, more = cancel_orders(state, strays, now, busy, Urgency.PROTECT)
+    commands += more
+    if commands and not is_fresh(state, now):
+        return before, (), True
+    return state, tuple(commands), bool(commands)
+
+
+def _protect_tranche(
+    state: TradeState, wanted: DesiredExit, now: datetime, busy: Collection[str]
+) -> tuple[TradeState, tuple[Command, ...]]:
+    live = tuple(
+        o for o in state.live(Role.STOP, Role.TARGET) if (o.tranche or 0) == wanted.tranche
+    )
+    if not live:
+        return _place_exit(state, wanted, now)
+    if any(f"order/{o.client_id}" in busy or not is_settled(o) for o in live):
+        return state, ()
+    lead = next((o for o in live if o.role is Role.TARGET), live[0])
+    if lead.quantity - ts.filled_quantity(state, lead) != wanted.quantity:
+        return cancel_orders(state, live, now, busy, Urgency.PROTECT)
+    stops = [o for o in live if o.role is Role.STOP]
+    if wanted.stop_price is not None and not stops:
+        # A target without its stop is not protection: take it down and place the pair.
+        return cancel_orders(state, live, now, busy, Urgency.PROTECT)
+    for stop in stops:
+        if wanted.stop_price is not None and stop.stop_price != wanted.stop_price:
+            return _ratchet(state, stop, wanted, now)
+    return state, ()
+
+
+def _place_exit(
+    state: TradeState, wanted: DesiredExit, now: datetime
+) -> tuple[TradeState, tuple[Command, ...]]:
+    """Places the exit of one tranche; a stop that keeps being refused becomes an exit (E2)."""
+    earlier = [
+        o
+        for o in state.orders
+        if o.intent is not None
+        and o.role in (Role.STOP, Role.TARGET)
+        and o.tranche == wanted.tranche
+    ]
+    rejected = [o for o in earlier if o.state is OrderState.REJECTED]
+    if len(rejected) >= PROTECTION_REJECTIONS_MAX:
+        state = alert(
+            state, "PROTECTION_REJECTED", rejected[-1].reject_code, AlertSeverity.CRITICAL
+        )
+        return start_exit(state, "protection_rejected"), ()
+    if earlier and not is_due(earlier[-1].retry_at, now):
+        return state, ()
+    purpose, body = exit_body(state, wanted, now.date())
+    role = Role.STOP if purpose is Purpose.STOP else Role.TARGET
+    state, command = place(
+        state,
+        purpose,
+        role,
+        body,
+        now,
+        urgency=Urgency.PROTECT,
+        tranche=wanted.tranche,
+        reason="protect",
+    )
+    return state, (command,)
+
+
+def _ratchet(
+    state: TradeState, stop: OrderRecord, wanted: DesiredExit, now: datetime
+) -> tuple[TradeState, tuple[Command, ...]]:
+    """Moves a live stop by one atomic replace: old stop live or new stop live, never none."""
+    assert state.ticket is not None
+    assert wanted.stop_price is not None
+    if stop.refusals >= RATCHET_REFUSALS_MAX:
+        return alert(
+            state,
+            "RATCHET_REFUSED",
+            f"{stop.client_id} stays at {stop.stop_price}",
+            AlertSeverity.CRITICAL,
+        ), ()
+    if not is_due(stop.retry_at, now) or stop.broker_order_id is None:
+        return state, ()
+    limit = stop_limit_price(state, wanted.stop_price)
+    body = OrderBody(
+        symbol=stop.symbol,
+        side=stop.side,
+        quantity=wanted.quantity,
+        order_type=OrderType.STOP if limit is None else OrderType.STOP_LIMIT,
+        time_in_force=exit_body(state, wanted, now.date())[1].time_in_force,
+        stop_price=wanted.stop_price,
+        limit_price=limit,
+        intent_date=now.date(),
+    )
+    state, intent = new_intent(
+        state,
+        Purpose.STOP,
+        Role.STOP,
+        body,
+        now,
+        tranche=stop.tranche,
+        replaces=stop.client_id,
+        parent=stop.parent_client_id,
+        reason="ratchet",
+    )
+    command = ReplaceOrder(
+        old_client_id=stop.client_id,
+        old_broker_id=stop.broker_order_id,
+        intent=intent,
+        urgency=Urgency.PROTECT,
+        summary=f"stop {stop.stop_price} → {wanted.stop_price} for {wanted.quantity}",
+    )
+    return state, (command,)
