@@ -15,7 +15,7 @@ RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 SERIAL_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
 PARALLEL_TESTS := $(filter-out $(SERIAL_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: run test test-fast test-slow lint format bench lock clean install
+.PHONY: run test test-fast test-slow lint format bench record-history lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -56,6 +56,10 @@ format: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+# Anew only when no trade of an older build can be open: the histories stand for such trades.
+record-history: install
+	$(BIN)/python -m tests.replay.record $(SHAPES)
 
 # uv is a tool of the maintainer, not of a run: it comes from the registry when it is asked for.
 # mlfinpy pins old numpy and numba; only its data file is used, so it is appended as it stands.

@@ -7,7 +7,7 @@ Only the process boundary is missing; `tests/e2e` has that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -78,6 +78,7 @@ class Rig:
     clock: ClockMap
     queue: str
     stack: AsyncExitStack = field(repr=False)
+    deadline_s: float = DEADLINE_S
 
     async def start_trade(self, plan: TradePlan) -> WorkflowHandle[TradeWorkflow, TradeResult]:
         """Starts the Trade workflow of this plan."""
@@ -102,10 +103,18 @@ class Rig:
         """One turn of a polling loop; the test's own time limit is the deadline."""
         await asyncio.sleep(0.02)
 
+    async def until_async(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Waits for a condition that has to be asked for, with a deadline."""
+        deadline_s = asyncio.get_running_loop().time() + self.deadline_s
+        while not await condition():
+            if asyncio.get_running_loop().time() > deadline_s:
+                raise AssertionError(f"not within {self.deadline_s} s: {what}")
+            await asyncio.sleep(0.05)
+
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Waits for the condition with a deadline."""
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(self.deadline_s):
                 while not condition():
                     await self.breathe()
         except TimeoutError:
@@ -113,7 +122,7 @@ class Rig:
             for trade in await self.ledger.list_trades():
                 tail += f"\n{trade.trade_id} {trade.stage} {trade.result} {trade.story}"
                 tail += f"\n{[v for v in await self.ledger.verdicts(trade.trade_id) if v.code]}"
-            raise AssertionError(f"not within {DEADLINE_S} s: {what}\n{tail}") from None
+            raise AssertionError(f"not within {self.deadline_s} s: {what}\n{tail}") from None
 
 
 @asynccontextmanager
@@ -125,10 +134,14 @@ async def running_rig(
     config: ExchangeConfig | None = None,
     limits: Limits | None = None,
     arm: bool = True,
+    workers: bool = True,
     streams: bool = True,
     **service_changes: Any,
 ) -> AsyncIterator[Rig]:
-    """Exchange, adapter, armed account and workers around one ledger."""
+    """Exchange, adapter, armed account and workers around one ledger.
+
+    Without `workers` nothing serves the trade here: crash tests have processes of their own.
+    """
     async with AsyncExitStack() as stack:
         settings = config or ExchangeConfig(requests_per_minute=None)
         exchange = Exchange(settings)
@@ -159,12 +172,9 @@ async def running_rig(
             **service_changes,
         )
         queue = f"trade-{account}"
-        await stack.enter_async_context(
-            worker.trade_worker(client, services, task_queue=queue, deployment_name=account)
-        )
-        await set_current_version(client, build_id(), deployment=account)
-        await stack.enter_async_context(worker.gateway_worker(client, services))
-        if streams:
+        if workers:
+            await _serve(stack, client, services, queue)
+        if workers and streams:
             await stack.enter_async_context(running_streams(client, services, queue))
         yield Rig(
             client=client,
@@ -177,6 +187,16 @@ async def running_rig(
             queue=queue,
             stack=stack,
         )
+
+
+async def _serve(stack: AsyncExitStack, client: Client, services: Services, queue: str) -> None:
+    """Trade and gateway worker of the account; its build is current."""
+    deployment = services.account
+    await stack.enter_async_context(
+        worker.trade_worker(client, services, task_queue=queue, deployment_name=deployment)
+    )
+    await set_current_version(client, build_id(), deployment=deployment)
+    await stack.enter_async_context(worker.gateway_worker(client, services))
 
 
 @asynccontextmanager
