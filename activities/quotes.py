@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from brokers.port import Broker
+from domain.instrument import InstrumentKind
 from domain.money import ZERO
 from domain.order import Quote, Side
 from domain.plan import PlanLeg
@@ -13,6 +14,22 @@ from domain.plan import PlanLeg
 async def read_quotes(broker: Broker, legs: Sequence[PlanLeg]) -> dict[str, Quote]:
     """Quotes of all legs in one request; a symbol without a quote is missing, never zero."""
     return await broker.quotes([leg.instrument.symbol for leg in legs])
+
+
+def exit_quote(legs: Sequence[PlanLeg], quotes: Mapping[str, Quote], symbol: str) -> Quote | None:
+    """As `net_quote`, for getting out: a long option that nobody bids for counts as worthless.
+
+    Zero is the worst that a sold option can bring, so this bounds the exit and is no invented
+    price; without it a structure with a dead wing could never be closed. Entries do not use it.
+    """
+    shown: dict[str, Quote] = dict(quotes)
+    for leg in legs:
+        name = leg.instrument.symbol
+        quote = shown.get(name)
+        option = leg.instrument.kind is InstrumentKind.OPTION
+        if quote is not None and option and leg.side is Side.BUY and quote.bid is None:
+            shown[name] = quote.model_copy(update={"bid": ZERO})
+    return net_quote(legs, shown, symbol)
 
 
 def net_quote(legs: Sequence[PlanLeg], quotes: Mapping[str, Quote], symbol: str) -> Quote | None:

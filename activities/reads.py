@@ -5,7 +5,7 @@ from __future__ import annotations
 from temporalio import activity
 
 from activities.executions import book_executions, fills_of_trade
-from activities.quotes import net_quote, read_quotes
+from activities.quotes import exit_quote, read_quotes
 from activities.services import QuoteInput, ReadInput, Services, note_stage
 from domain.errors import HoldfastError
 from domain.facts import (
@@ -100,7 +100,7 @@ class ReadActivities:
         facts: list[Fact] = []
         try:
             quotes = await read_quotes(services.broker, legs)
-            quote = net_quote(legs, quotes, input.trade.symbols[0])
+            quote = exit_quote(legs, quotes, input.trade.symbols[0])
             if quote is not None:
                 facts.append(QuoteRead(at=services.now(), quote=quote))
             clock = await services.broker.market_clock()

@@ -1,8 +1,8 @@
 """The fold: every fact turns one state into the next. It only updates knowledge.
 
-Orders are in `fold_orders`, quantities in `fold_fills`. Decisions are in `domain.desired` and `domain.steps`. A pair that the order table does not know
-raises `IllegalTransition` inside the order update and is turned into a discrepancy here: a trade
-must survive every surprise of a broker (faults.md A6, row 57).
+Orders are in `fold_orders`, quantities in `fold_fills`, decisions in `domain.steps`. A pair that
+the order table does not know raises `IllegalTransition` inside the order update and becomes an
+alert here: a trade must survive every surprise of a broker (faults.md A6, row 57).
 """
 
 from __future__ import annotations
