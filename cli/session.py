@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +46,7 @@ def start(
     strategy: Annotated[list[Path], typer.Option(help="strategy file or name; repeatable")],
     universe: Annotated[list[str], typer.Option(help="symbol; repeatable")],
     bar_s: Annotated[int, typer.Option(help="seconds of market time in a bar")] = BAR_INTERVAL_S,
-    poll_s: Annotated[int, typer.Option(help="seconds of market time between quotes")] = POLL_S,
+    poll_s: Annotated[int, typer.Option(help="seconds of market time between quotes")] = 0,
     tape: Annotated[Path | None, typer.Option(help="tape file to read the bars from")] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +63,7 @@ def start(
             opens_at=clock.market(datetime.now(UTC)),
             tape="" if tape is None else str(tape.resolve()),
             bar_interval_s=bar_s,
-            poll_s=bar_s if tape is not None else min(poll_s, bar_s),
+            poll_s=bar_s if tape is not None else min(poll_s or _shortest_poll_s(clock), bar_s),
             installation=settings.account.installation,
             mode=settings.broker.mode.value,
             build_id=build_id(),
@@ -226,6 +227,11 @@ def check_strategy(path: Path) -> str:
     if not listing.usable:
         raise BadInput(listing.code, "strategy", str(path), listing.text[-300:])
     return found.stem if known == found else str(found)
+
+
+def _shortest_poll_s(clock: ClockMap) -> int:
+    """Five seconds, or what the machine can keep where market time runs faster."""
+    return max(POLL_S, math.ceil(float(clock.speed) * STRATEGY_DURATION_WALL_S_MIN))
 
 
 def _check_times(spec: SessionSpec, clock: ClockMap) -> None:
