@@ -25,7 +25,7 @@ class Market:
 
     async def read(self, symbols: Sequence[str]) -> dict[str, Quote]:
         return {
-            "ESX": Quote(symbol="ESX", bid=self.bid, ask=self.ask, venue_time=BEGIN)
+            symbol: Quote(symbol=symbol, bid=self.bid, ask=self.ask, venue_time=BEGIN)
             for symbol in symbols
             if symbol == "ESX"
         }
