@@ -18,16 +18,22 @@ from tempfile import TemporaryDirectory
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
+from activities.flatten import FlattenInput, flatten_id
+from activities.reconcile import ReconcileInput
 from deploy.local.postgres import start_postgres
 from deploy.local.processes import Child, free_port
 from deploy.local.temporal import NAMESPACE, server_spec
-from domain.ids import streams_workflow_id
+from domain.control import KillScope, KillScopeKind
+from domain.ids import reconcile_workflow_id, streams_workflow_id
 from domain.messages import OperatorRequest, OperatorSignal, TradeResult, VersionSignal
 from ledger.migrate import upgrade
 from ledger.repository import Ledger
 from observability.plugin import holdfast_plugin
 from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
+from tests.workflow import test_session as session_play
+from workflows.flatten import FlattenWorkflow
+from workflows.reconcile import ReconcileWorkflow
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
@@ -143,6 +149,69 @@ SHAPES: dict[str, Shape] = {
 }
 
 
+# --- the other workflows --------------------------------------------------------------------------
+
+
+async def flattened_account(rig: Rig) -> str:
+    await rig.start_trade(play.plan_of(rig, "1"))
+    await play.enter_protected(rig)
+    account = rig.services.account
+    scope = KillScope(kind=KillScopeKind.ACCOUNT, value=account)
+    given = FlattenInput(
+        command_id="flat-1", account=account, scope=scope, by="record", reason="record"
+    )
+    handle = await rig.client.start_workflow(
+        FlattenWorkflow.run,
+        given,
+        id=flatten_id("flat-1", scope, account),
+        task_queue=rig.queue,
+    )
+    await handle.result()
+    return handle.id
+
+
+async def reconciled(rig: Rig) -> str:
+    await rig.start_trade(play.plan_of(rig, "1"))
+    await play.enter_protected(rig)
+    handle = await rig.client.start_workflow(
+        ReconcileWorkflow.run,
+        ReconcileInput(account=rig.services.account, settle_s=0.3),
+        id=reconcile_workflow_id(rig.services.account),
+        task_queue=rig.queue,
+    )
+    await handle.result()
+    return handle.id
+
+
+async def session_of_one_signal(rig: Rig) -> str:
+    with TemporaryDirectory(prefix="holdfast-record-") as text:
+        strategy = Path(text) / "on_second_bar.py"
+        strategy.write_text(session_play.STRATEGY)
+        rig.quote(play.SYMBOL, "99.75", "100.25")
+        started = await session_play.start(rig, strategy, Path(text))
+        await started.handle.result()
+        return started.handle.id
+
+
+OTHERS: dict[str, tuple[str, Callable[[Rig], Awaitable[str]]]] = {
+    "closed_an_account": ("Flatten", flattened_account),
+    "one_open_trade": ("Reconcile", reconciled),
+    "one_signal": ("Session", session_of_one_signal),
+}
+
+
+async def record_other(name: str, client: Client, dsn: str) -> None:
+    """Plays one shape of another workflow and writes it."""
+    workflow, shape = OTHERS[name]
+    ledger = await Ledger.connect(dsn)
+    try:
+        async with running_rig(client, ledger, f"record-{name.replace('_', '-')}") as rig:
+            play.calm_market(rig)
+            await write(client, workflow, name, await shape(rig), None)
+    finally:
+        await ledger.aclose()
+
+
 async def record(name: str, shape: Shape, client: Client, dsn: str) -> None:
     """Plays one shape and writes every run of its trade, and the streams beside it."""
     ledger = await Ledger.connect(dsn)
@@ -191,8 +260,11 @@ async def record_all(names: list[str]) -> None:
             temporal.wait_until_ready()
             await upgrade(postgres.dsn())
             client = await _connected(f"127.0.0.1:{port}")
-            for name in names or list(SHAPES):
-                await record(name, SHAPES[name], client, postgres.dsn())
+            for name in names or [*SHAPES, *OTHERS]:
+                if name in OTHERS:
+                    await record_other(name, client, postgres.dsn())
+                else:
+                    await record(name, SHAPES[name], client, postgres.dsn())
         finally:
             temporal.send_stop()
             temporal.wait_stopped()
