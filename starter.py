@@ -40,6 +40,7 @@ app.add_typer(trade.app, name="trade")
 app.add_typer(history.app, name="history")
 app.add_typer(control.reset_app, name="reset")
 app.add_typer(control.operator_app, name="operator")
+app.add_typer(control.breaker_app, name="breaker")
 app.add_typer(session.app, name="session")
 
 

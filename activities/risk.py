@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from temporalio import activity
@@ -44,6 +47,7 @@ from ledger.records import (
     VerdictKind,
 )
 
+Answer = TypeVar("Answer")
 ROLL_ZONE = ZoneInfo("America/New_York")
 ROLL_HOUR = 17
 ALWAYS_OPEN_CALENDARS = ("24/7",)
@@ -131,33 +135,32 @@ def _fact_of(decision: ReserveDecision, now: datetime) -> Fact:
 
 
 async def read_market(services: Services, plan: TradePlan) -> MarketView:
-    """Account, clock, quotes and permissions; what cannot be read is None and named."""
+    """Account, clock, quotes and permissions at once; what cannot be read is None and named."""
     broker = services.broker
     faults: list[str] = []
-    account: AccountSnapshot | None = None
-    clock: MarketClock | None = None
-    quotes: dict[str, Quote] = {}
-    assets: tuple[AssetInfo, ...] | None = None
-    try:
-        account = await broker.account()
-    except HoldfastError as error:
-        faults.append(f"account: {error.code}")
-    try:
-        clock = await broker.market_clock()
-    except HoldfastError as error:
-        faults.append(f"clock: {error.code}")
-    try:
-        assets = tuple([await broker.asset(leg.instrument.symbol) for leg in plan.legs])
-    except HoldfastError as error:
-        faults.append(f"asset: {error.code}")
-    try:
-        symbols = [leg.instrument.symbol for leg in plan.legs]
-        symbols += [symbol for symbol in services.universe if symbol not in symbols]
-        quotes = await broker.quotes(symbols)
-    except HoldfastError as error:
-        faults.append(f"quote: {error.code}")
+
+    async def read(name: str, call: Awaitable[Answer]) -> Answer | None:
+        try:
+            return await call
+        except HoldfastError as error:
+            faults.append(f"{name}: {error.code}")
+            return None
+
+    legs = [leg.instrument.symbol for leg in plan.legs]
+    symbols = [*legs, *(symbol for symbol in services.universe if symbol not in legs)]
+    account, clock, quotes, *assets = await asyncio.gather(
+        read("account", broker.account()),
+        read("clock", broker.market_clock()),
+        read("quote", broker.quotes(symbols)),
+        *(read("asset", broker.asset(symbol)) for symbol in legs),
+    )
+    known = tuple(asset for asset in assets if asset is not None)
     return MarketView(
-        account=account, clock=clock, quotes=quotes, assets=assets, faults=tuple(faults)
+        account=account,
+        clock=clock,
+        quotes=quotes or {},
+        assets=known if len(known) == len(legs) else None,
+        faults=tuple(sorted(faults)),
     )
 
 

@@ -13,11 +13,12 @@ from cli.kill import KillOutcome, kill_mode, kill_now, kill_scope
 from cli.output import print_fields, print_json, print_rows
 from domain.control import Control, KillScopeKind
 from domain.errors import BadInput, HoldfastError, Refused
-from ledger.records import ResetRequest
+from ledger.records import BreakerRecord, ResetRequest
 
 app = typer.Typer()
 reset_app = typer.Typer(no_args_is_help=True, help="Lifting a kill: slow on purpose.")
 operator_app = typer.Typer(no_args_is_help=True, help="Who may lift a kill.")
+breaker_app = typer.Typer(no_args_is_help=True, help="The risk breaker of the account.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
 Reason = Annotated[str, typer.Option(help="why; goes into the audit")]
@@ -44,6 +45,46 @@ async def _set_armed(target: Target, armed: bool, by: str | None, reason: str) -
     async with target.ledger() as ledger:
         change = ledger.arm if armed else ledger.disarm
         return await change(account, operator_name(by), reason)
+
+
+@breaker_app.command("show")
+def show_breaker(context: typer.Context, as_json: Json = False) -> None:
+    """State, reason and who changed it last; a missing row reads as tripped."""
+    _show_breaker(execute(lambda: _breaker(target_of(context), None)), as_json)
+
+
+@breaker_app.command("reset")
+def reset_breaker(
+    context: typer.Context, reason: Reason, by: By = None, as_json: Json = False
+) -> None:
+    """Sets a tripped risk breaker back to normal; audited under a named person."""
+    change = (operator_name(by), reason)
+    _show_breaker(execute(lambda: _breaker(target_of(context), change)), as_json)
+
+
+async def _breaker(target: Target, change: tuple[str, str] | None) -> BreakerRecord:
+    account = target.settings().account.name
+    async with target.ledger() as ledger:
+        if change is not None:
+            await ledger.reset_breaker(account, *change)
+        return await ledger.risk_breaker(account)
+
+
+def _show_breaker(breaker: BreakerRecord, as_json: bool) -> None:
+    if as_json:
+        print_json(breaker)
+        return
+    print_fields(
+        {
+            "account": breaker.account,
+            "state": breaker.state,
+            "reason": breaker.reason,
+            "text": breaker.text,
+            "changed": breaker.changed_at,
+            "by": breaker.changed_by,
+        },
+        as_json=False,
+    )
 
 
 def _show_control(control: Control, as_json: bool) -> None:

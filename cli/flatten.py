@@ -193,6 +193,10 @@ async def _held(
         case KillScopeKind.TRADE:
             prefix = trade_prefix(installation, scope.value)
             return tuple(leg for leg in held if leg.prefix == prefix), ()
+        case KillScopeKind.STRATEGY:
+            # Whose position it is only the ledger knows: another strategy's is not ours to close.
+            named = tuple(f"{leg.symbol}: strategy unknown without the ledger" for leg in held)
+            return (), (*foreign, *named)
         case _:
             return held, foreign
 

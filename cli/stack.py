@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from temporalio.client import Schedule
 from temporalio.common import WorkflowIDConflictPolicy
 
+from activities.reconcile import ReconcileInput
 from activities.services import StreamInput
 from brokers.alpaca.config import AlpacaMode
 from cli.context import EXIT_FAILED, Target, execute, failed, target_of
@@ -24,6 +26,7 @@ from deploy.local.stack import exchange_child, prepare_ledger, prepare_temporal,
 from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready
+from deploy.temporal.schedules import reconcile_schedule, reconcile_schedule_id
 from deploy.temporal.versions import set_current_version
 from domain.errors import HoldfastError
 from domain.ids import TRADE_QUEUE, streams_workflow_id
@@ -34,6 +37,7 @@ from wiring import copy_journal
 from workflows._lifecycle import TASK_TIMEOUT
 
 app = typer.Typer()
+LEDGER_FOLDER = "postgres"
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -50,10 +54,33 @@ def stack_config(
         prepare=(
             prepare_ledger,
             lambda info: asyncio.run(prepare_account(info, settings)),
-            prepare_temporal(lanes=(lane,)),
+            prepare_temporal(lanes=(lane,), schedules=_schedules(settings.account.name)),
         ),
         after_start=(lambda info: asyncio.run(make_current(info, settings.account.name, workers)),),
     )
+
+
+def _schedules(account: str) -> dict[str, Schedule]:
+    """Broker truth against ledger, every five minutes."""
+    arguments = [ReconcileInput(account=account)]
+    return {reconcile_schedule_id(account): reconcile_schedule(account, arguments)}
+
+
+def set_aside_simulation(target: Target, settings: Settings) -> Path | None:
+    """Moves the data of an earlier simulation away: its exchange, and all it held, is gone.
+
+    A kill that waits in the local journal stays where it is and blocks entries. Answers where the
+    earlier data is now, None if there was nothing to move.
+    """
+    data_dir = target.data_dir
+    simulated = settings.broker.mode is AlpacaMode.SIMULATOR
+    if not simulated or not (data_dir / LEDGER_FOLDER).exists() or control.status(data_dir).is_up:
+        return None
+    if target.kill_journal.is_pending():
+        return None
+    aside = data_dir.with_name(f"{data_dir.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    data_dir.rename(aside)
+    return aside
 
 
 async def prepare_account(info: RunInfo, settings: Settings) -> None:
@@ -114,11 +141,15 @@ def up(
     tape: Annotated[Path | None, typer.Option(help="tape that the exchange plays")] = None,
     speed: Annotated[str, typer.Option(help="market seconds per wall second")] = "1",
     exchange_start: Annotated[str, typer.Option(help="market time at the start")] = "",
+    resume: Annotated[bool, typer.Option(help="keep the data of an earlier simulation")] = False,
 ) -> None:
     """Starts the stack: PostgreSQL, Temporal, simulated exchange, workers."""
     target = target_of(context)
     arguments = _exchange_arguments(exchange_config, tape, speed, exchange_start)
     try:
+        aside = None if resume else set_aside_simulation(target, target.settings())
+        if aside is not None:
+            typer.echo(f"a new simulated exchange starts empty; the earlier data is in {aside}")
         if detach:
             info = control.start_detached(_foreground_command(target, workers), target.data_dir)
             _print_addresses(info)

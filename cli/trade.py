@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.context import EXIT_FAILED, Target, TemporalDown, execute, operator_name, target_of
@@ -20,13 +27,15 @@ from cli.plans import read_plan, start_trade
 from domain.control import KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError, Refused
 from domain.ids import check_id, trade_workflow_id
-from domain.messages import OperatorRequest, Receipt
+from domain.messages import OperatorRequest, Receipt, TradeStatus
 from ledger.records import TradeRecord
 
 app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
 UPDATE_TIMEOUT_S = 10.0
+STATUS_TIMEOUT = timedelta(seconds=1)
+STATUS_QUERIES_MAX = 20
 
 
 @app.command()
@@ -75,21 +84,53 @@ def list_trades(
     strategy: Annotated[str | None, typer.Option(help="only this strategy")] = None,
     as_json: Json = False,
 ) -> None:
-    """Trades of the account from the ledger."""
+    """Trades of the account; open ones as their workflow sees them, else marked with a `?`."""
     target = target_of(context)
 
-    async def read() -> tuple[TradeRecord, ...]:
+    async def read() -> list[dict[str, object]]:
         async with target.ledger() as ledger:
-            return await ledger.list_trades(
+            trades = await ledger.list_trades(
                 account=target.settings().account.name,
                 strategy=strategy,
                 symbol=symbol,
                 open_only=not every,
             )
+        now = await _statuses(target, [each for each in trades if each.closed_at is None])
+        return [_row(trade) | now.get(trade.trade_id, {}) for trade in trades]
 
     columns = ("trade_id", "symbol", "side", "stage", "protection", "result", "realised", "fees")
-    rows = [_row(trade) for trade in execute(read)]
-    print_rows(rows, (*columns, "created_at"), as_json=as_json)
+    print_rows(execute(read), (*columns, "created_at"), as_json=as_json)
+
+
+async def _statuses(target: Target, trades: Sequence[TradeRecord]) -> dict[str, dict[str, object]]:
+    """Stage and protection of open trades from their workflows.
+
+    The ledger's row is as old as the trade's last step at the broker, so where a workflow does
+    not answer within a second the row's words are marked as doubtful.
+    """
+    found: dict[str, dict[str, object]] = {
+        each.trade_id: {"stage": f"{each.stage}?", "protection": f"{each.protection or 'none'}?"}
+        for each in trades
+    }
+    try:
+        client = await target.temporal()
+    except TemporalDown:
+        return found
+    gate = asyncio.Semaphore(STATUS_QUERIES_MAX)
+
+    async def ask(trade_id: str) -> None:
+        handle = client.get_workflow_handle(trade_workflow_id(trade_id))
+        async with gate:
+            try:
+                status = await handle.query(
+                    "status", result_type=TradeStatus, rpc_timeout=STATUS_TIMEOUT
+                )
+            except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
+                return
+        found[trade_id] = {"stage": status.stage, "protection": status.protection}
+
+    await asyncio.gather(*(ask(each.trade_id) for each in trades))
+    return found
 
 
 def _row(trade: TradeRecord) -> dict[str, object]:

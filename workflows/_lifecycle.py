@@ -13,7 +13,7 @@ from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 from domain.commands import Urgency
 
 SEND_TIMEOUT = timedelta(seconds=5)
-WALK_TIMEOUT = timedelta(seconds=7)
+WALK_TIMEOUT = timedelta(seconds=6)
 RESOLVE_TIMEOUT = timedelta(seconds=10)
 READ_TIMEOUT = timedelta(seconds=10)
 BOOKKEEPING_TIMEOUT = timedelta(seconds=10)
