@@ -35,6 +35,7 @@ EXIT_REFUSALS_MAX = 5
 EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
+QUOTE_HOLD_S = 10.0
 
 
 def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
@@ -52,7 +53,7 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
         return _wait_for_exit(state, now, busy)
     state, commands, can_trade = _can_trade_now(state, now, busy)
     if not can_trade:
-        return state, commands, False
+        return state, commands, _is_asking(state, now)
     resting = state.live(Role.STOP, Role.TARGET)
     if resting:
         state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
@@ -88,6 +89,18 @@ def _can_trade_now(
         return state, (), False
     state = state.changed(exit=state.exit.model_copy(update={"asked_at": now}))
     return state, (command,), False
+
+
+def _is_asking(state: TradeState, now: datetime) -> bool:
+    """True while a quote that has just run out is read again: what the exit released stays down.
+
+    A worker that dies between two cancels needs some seconds; putting the cancelled exits back up
+    for that would only be undone again. A quote that stays away lets protection come back (K3).
+    """
+    at = state.quote_read_at
+    if at is None or state.hours.halted or not state.hours.is_open:
+        return False
+    return QUOTE_FRESH_S < (now - at).total_seconds() <= QUOTE_HOLD_S
 
 
 def _is_recent(at: datetime | None, now: datetime) -> bool:
