@@ -56,7 +56,8 @@ async def _verify(target: Target) -> tuple[Differences, list[str]]:
     account, installation = settings.account.name, settings.account.installation
     async with target.ledger() as ledger, target.broker() as broker:
         account_now = await broker.account()
-        fills, fees = await _executions(broker)
+        since = _first_told((await broker.market_clock()).market_now)
+        fills, fees = await _executions(broker, since)
         orders = await _orders(broker, installation)
         start_cash = await _start_cash(target)
         held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
@@ -64,25 +65,29 @@ async def _verify(target: Target) -> tuple[Differences, list[str]]:
             orders=orders,
             fills=tuple(_fill_row(fill) for fill in fills),
             fees=fees,
-            cash=_cash_of(account_now),
+            cash={} if start_cash is None else _cash_of(account_now),
             positions=held,
         )
-        ours = await _ledger_book(ledger, account, account_now, start_cash)
+        ours = await _ledger_book(ledger, account, account_now, start_cash, since)
         problems = [f"{p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
     return compare(ours, theirs), problems
 
 
-async def _executions(broker: Broker) -> tuple[list[Fill], tuple[FeeRow, ...]]:
-    """Every execution and fee that the broker still tells, each once."""
+def _first_told(market_now: datetime) -> datetime:
+    """Begin of the venue's UTC day: from here on the broker tells executions without a cursor."""
+    return market_now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+async def _executions(broker: Broker, since: datetime) -> tuple[list[Fill], tuple[FeeRow, ...]]:
+    """Every execution and fee from `since` on that the broker tells, each once."""
     fills: dict[str, Fill] = {}
     fees: dict[str, FeeRow] = {}
     cursor: str | None = None
     for _ in range(PAGES_MAX):
         page = await broker.executions_since(cursor)
-        fills.update({fill.fill_key: fill for fill in page.fills})
-        fees.update(
-            {fee.activity_id: FeeRow(key=fee.activity_id, amount=fee.amount) for fee in page.fees}
-        )
+        fills.update({f.fill_key: f for f in page.fills if f.venue_time >= since})
+        told = [fee for fee in page.fees if fee.venue_time >= since]
+        fees.update({f.activity_id: FeeRow(key=f.activity_id, amount=f.amount) for f in told})
         cursor = page.cursor
         if not page.has_more:
             return list(fills.values()), tuple(fees.values())
@@ -145,15 +150,20 @@ async def _ledger_book(
     account: str,
     told: AccountSnapshot,
     start_cash: Decimal | None,
+    since: datetime,
 ) -> Book:
-    """The ledger's side, over the time that the broker still tells."""
-    since = datetime.now(UTC) - LOOK_BACK - timedelta(days=365)
-    rows = [row for row in await ledger.fills_of_account(account, since) if not row.is_reversal]
+    """The ledger's side: executions and fees from `since`, orders as far back as is asked for.
+
+    Cash follows from all of them, so it is compared only where the exchange tells its first cash.
+    """
+    booked = await ledger.fills_of_account(account)
+    undone = [row.reverses for row in booked if row.reverses is not None]
+    rows = [r for r in booked if not r.is_reversal and r.fill.fill_key not in undone]
     fees = await ledger.fees(account)
     positions: dict[str, Decimal] = {}
     for held in await ledger.positions_by_trade(account):
         positions[held.symbol] = positions.get(held.symbol, ZERO) + held.quantity
-    cash = _cash_of(told)
+    cash: dict[str, Decimal] = {}
     if start_cash is not None and told.cash is not None:
         multipliers = await _multipliers(ledger, account)
         cash = {
@@ -161,8 +171,12 @@ async def _ledger_book(
         }
     return Book(
         orders=await _ledger_orders(ledger, account),
-        fills=tuple(_fill_row(row.fill) for row in rows),
-        fees=tuple(FeeRow(key=fee.activity_id, amount=fee.amount) for fee in fees),
+        fills=tuple(_fill_row(row.fill) for row in rows if row.fill.venue_time >= since),
+        fees=tuple(
+            FeeRow(key=fee.activity_id, amount=fee.amount)
+            for fee in fees
+            if fee.venue_time >= since
+        ),
         cash=cash,
         positions={symbol: quantity for symbol, quantity in positions.items() if quantity != 0},
     )
@@ -171,10 +185,15 @@ async def _ledger_book(
 async def _ledger_orders(ledger: Ledger, account: str) -> tuple[OrderRow, ...]:
     """Every accepted order of every trade; a price as the broker was asked for it."""
     rows: list[OrderRow] = []
+    first = datetime.now(UTC) - LOOK_BACK
     for trade in await ledger.list_trades(account=account, limit=100_000):
         records = await ledger.orders_of_trade(trade.trade_id)
-        rows += [_row_of(record) for record in records if record.broker_order_id is not None]
+        rows += [_row_of(record) for record in records if _was_taken(record, first)]
     return tuple(rows)
+
+
+def _was_taken(record: IntentRecord, first: datetime) -> bool:
+    return record.broker_order_id is not None and record.gate_at >= first
 
 
 def _row_of(record: IntentRecord) -> OrderRow:

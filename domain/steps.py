@@ -37,7 +37,7 @@ from domain.moves import (
 from domain.order import OrderState
 from domain.protecting import protect
 from domain.trade_state import Role, TradeState
-from domain.walk import entry_step, walk_deadlines
+from domain.walk import end_if_over, entry_step, walk_deadlines
 
 IMBALANCE_MAX_S = 5.0
 PROTECT_UNKNOWN_S = 3.0
@@ -86,17 +86,6 @@ def _phases(state: TradeState) -> tuple[Callable[..., Step], ...]:
         return (_reserve,)
     if state.taken_over and not ts.wants_exit(state):
         return (_know,)
-    if state.taken_over or state.needs_operator:
-        return (
-            _resolve_unknown,
-            _drop_entries,
-            _know,
-            _drop_doubles,
-            _notice_wrong,
-            get_out,
-            protect,
-            _close,
-        )
     return (
         _resolve_unknown,
         _drop_entries,
@@ -159,7 +148,11 @@ def _order_deadlines(state: TradeState) -> list[datetime]:
     """When orders in between must be looked at again."""
     times: list[datetime] = []
     for record in state.orders:
-        if record.retry_at is not None and (record.is_live or record is state.orders[-1]):
+        # An exit that failed waits for its retry although others were asked for after it.
+        failed = record.state in (OrderState.NOT_SENT, OrderState.REJECTED)
+        is_last = record is state.orders[-1]
+        awaited = record.is_live or (failed and record.role is not Role.ENTRY) or is_last
+        if record.retry_at is not None and awaited:
             times.append(record.retry_at)
         if record.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE):
             times.append(record.changed_at + timedelta(seconds=CANCEL_RECHECK_S))
@@ -291,9 +284,15 @@ def _drop_entries(state: TradeState, now: datetime, busy: Collection[str]) -> St
 
 
 def _enter(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-    """The walk (domain.walk); nothing while an unknown entry is out (I1)."""
-    if state.walk.ended or ts.wants_exit(state) or state.paused:
+    """The walk (domain.walk); nothing while an unknown entry is out (I1).
+
+    A paused or parked trade sends no entry, but its walk ends like any other: what the working
+    order fills must be protected (I4), and it may not work for ever (I11).
+    """
+    if state.walk.ended or ts.wants_exit(state):
         return state, (), False
+    if state.paused or state.needs_operator:
+        return end_if_over(state, now), (), False
     state, commands = entry_step(state, now, busy)
     return state, commands, False
 

@@ -17,6 +17,7 @@ from domain.facts import (
     KillEngaged,
     OperatorCommand,
     OperatorVerb,
+    OrderNotSent,
 )
 from domain.instrument import Instrument
 from domain.order import OrderState, Side
@@ -319,7 +320,9 @@ def test_fill_after_cancel_confirmed_is_protected_not_forgotten() -> None:
     """D9, peers row 8: the cancel lost the race."""
     trade, broker = start()
     trade.pass_time(5)
-    trade.tell(KillEngaged(at=trade.now, command_id="k", mode=KillMode.CANCEL_ENTRIES, by="a", reason="r"))
+    trade.tell(
+        KillEngaged(at=trade.now, command_id="k", mode=KillMode.CANCEL_ENTRIES, by="a", reason="r")
+    )
     trade.look()
     order = broker.orders[0]
     broker._fill(order, D(3))
@@ -438,3 +441,30 @@ def test_replace_that_restores_the_full_size_is_cancelled_before_it_can_overfill
     assert broker.position == 1
     assert live_exit_quantity(broker, Side.SELL) == 1
     assert not [o for o in broker.orders if o.live and o.side is Side.BUY]
+
+
+def test_parked_trade_sends_no_further_entry_until_a_person_resumes_it() -> None:
+    """C11: a different body under our id parks the trade; nothing new is tried by itself."""
+    trade, broker = start(mischief=lambda c: "not_sent" if isinstance(c, PlaceOrder) else "")
+    trade.look()
+    trade.look()
+    first = trade.state.orders[0].client_id
+    trade.tell(
+        OrderNotSent(at=trade.now, client_id=first, code="INTENT_BODY_DIFFERS", text="differs")
+    )
+    assert ts.stage(trade.state) is Stage.NEEDS_OPERATOR
+    trade.pass_time(20)
+    assert broker.journal == []
+    assert len([c for c in trade.commands if isinstance(c, PlaceOrder)]) <= 1
+
+
+def test_paused_trade_does_not_walk_and_resumes_where_it_was() -> None:
+    trade, broker = start()
+    trade.pass_time(5)
+    pause = OperatorCommand(at=trade.now, command_id="p", by="ann", verb=OperatorVerb.PAUSE)
+    trade.tell(pause)
+    trade.pass_time(20)
+    assert not [c for c in trade.commands if isinstance(c, WalkStep)]
+    trade.tell(pause.model_copy(update={"command_id": "r", "verb": OperatorVerb.RESUME}))
+    trade.pass_time(25)
+    assert broker.position == 10
