@@ -32,6 +32,7 @@ from domain.trade_state import OrderRecord, Role, TradeState
 
 RETRY_DEFAULT_S = 1.0
 RETRY_MAX_S = 60.0
+CANCEL_AGAIN_S = 2.0
 PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS"})
 
 _EVENT_OF_STATUS = {
@@ -112,7 +113,11 @@ def cancel_asked(state: TradeState, fact: CancelAsked, now: datetime) -> TradeSt
     record = state.order(fact.client_id)
     if record is None:
         return state
-    return state.with_order(move(record, OrderEvent.CANCEL_REQUESTED, now))
+    after = move(record, OrderEvent.CANCEL_REQUESTED, now)
+    if record.state is OrderState.PENDING_CANCEL:
+        # The venue forgot the first one; it gets the same time for this one.
+        after = after.model_copy(update={"retry_at": now + timedelta(seconds=CANCEL_AGAIN_S)})
+    return state.with_order(after)
 
 
 def cancel_rejected(state: TradeState, fact: CancelRejected, now: datetime) -> TradeState:
@@ -170,6 +175,10 @@ def see_order(
             f"{record.client_id}: filled {seen.filled_quantity} of {seen.quantity}",
             AlertSeverity.CRITICAL,
         )
+    if _is_found_alive(record, seen):
+        # The refusal was not this order's: what the broker shows working is live (I3, I10).
+        state = alert(state, "ORDER_FOUND_ALIVE", record.client_id, AlertSeverity.CRITICAL)
+        record = record.model_copy(update={"state": OrderState.UNKNOWN})
     update = _told(record, seen)
     if state.plan.is_combo and record.intent is not None:
         record = _with_legs(record, seen.legs)
@@ -178,6 +187,12 @@ def see_order(
         for number, child in enumerate(seen.legs):
             state = _see_child(state, record, child, number, now)
     return state
+
+
+def _is_found_alive(record: OrderRecord, seen: OrderSnapshot) -> bool:
+    """True if an order that was refused at its sending works at the broker all the same."""
+    refused = record.state is OrderState.REJECTED and record.broker_order_id is None
+    return refused and not seen.is_terminal
 
 
 def _told(record: OrderRecord, seen: OrderSnapshot) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def cancel_orders(
     for record in records:
         if _follows_another(state, record) or dies_with_partner(state, record, now):
             continue  # the broker cancels the group
-        if record.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_NEW):
+        if record.state is OrderState.PENDING_NEW:
+            continue
+        if record.state is OrderState.PENDING_CANCEL and not _outlived_cancel(state, record):
             continue
         if record.state is OrderState.UNKNOWN and record.broker_order_id is None:
             continue  # resolved first
@@ -85,6 +87,12 @@ def cancel_orders(
         if command.key not in busy and is_due(record.retry_at, now):
             commands.append(command)
     return state, tuple(commands)
+
+
+def _outlived_cancel(state: TradeState, record: OrderRecord) -> bool:
+    """True if a read well after the cancel still showed the order: ask again (D4)."""
+    known = state.knowledge_at
+    return known is not None and known > record.changed_at + timedelta(seconds=CANCEL_RECHECK_S)
 
 
 def _follows_another(state: TradeState, record: OrderRecord) -> bool:

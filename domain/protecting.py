@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from itertools import takewhile
 
 from domain import trade_state as ts
 from domain.changes import alert, start_exit
@@ -16,6 +17,7 @@ from domain.commands import (
 )
 from domain.ids import Purpose
 from domain.intents import is_due, new_intent, place
+from domain.money import total
 from domain.moves import (
     Step,
     cancel_orders,
@@ -99,10 +101,12 @@ def _protect_tranche(
     )
     if not live:
         return _place_exit(state, wanted, now)
+    dying = tuple(o for o in live if o.state is OrderState.PENDING_CANCEL)
+    if dying:
+        return cancel_orders(state, dying, now, busy, Urgency.PROTECT)
     if any(f"order/{o.client_id}" in busy or not is_settled(o) for o in live):
         return state, ()
-    lead = next((o for o in live if o.role is Role.TARGET), live[0])
-    if lead.quantity - ts.filled_quantity(state, lead) != wanted.quantity:
+    if not _covers(state, live, wanted):
         return cancel_orders(state, live, now, busy, Urgency.PROTECT)
     stops = [o for o in live if o.role is Role.STOP]
     if wanted.stop_price is not None and not stops:
@@ -112,6 +116,18 @@ def _protect_tranche(
         if wanted.stop_price is not None and stop.stop_price != wanted.stop_price:
             return _ratchet(state, stop, wanted, now)
     return state, ()
+
+
+def _covers(state: TradeState, live: tuple[OrderRecord, ...], wanted: DesiredExit) -> bool:
+    """True if the tranche's exits still take off what is wanted.
+
+    What one of a pair fills is taken off the other by the venue, sooner or later told to us: a
+    stop that fills in parts is at work and must not be cancelled for it (I4).
+    """
+    lead = next((o for o in live if o.role is Role.TARGET), live[0])
+    own = ts.filled_quantity(state, lead)
+    pair = total(ts.filled_quantity(state, o) for o in live)
+    return wanted.quantity in (lead.quantity - own, lead.quantity - pair)
 
 
 def _place_exit(
@@ -125,13 +141,12 @@ def _place_exit(
         and o.role in (Role.STOP, Role.TARGET)
         and o.tranche == wanted.tranche
     ]
-    rejected = [o for o in earlier if o.state is OrderState.REJECTED]
+    failed = (OrderState.REJECTED, OrderState.NOT_SENT)
+    rejected = _rejected_in_a_row(earlier)
     if len(rejected) >= PROTECTION_REJECTIONS_MAX:
-        state = alert(
-            state, "PROTECTION_REJECTED", rejected[-1].reject_code, AlertSeverity.CRITICAL
-        )
+        state = alert(state, "PROTECTION_REJECTED", rejected[0].reject_code, AlertSeverity.CRITICAL)
         return start_exit(state, "protection_rejected"), ()
-    if earlier and not is_due(earlier[-1].retry_at, now):
+    if earlier and earlier[-1].state in failed and not is_due(earlier[-1].retry_at, now):
         return state, ()
     purpose, body = exit_body(state, wanted, now.date())
     role = Role.STOP if purpose is Purpose.STOP else Role.TARGET
@@ -146,6 +161,16 @@ def _place_exit(
         reason="protect",
     )
     return state, (command,)
+
+
+def _rejected_in_a_row(earlier: list[OrderRecord]) -> list[OrderRecord]:
+    """The newest exits of a tranche that were refused one after the other.
+
+    A refused ratchet left the old stop in place: it says nothing about protection as such.
+    """
+    placed = [o for o in earlier if o.replaces is None and o.state is not OrderState.NOT_SENT]
+    row = takewhile(lambda o: o.state is OrderState.REJECTED, reversed(placed))
+    return list(row)
 
 
 def _ratchet(

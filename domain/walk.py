@@ -66,6 +66,12 @@ def entry_step(state: TradeState, now: datetime, busy: Collection[str]) -> _Resu
     return _walk(state, state.ticket, working[0], now, busy)
 
 
+def end_if_over(state: TradeState, now: datetime) -> TradeState:
+    """State whose walk has ended if there is a reason for it."""
+    reason = _why_over(state, now)
+    return end_walk(state, reason) if reason else state
+
+
 def _current_entry(state: TradeState) -> OrderRecord | None:
     """The entry order that counts: replacements that never came to be are passed over."""
     for record in reversed(state.orders):
