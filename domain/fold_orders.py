@@ -238,22 +238,24 @@ def _see_child(
     state: TradeState, parent: OrderRecord, child: OrderSnapshot, number: int, now: datetime
 ) -> TradeState:
     """Children that the broker made belong to the parent by its id (architecture §5.1)."""
-    if state.find(child.client_id, child.broker_order_id) is None:
+    known = state.find(child.client_id, child.broker_order_id)
+    if known is None:
         is_stop = child.order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
-        state = state.with_order(
-            OrderRecord(
-                client_id=f"{parent.client_id}.{number + 1}",
-                role=Role.STOP if is_stop else Role.TARGET,
-                state=OrderState.PENDING_NEW,
-                symbol=child.symbol or parent.symbol,
-                side=child.side or parent.side,
-                quantity=child.quantity or parent.quantity,
-                tranche=parent.tranche if parent.tranche is not None else 0,
-                limit_price=child.limit_price,
-                stop_price=child.stop_price,
-                broker_order_id=child.broker_order_id,
-                parent_client_id=parent.client_id,
-                changed_at=now,
-            )
+        known = OrderRecord(
+            client_id=f"{parent.client_id}.{number + 1}",
+            role=Role.STOP if is_stop else Role.TARGET,
+            state=OrderState.PENDING_NEW,
+            symbol=child.symbol or parent.symbol,
+            side=child.side or parent.side,
+            quantity=child.quantity or parent.quantity,
+            tranche=parent.tranche if parent.tranche is not None else 0,
+            limit_price=child.limit_price,
+            stop_price=child.stop_price,
+            broker_order_id=child.broker_order_id,
+            parent_client_id=parent.client_id,
+            changed_at=now,
         )
-    return see_order(state, child.model_copy(update={"client_id": None}), now)
+        state = state.with_order(known)
+    # The broker's own id of a child is not ours; our record's id names it for certain, also for a
+    # replacement that is seen in its group before its own answer came.
+    return see_order(state, child, now, client_id=known.client_id)

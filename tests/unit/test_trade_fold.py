@@ -18,6 +18,7 @@ from domain.facts import (
     OperatorCommand,
     OperatorVerb,
     OrderNotSent,
+    OrderReported,
 )
 from domain.instrument import Instrument
 from domain.order import OrderState, Side
@@ -32,6 +33,7 @@ from domain.plan import (
     TradePlan,
     WalkPlan,
 )
+from domain.steps import decide
 from domain.trade_state import Role, Stage
 from tests.unit.toy_broker import START, ToyBroker, Trade, live_exit_quantity
 
@@ -468,3 +470,23 @@ def test_paused_trade_does_not_walk_and_resumes_where_it_was() -> None:
     trade.tell(pause.model_copy(update={"command_id": "r", "verb": OperatorVerb.RESUME}))
     trade.pass_time(25)
     assert broker.position == 10
+
+
+def test_ratcheted_stop_seen_in_its_group_before_its_own_answer_is_ours() -> None:
+    """F3: the parent's snapshot shows the replacement while our replace is still on its way."""
+    trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET))
+    trade.pass_time(25)
+    broker.move(D("102.40"), D("102.60"))
+    trade.deliver()
+    trade.state, commands = decide(trade.state, trade.now)
+    replace = next(c for c in commands if c.kind == "replace_order")
+    old = broker.by_id(replace.old_broker_id)
+    assert old is not None
+    broker.replace(old, replace.intent)
+    parent = broker.by_id(old.group)
+    assert parent is not None
+    trade.tell(OrderReported(at=trade.now, order=broker.snapshot(parent)))
+    assert not [a for a in trade.state.alerts if a.code == "ORDER_UNATTRIBUTED"]
+    record = trade.state.order(replace.intent.client_id)
+    assert record is not None
+    assert record.broker_order_id is not None
