@@ -10,12 +10,13 @@ STAMP_OF_LOCK := $(VENV)/installed
 PIP_FLAGS := --no-deps --require-hashes --disable-pip-version-check --quiet
 KEEP ?= 0
 RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
-# These own real servers or read the whole tree and run one after another; all other folders run
-# in parallel (their PostgreSQL is one server with a database per test).
-SERIAL_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
-PARALLEL_TESTS := $(filter-out $(SERIAL_TESTS) tests/__pycache__/,$(wildcard tests/*/))
+# Two halves so that the quick one tells first. Both run in parallel, file by file: each pytest
+# worker has a Temporal server of its own, PostgreSQL is one server with a database per test.
+# The whole recorded day (marker `slow`) is played by `make test-day`, which CI runs as well.
+SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
+FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: run test test-fast test-slow lint format bench record-history lock clean install
+.PHONY: run test test-fast test-slow test-day lint format bench record-history lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -40,10 +41,13 @@ test:
 
 test-fast: install
 	@test -d ../shared/data/open || echo "NOTE: ../shared/data/open is not there: tests on recorded market data are left out"
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PARALLEL_TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST_TESTS)
 
 test-slow: install
-	$(BIN)/python -m pytest -q $(SERIAL_TESTS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow" $(SLOW_TESTS)
+
+test-day: install
+	$(BIN)/python -m pytest -q -m slow tests/e2e
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from temporalio.common import (
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from deploy.temporal.attributes import ACCOUNT, MODE, STRATEGY, SYMBOL, TRADE_ID
+from deploy.temporal.attributes import ACCOUNT, MODE, STAGE, STRATEGY, SYMBOL, TRADE_ID
 from deploy.temporal.versions import current_version
 from domain.clock import ClockMap
 from domain.edge import BODY_BYTES_MAX
@@ -22,6 +22,7 @@ from domain.errors import BadInput, Refused
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
 from domain.plan import TradePlan
+from domain.trade_state import Stage
 from domain.validation import PlanContext, check_plan
 from observability.build import build_id
 from settings import Settings
@@ -63,7 +64,7 @@ async def start_trade(client: Client, plan: TradePlan, settings: Settings, clock
     # The build that will run it, which need not be the code of this command.
     build = await current_version(client) or build_id()
     pairs = ((TRADE_ID, plan.trade_id), (ACCOUNT, plan.account), (STRATEGY, plan.strategy))
-    more = ((SYMBOL, plan.symbol), (MODE, mode))
+    more = ((SYMBOL, plan.symbol), (MODE, mode), (STAGE, Stage.RESERVING.value))
     try:
         handle = await client.start_workflow(
             "Trade",

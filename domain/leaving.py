@@ -35,7 +35,7 @@ EXIT_REFUSALS_MAX = 5
 EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
-QUOTE_HOLD_S = 10.0
+QUOTE_HOLD_S = 5.0
 
 
 def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:

@@ -38,6 +38,7 @@ RETRYABLE_CODES = frozenset(
         "CONTROL_LOCKED",
         "INTENT_LOCKED",
         "LEDGER_DOWN",
+        "QUEUE_TIMEOUT",
     }
 )
 """Definitely not sent, and the reason may be gone in a second."""

@@ -41,6 +41,7 @@ with workflow.unsafe.imports_passed_through():
         SessionStatus,
         SignalEnvelope,
     )
+    from domain.trade_state import Stage
     from workflows import _lifecycle as life
 
 INBOX_MAX = 1_000
@@ -261,6 +262,7 @@ class SessionWorkflow:
                 SearchAttributePair(life.STRATEGY, plan.strategy),
                 SearchAttributePair(life.SYMBOL, plan.symbol),
                 SearchAttributePair(life.MODE, self._spec.mode),
+                SearchAttributePair(life.STAGE, Stage.RESERVING),
             ]
         )
 

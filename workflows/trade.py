@@ -67,7 +67,8 @@ class TradeWorkflow:
         self._running = CommandTasks(
             self._trade_ref, timedelta(seconds=interval_s), self._settle_input, input.build_id
         )
-        self._told_stage = ""
+        told = workflow.info().typed_search_attributes.get(life.STAGE)
+        self._told_stage = "" if told is None else told
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: datetime | None = None
 
@@ -296,7 +297,7 @@ class TradeWorkflow:
     def _tell(self) -> None:
         """Shows stage and story in the Web UI; the search attribute moves only with the stage."""
         stage = ts.stage(self._state)
-        if stage != self._told_stage:
+        if stage not in (self._told_stage, ts.Stage.CLOSING):
             self._told_stage = stage
             workflow.upsert_search_attributes([life.STAGE.value_set(stage)])
         workflow.set_current_details(story_of(self._state))

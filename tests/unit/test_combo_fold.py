@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -55,7 +55,7 @@ from domain.plan import (
     WalkPlan,
 )
 from domain.trade_state import Role, Stage
-from tests.unit.toy_broker import START, Trade
+from tests.unit.toy_broker import START, ToyBroker, Trade
 from tests.unit.toy_combo_broker import ComboOrder, ToyComboBroker
 
 D = Decimal
@@ -200,7 +200,8 @@ def start(
     market = {leg.instrument.symbol: QUOTES[leg.instrument.symbol] for leg in legs}
     broker = ToyComboBroker(legs=legs, quotes=market)
     plan = make_plan(legs, **changes)
-    return ComboTrade(plan, broker, quantity=D(3), start=D(first), worst=D(worst))  # type: ignore[arg-type]
+    given: dict[str, Any] = {"quantity": D(3), "start": D(first), "worst": D(worst)}
+    return ComboTrade(plan, cast(ToyBroker, broker), **given)
 
 
 # --- entry ----------------------------------------------------------------------------------------

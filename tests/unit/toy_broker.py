@@ -293,8 +293,8 @@ Mischief = Callable[[Command], str]
 class Trade:
     """Drives one trade: state, toy broker and virtual time. `mischief` names a fault per command:
 
-    "" none · "race" a fill between our look and our replace · "lost" answer lost after acceptance · "not_sent" · "reject" · "late" fills are told
-    later by `deliver`.
+    "" none · "race" a fill between our look and our replace · "lost" answer lost after
+    acceptance · "not_sent" · "reject". Fills are told later, by `deliver`.
     """
 
     def __init__(
