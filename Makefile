@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make run` and `make test`. Needs Python >= 3.11 and make.
 #   make run            play a recorded day as a paper session (KEEP=1 leaves the stack up)
-#   make test           every test; make lint; make bench
+#   make test           all but the slow ones (make test-long); make lint; make bench
 #   make lock           write requirements.lock anew from pyproject.toml
 #   PYTHON=python3.12 make test    another interpreter
 PYTHON ?= python3
@@ -12,11 +12,11 @@ KEEP ?= 0
 RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 # Two halves so that the quick one tells first. Both run in parallel, file by file: each pytest
 # worker has a Temporal server of its own, PostgreSQL is one server with a database per test.
-# The whole recorded day (marker `slow`) is played by `make test-day`, which CI runs as well.
+# Marker `slow` (the whole recorded day, kills with servers down): `make test-long`, in CI too.
 SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
 FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: run test test-fast test-slow test-day lint format bench record-history lock clean install
+.PHONY: run test test-fast test-slow test-long lint format bench record-history lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -46,7 +46,7 @@ test-fast: install
 test-slow: install
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow" $(SLOW_TESTS)
 
-test-day: install
+test-long: install
 	$(BIN)/python -m pytest -q -m slow tests/e2e
 
 lint: install
