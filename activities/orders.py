@@ -8,11 +8,26 @@ Answers are facts; no activity here raises for anything that a broker or a limit
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import timedelta
 
 from temporalio import activity
 
-from activities.executions import booked_fill_facts, fresh_fill_facts
+from activities.executions import (
+    book_executions,
+    booked_fill_facts,
+    fills_of_trade,
+    fresh_fill_facts,
+)
+from activities.making_room import cancel_entries_against
+from activities.order_facts import (
+    any_filled,
+    cancel_refused,
+    intent_state,
+    may_be_replaced,
+    not_sent,
+    same_order,
+    why_not_step,
+)
 from activities.quotes import net_quote, read_quotes
 from activities.services import (
     CancelInput,
@@ -40,7 +55,6 @@ from brokers.port import (
 from domain.errors import HoldfastError
 from domain.facts import (
     CancelAsked,
-    CancelRejected,
     Fact,
     FactBatch,
     OrderAccepted,
@@ -53,11 +67,12 @@ from domain.facts import (
     ReplaceConfirmed,
     ReplaceRejected,
 )
-from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, OrderType, Quote
+from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
 from ledger.records import GatePermit, GateRefused, IntentExists, IntentState
 
 GATE_AGE_MAX_S = 0.150
 READ_BACK_S = 1.0
+LIST_MARGIN_S = 60.0
 
 
 class OrderActivities:
@@ -73,6 +88,8 @@ class OrderActivities:
         """Sends one order exactly once, or says definitely that it was not sent."""
         intent = input.command.intent
         outcome = await self._send(input.trade, intent, replaces=None)
+        if isinstance(outcome, Rejected) and not intent.increasing:
+            await cancel_entries_against(self._services, intent)
         facts = await self._facts_of(input.trade, intent, outcome)
         await note_stage(self._services, input.trade)
         return FactBatch(facts=facts)
@@ -139,7 +156,7 @@ class OrderActivities:
         """Exits stay open: the scheduled activity is the durable intent (architecture §5.7)."""
         services = self._services
         outcome = await self._send_once(intent, replaces, services.monotonic())
-        state, snapshot, code = _intent_state(outcome)
+        state, snapshot, code = intent_state(outcome)
         try:
             await services.ledger.book_sent_intent(
                 intent, trade.owner, token, state, services.now(), snapshot=snapshot, code=code
@@ -158,7 +175,7 @@ class OrderActivities:
         return UnknownOutcome(reason=f"an earlier attempt left the order {record.state}")
 
     async def _record(self, intent: OrderIntent, token: str | None, outcome: PlaceOutcome) -> None:
-        state, snapshot, code = _intent_state(outcome)
+        state, snapshot, code = intent_state(outcome)
         now = self._services.now()
         try:
             await self._services.ledger.record_answer(
@@ -185,7 +202,7 @@ class OrderActivities:
                     ),
                 )
             case NotExecuted():
-                return (_not_sent(now, client_id, outcome),)
+                return (not_sent(now, client_id, outcome),)
             case AuthNeeded():
                 return (OrderNotSent(at=now, client_id=client_id, code="AUTH", text=outcome.text),)
             case Duplicate():
@@ -201,7 +218,7 @@ class OrderActivities:
         Legs may have filled before the ledger knew whose they are: nobody was rung then, so what
         is booked is told with the answer that names them.
         """
-        if any(_any_filled(order) for order in orders):
+        if any(any_filled(order) for order in orders):
             return await fresh_fill_facts(self._services, trade.trade_id)
         if any(order.legs for order in orders):
             return await booked_fill_facts(self._services, trade.trade_id)
@@ -213,7 +230,7 @@ class OrderActivities:
         now = self._services.now()
         if order is None:
             return (OrderUnknown(at=now, client_id=intent.client_id, reason="duplicate, not seen"),)
-        if not _same_order(intent, order):
+        if not same_order(intent, order):
             text = f"the broker's {order.quantity} {order.symbol} is not our body"
             return (
                 OrderNotSent(
@@ -304,9 +321,7 @@ class OrderActivities:
             seen = (OrderReported(at=now, order=own),)
         if quote is not None:
             seen = (*seen, QuoteRead(at=now, quote=quote))
-        why_not = _why_not_step(
-            command.invalid_at_or_below, command.invalid_at_or_above, own, quote
-        )
+        why_not = why_not_step(command.invalid_at_or_below, command.invalid_at_or_above, own, quote)
         if why_not:
             skipped = OrderNotSent(
                 at=now, client_id=command.intent.client_id, code="STEP_SKIPPED", text=why_not
@@ -337,7 +352,7 @@ class OrderActivities:
             found = await self._look_up(command.client_id)
             if found is None:
                 return FactBatch(
-                    facts=(_cancel_refused(services.now(), command.client_id, "NOT_FOUND", ""),)
+                    facts=(cancel_refused(services.now(), command.client_id, "NOT_FOUND", ""),)
                 )
             broker_id = found.broker_order_id
         outcome = await services.broker.cancel(broker_id)
@@ -347,13 +362,13 @@ class OrderActivities:
             case CancelRequested() | UnknownOutcome():
                 fact: Fact = CancelAsked(at=now, client_id=command.client_id)
             case NotCancelable():
-                fact = _cancel_refused(now, command.client_id, "NOT_CANCELABLE", outcome.text)
+                fact = cancel_refused(now, command.client_id, "NOT_CANCELABLE", outcome.text)
             case OrderNotFound():
-                fact = _cancel_refused(now, command.client_id, "NOT_FOUND", outcome.text)
+                fact = cancel_refused(now, command.client_id, "NOT_FOUND", outcome.text)
             case NotExecuted():
-                fact = _cancel_refused(now, command.client_id, outcome.code, outcome.text)
+                fact = cancel_refused(now, command.client_id, outcome.code, outcome.text)
             case AuthNeeded():
-                fact = _cancel_refused(now, command.client_id, "AUTH", outcome.text)
+                fact = cancel_refused(now, command.client_id, "AUTH", outcome.text)
         await note_stage(services, input.trade)
         after = await self._read_back(broker_id)
         if after is None:
@@ -385,9 +400,13 @@ class OrderActivities:
             outcome = await self._send(
                 input.trade, intent, replaces=command.replaces_broker_id, resend=True
             )
+            old = await self._old_of(command.replaces_broker_id)
+            if isinstance(outcome, Rejected) and may_be_replaced(command, old):
+                # Refused because the first attempt has already taken over: no proof of absence.
+                outcome = UnknownOutcome(reason=f"{outcome.code}: the old order may be replaced")
             if not isinstance(outcome, NotExecuted):
                 facts = await self._facts_of(input.trade, intent, outcome)
-                return FactBatch(facts=(*facts, *await self._old_of(command.replaces_broker_id)))
+                return FactBatch(facts=(*facts, *old))
         if order is not None:
             await self._record(intent, None, Accepted(order=order))
             resolved = OrderResolved(
@@ -400,102 +419,51 @@ class OrderActivities:
                     *await self._fills_behind(input.trade, order),
                 )
             )
-        return FactBatch(facts=(await self._prove_absent(input),))
+        return FactBatch(facts=await self._prove_absent(input))
 
-    async def _old_of(self, broker_order_id: str | None) -> tuple[Fact, ...]:
+    async def _old_of(self, broker_order_id: str | None) -> tuple[OrderReported, ...]:
         """The order that an unknown replacement was to take over from, as it stands now."""
         if broker_order_id is None:
             return ()
         old = await self._read_back(broker_order_id)
         return () if old is None else (OrderReported(at=self._services.now(), order=old),)
 
-    async def _prove_absent(self, input: ResolveInput) -> Fact:
-        """Absent from list and look-up after the settle window is proof; sooner is not."""
+    async def _prove_absent(self, input: ResolveInput) -> tuple[Fact, ...]:
+        """Absent from look-up, list and executions after the settle window is proof.
+
+        Sooner is not, and never for an id that the venue has called a duplicate: it has the
+        order. An order that only the list shows is found.
+        """
         services, command = self._services, input.command
         client_id = command.intent.client_id
         unknown = OrderUnknown(at=services.now(), client_id=client_id, reason="not seen yet")
         waited_s = (services.now() - command.sent_at).total_seconds()
         if waited_s < services.settle_window_s + services.request_timeout_s:
-            return unknown
+            return (unknown,)
+        # The doubt began after the sending, and the venue lists by market time.
+        since = input.trade.clock.market(command.sent_at - timedelta(seconds=LIST_MARGIN_S))
         try:
-            listed = await services.broker.orders_since(command.sent_at)
+            listed = await services.broker.orders_since(since)
+            await book_executions(services, input.trade.trade_id)
+            fills = await fills_of_trade(services, input.trade.trade_id)
         except HoldfastError:
-            return unknown
-        if any(order.client_id == client_id for order in listed):
-            return unknown
+            return (unknown,)
+        found = next((order for order in listed if order.client_id == client_id), None)
+        if found is not None:
+            await self._record(command.intent, None, Accepted(order=found))
+            resolved = OrderResolved(
+                at=services.now(), client_id=client_id, order=found, evidence="order list"
+            )
+            return (resolved, *await self._fills_behind(input.trade, found))
         record = await services.ledger.claim_intent(client_id, attempt_token())
+        known = record is not None and record.code == "DUPLICATE"
+        if known or any(fill.client_id == client_id for fill in fills):
+            return (unknown,)
         if record is not None:
             await services.ledger.record_answer(
                 client_id, None, IntentState.NOT_SENT, code="PROVEN_ABSENT", at=services.now()
             )
-        return OrderResolved(
+        absent = OrderResolved(
             at=services.now(), client_id=client_id, order=None, evidence="absent after settling"
         )
-
-
-def _not_sent(now: datetime, client_id: str, outcome: NotExecuted) -> OrderNotSent:
-    return OrderNotSent(
-        at=now,
-        client_id=client_id,
-        code=outcome.code,
-        text=outcome.text,
-        retry_after_s=outcome.retry_after_s,
-    )
-
-
-def _cancel_refused(now: datetime, client_id: str, code: str, text: str) -> CancelRejected:
-    return CancelRejected(at=now, client_id=client_id, code=code, text=text[:200])
-
-
-def _intent_state(outcome: PlaceOutcome) -> tuple[IntentState, OrderSnapshot | None, str]:
-    match outcome:
-        case Accepted(order=order):
-            return IntentState.ACCEPTED, order, ""
-        case Rejected(code=code):
-            return IntentState.REJECTED, None, code
-        case NotExecuted(code=code):
-            return IntentState.NOT_SENT, None, code
-        case AuthNeeded():
-            return IntentState.NOT_SENT, None, "AUTH"
-        case Duplicate():
-            return IntentState.UNKNOWN, None, "DUPLICATE"
-        case UnknownOutcome(reason=reason):
-            return IntentState.UNKNOWN, None, reason[:80]
-
-
-def _any_filled(order: OrderSnapshot) -> bool:
-    return order.filled_quantity > 0 or any(_any_filled(leg) for leg in order.legs)
-
-
-def _same_order(intent: OrderIntent, order: OrderSnapshot) -> bool:
-    """True if the broker's order is ours in symbol, side and quantity (faults.md §3 row 37).
-
-    A combo carries symbols and sides in its legs, under ids of the broker.
-    """
-    body = intent.body
-    if not intent.keeps_quantity and order.quantity != body.quantity:
-        return False
-    if body.legs:
-        ours = {(leg.symbol, leg.side) for leg in body.legs}
-        return not order.legs or {(leg.symbol, leg.side) for leg in order.legs} == ours
-    return (order.symbol, order.side) == (body.symbol, body.side)
-
-
-def _why_not_step(
-    below: object, above: object, own: OrderSnapshot | None, quote: Quote | None
-) -> str:
-    """Why this step is left out; empty to go on."""
-    if own is None:
-        return "own order could not be read"
-    if own.status is not BrokerOrderStatus.WORKING:
-        return f"own order is {own.status}"
-    if _any_filled(own):
-        return "own order has filled"
-    mid = quote.mid if quote is not None else None
-    if mid is None:
-        return "no two-sided quote"
-    if isinstance(below, type(mid)) and mid <= below:
-        return "market traded through the stop or target"
-    if isinstance(above, type(mid)) and mid >= above:
-        return "market traded through the stop or target"
-    return ""
+        return (absent,)

@@ -103,6 +103,9 @@ class RiskActivities:
         result = await services.ledger.reserve(request, evaluate, now)
         services.failpoint("after_ledger")
         decision = result.decision
+        if decision.approved and not result.is_new and await self._has_ended(plan.trade_id):
+            text = "a trade of this id has ended; its orders and fills are not this one's"
+            return FactBatch(facts=(RiskRefused(at=now, code="TRADE_ID_USED", text=text),))
         await self._trip_on_daily_loss(decision)
         if not decision.approved:
             await services.ledger.update_trade(
@@ -112,6 +115,10 @@ class RiskActivities:
                 plan.trade_id, ZERO, ZERO, fees_estimated=False, result=decision.code
             )
         return FactBatch(facts=(_fact_of(decision, now),))
+
+    async def _has_ended(self, trade_id: str) -> bool:
+        row = await self._services.ledger.trade(trade_id)
+        return row is not None and row.closed_at is not None
 
     async def _trip_on_daily_loss(self, decision: ReserveDecision) -> None:
         """A day's loss beyond its limit latches the risk breaker (peers.md §4 row 17)."""

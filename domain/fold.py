@@ -213,6 +213,9 @@ def _move_stop(state: TradeState, fact: OperatorCommand) -> TradeState:
     """The operator may move a stop both ways; it is the one hand above the ratchet."""
     if fact.price is None or fact.price <= 0 or state.plan.stop is None:
         return alert(state, "MOVE_STOP_REFUSED", f"price was {fact.price}")
+    for stop in state.live(Role.STOP):
+        # What the venue refused at another price says nothing about this one.
+        state = state.with_order(stop.model_copy(update={"refusals": 0, "retry_at": None}))
     return state.changed(stop_price=ts.protective_tick(state, fact.price))
 
 

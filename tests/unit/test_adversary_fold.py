@@ -202,3 +202,20 @@ def test_ratchets_refused_long_ago_do_not_count_against_a_new_stop() -> None:
     trade.pass_time(5)
     assert not trade.state.exit.reason
     assert ts.protection(trade.state) is ts.Protection.RESTING
+
+
+def test_stop_moved_again_by_the_operator_is_tried_after_refusals() -> None:
+    refused = [True]
+
+    def mischief(command: Command) -> str:
+        return "reject" if command.kind == "replace_order" and refused[0] else ""
+
+    trade, broker = start(mischief=mischief)
+    broker.move(D("99.90"), D("100.00"))
+    trade.pass_time(5)
+    operator(trade, OperatorVerb.MOVE_STOP, 1, price=D("99.95"))
+    trade.pass_time(20)
+    refused[0] = False
+    operator(trade, OperatorVerb.MOVE_STOP, 2, price=D("98"))
+    trade.pass_time(10)
+    assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("98")]

@@ -1,0 +1,95 @@
+"""What the order lane makes of a broker's answers: small pure functions of `orders`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from brokers.port import (
+    Accepted,
+    AuthNeeded,
+    Duplicate,
+    NotExecuted,
+    PlaceOutcome,
+    Rejected,
+    UnknownOutcome,
+)
+from domain.commands import ResolveOrder
+from domain.facts import CancelRejected, OrderNotSent, OrderReported
+from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
+from ledger.records import IntentState
+
+
+def may_be_replaced(command: ResolveOrder, old: tuple[OrderReported, ...]) -> bool:
+    """True if the order to be replaced is not seen to work still."""
+    if command.replaces_broker_id is None:
+        return False
+    gone = (BrokerOrderStatus.REPLACED, BrokerOrderStatus.PENDING_REPLACE)
+    return not old or old[0].order.status in gone
+
+
+def not_sent(now: datetime, client_id: str, outcome: NotExecuted) -> OrderNotSent:
+    return OrderNotSent(
+        at=now,
+        client_id=client_id,
+        code=outcome.code,
+        text=outcome.text,
+        retry_after_s=outcome.retry_after_s,
+    )
+
+
+def cancel_refused(now: datetime, client_id: str, code: str, text: str) -> CancelRejected:
+    return CancelRejected(at=now, client_id=client_id, code=code, text=text[:200])
+
+
+def intent_state(outcome: PlaceOutcome) -> tuple[IntentState, OrderSnapshot | None, str]:
+    match outcome:
+        case Accepted(order=order):
+            return IntentState.ACCEPTED, order, ""
+        case Rejected(code=code):
+            return IntentState.REJECTED, None, code
+        case NotExecuted(code=code):
+            return IntentState.NOT_SENT, None, code
+        case AuthNeeded():
+            return IntentState.NOT_SENT, None, "AUTH"
+        case Duplicate():
+            return IntentState.UNKNOWN, None, "DUPLICATE"
+        case UnknownOutcome(reason=reason):
+            return IntentState.UNKNOWN, None, reason[:80]
+
+
+def any_filled(order: OrderSnapshot) -> bool:
+    return order.filled_quantity > 0 or any(any_filled(leg) for leg in order.legs)
+
+
+def same_order(intent: OrderIntent, order: OrderSnapshot) -> bool:
+    """True if the broker's order is ours in symbol, side and quantity (faults.md §3 row 37).
+
+    A combo carries symbols and sides in its legs, under ids of the broker.
+    """
+    body = intent.body
+    if not intent.keeps_quantity and order.quantity != body.quantity:
+        return False
+    if body.legs:
+        ours = {(leg.symbol, leg.side) for leg in body.legs}
+        return not order.legs or {(leg.symbol, leg.side) for leg in order.legs} == ours
+    return (order.symbol, order.side) == (body.symbol, body.side)
+
+
+def why_not_step(
+    below: object, above: object, own: OrderSnapshot | None, quote: Quote | None
+) -> str:
+    """Why this step is left out; empty to go on."""
+    if own is None:
+        return "own order could not be read"
+    if own.status is not BrokerOrderStatus.WORKING:
+        return f"own order is {own.status}"
+    if any_filled(own):
+        return "own order has filled"
+    mid = quote.mid if quote is not None else None
+    if mid is None:
+        return "no two-sided quote"
+    if isinstance(below, type(mid)) and mid <= below:
+        return "market traded through the stop or target"
+    if isinstance(above, type(mid)) and mid >= above:
+        return "market traded through the stop or target"
+    return ""
