@@ -175,10 +175,22 @@ def execute(step: Callable[[], Awaitable[T]]) -> T:
         raise failed(first) from None
 
 
+def line_of(error: HoldfastError) -> str:
+    """The error as one line that begins with its code."""
+    text = error.text if error.text.startswith(error.code) else f"{error.code} {error.text}"
+    return " ".join(text.split())
+
+
+def in_words(reason: str) -> str:
+    """For `--reason`: what goes into the audit must say something."""
+    if not reason.strip():
+        raise failed(BadInput("REASON_MISSING", "reason", reason, "why, in words"))
+    return reason
+
+
 def failed(error: HoldfastError) -> typer.Exit:
     """One line on stderr, beginning with the code; the exit code tells the class."""
-    text = error.text if error.text.startswith(error.code) else f"{error.code} {error.text}"
-    typer.echo(" ".join(text.split()), err=True)
+    typer.echo(line_of(error), err=True)
     if isinstance(error, VersionConflict):
         return typer.Exit(EXIT_CONFLICT)
     is_input = isinstance(error, BadInput)

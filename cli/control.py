@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from activities.kill import KillReceipt
-from cli.context import EXIT_FAILED, Target, execute, failed, operator_name, target_of
+from cli.context import (
+    EXIT_FAILED,
+    Target,
+    execute,
+    failed,
+    in_words,
+    operator_name,
+    target_of,
+)
 from cli.flatten import show_receipt, utc_now
 from cli.kill import KillOutcome, kill_mode, kill_now, kill_scope
 from cli.output import print_fields, print_json, print_rows
@@ -21,7 +29,7 @@ operator_app = typer.Typer(no_args_is_help=True, help="Who may lift a kill.")
 breaker_app = typer.Typer(no_args_is_help=True, help="The risk breaker of the account.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
-Reason = Annotated[str, typer.Option(help="why; goes into the audit")]
+Reason = Annotated[str, typer.Option(help="why; goes into the audit", callback=in_words)]
 Secret = Annotated[
     str,
     typer.Option(envvar="HOLDFAST_OPERATOR_SECRET", prompt=True, hide_input=True, help="secret"),

@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
 from activities.gateway import sweeper_lease
-from cli.context import Target
+from cli.context import Target, line_of
 from deploy.local import control
 from deploy.local.postgres import binary_dir
 from deploy.local.temporal import temporal_binary
@@ -68,7 +68,7 @@ async def examine(target: Target) -> list[Finding]:
         try:
             findings += [each async for each in part]
         except HoldfastError as error:
-            findings.append(_wrong(name, f"{error.code} {error.text}"))
+            findings.append(_wrong(name, line_of(error)))
     return findings
 
 

@@ -22,7 +22,7 @@ from cli.plans import read_plan
 from cli.rehearsal import RehearsedOrder, play
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.entry import EntryTicket, ladder
+from domain.entry import EntryTicket, is_late, ladder
 from domain.money import ZERO, Amount, NetPrice, Quantity
 from domain.plan import TradePlan
 from ledger.records import EquityBaseline, RiskBook
@@ -86,6 +86,9 @@ def judged(
     decision, ticket, sized = judgement.decision, judgement.ticket, judgement.sized
     before = None if market.account is None else market.account.buying_power
     worst_cost = decision.order_notional
+    # The gate judges the market and the account; the age of the signal is the trade's own check.
+    late = is_late(plan.signal_time, clock.market(now), plan.signal_max_age_s)
+    late_text = f"the signal is older than {plan.signal_max_age_s} s" if late else ""
     supposed = ticket
     if supposed is None:
         # Accounts start disarmed: what the trade would do is worth seeing before one arms.
@@ -97,9 +100,9 @@ def judged(
         orders = play(plan, services.installation, clock, supposed, now)
     return Rehearsal(
         trade_id=plan.trade_id,
-        approved=ticket is not None,
-        code=judgement.refusal_code,
-        text=judgement.refusal_text,
+        approved=ticket is not None and not late,
+        code=judgement.refusal_code or ("SIGNAL_EXPIRED" if late else ""),
+        text=judgement.refusal_text or late_text,
         quantity=judgement.gate_input.quantity,
         ladder=() if supposed is None else _ladder(plan, supposed),
         worst_price=None if sized is None else sized.prices.worst,

@@ -16,7 +16,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from activities.reconcile import ReconcileInput
 from activities.services import StreamInput
 from brokers.alpaca.config import AlpacaMode
-from cli.context import EXIT_FAILED, Target, execute, failed, target_of
+from cli.context import EXIT_FAILED, Target, execute, failed, line_of, target_of
 from cli.doctor import examine
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
@@ -236,7 +236,7 @@ async def _status(target: Target) -> dict[str, Any]:
     try:
         found |= await _book_status(target)
     except HoldfastError as error:
-        found["ledger"] = f"{error.code} {error.text}"
+        found["ledger"] = line_of(error)
     return found
 
 

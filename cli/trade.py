@@ -19,7 +19,15 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.context import EXIT_FAILED, Target, TemporalDown, execute, operator_name, target_of
+from cli.context import (
+    EXIT_FAILED,
+    Target,
+    TemporalDown,
+    execute,
+    in_words,
+    operator_name,
+    target_of,
+)
 from cli.dry_run import rehearse, show_rehearsal
 from cli.flatten import flatten_scope, show_receipt
 from cli.output import print_fields, print_json, print_rows
@@ -224,14 +232,14 @@ async def _live_story(target: Target, trade: TradeRecord) -> str:
 def flatten(
     context: typer.Context,
     trade_id: str,
-    reason: Annotated[str, typer.Option(help="why; goes into the audit")],
+    reason: Annotated[str, typer.Option(help="why; goes into the audit", callback=in_words)],
     by: By = None,
     wait_s: Annotated[float, typer.Option(help="how long to wait for the receipt")] = 30.0,
     as_json: Json = False,
 ) -> None:
     """Gets out of one trade. Works with Temporal or PostgreSQL away. Exit 1 until it is flat."""
     target = target_of(context)
-    check = execute(lambda: _checked(trade_id))
+    check = execute(lambda: _checked(target, trade_id))
     scope = KillScope(kind=KillScopeKind.TRADE, value=check)
     who = operator_name(by)
     command_id = command_id_of("flatten", trade_id, who, reason)
@@ -243,8 +251,21 @@ def flatten(
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _checked(trade_id: str) -> str:
-    return check_id(trade_id, "trade_id")
+async def _checked(target: Target, trade_id: str) -> str:
+    """The id, unless a ledger that answers has never heard of it: nothing found is not flat.
+
+    Raises:
+        BadInput: ID_FORMAT, `TRADE_UNKNOWN`.
+    """
+    check_id(trade_id, "trade_id")
+    try:
+        async with target.ledger() as ledger:
+            is_known = await ledger.trade(trade_id) is not None
+    except HoldfastError:
+        return trade_id
+    if not is_known:
+        raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, "starter.py trade list --all")
+    return trade_id
 
 
 def command_id_of(*parts: str) -> str:
