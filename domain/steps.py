@@ -36,7 +36,7 @@ from domain.moves import (
 )
 from domain.order import OrderState
 from domain.protecting import protect
-from domain.trade_state import Role, TradeState
+from domain.trade_state import OrderRecord, Role, TradeState
 from domain.walk import end_if_over, entry_step, walk_deadlines
 
 IMBALANCE_MAX_S = 5.0
@@ -191,13 +191,22 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
             intent=record.intent,
             replaces_broker_id=_broker_id_of(state, record.replaces),
             sent_at=record.changed_at,
-            may_repost=capabilities.client_id_unique_for_ever
-            and not (record.role is Role.ENTRY and bool(state.walk.ended)),
+            may_repost=capabilities.client_id_unique_for_ever and _is_still_wanted(state, record),
             urgency=urgency_of(record.role),
         )
         if command.key not in busy and is_due(record.retry_at, now):
             commands.append(command)
     return state, tuple(commands), False
+
+
+def _is_still_wanted(state: TradeState, record: OrderRecord) -> bool:
+    """True if the order may be posted again: an entry while walking, an exit of what is held.
+
+    Without a position an exit would open one the other way round (I2).
+    """
+    if record.role is Role.ENTRY:
+        return not state.walk.ended
+    return not ts.is_flat(state)
 
 
 def _broker_id_of(state: TradeState, client_id: str | None) -> str | None:

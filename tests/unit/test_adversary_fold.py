@@ -16,6 +16,7 @@ from domain.facts import (
     OrderRejected,
     OrderReported,
     OrderUnknown,
+    PositionAdjusted,
 )
 from domain.order import OrderIntent
 from domain.plan import PlanPrice, TargetPlan
@@ -219,3 +220,39 @@ def test_stop_moved_again_by_the_operator_is_tried_after_refusals() -> None:
     operator(trade, OperatorVerb.MOVE_STOP, 2, price=D("98"))
     trade.pass_time(10)
     assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("98")]
+
+
+def test_lost_exit_is_not_posted_again_once_the_position_is_gone() -> None:
+    """I2: a repeated sell without a position would open a short."""
+
+    class Void(Trade):
+        void = False
+
+        def _placed(self, intent: OrderIntent, fault: str) -> list[Fact]:
+            if self.void:
+                return [OrderUnknown(at=self.now, client_id=intent.client_id, reason="lost")]
+            return super()._placed(intent, fault)
+
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.00"))
+    trade = Void(make_plan(), broker)
+    trade.pass_time(5)
+    trade.void = True
+    trade.tell(FlattenRequested(at=trade.now, command_id="f1", by="anna", reason=""))
+    for _ in range(6):
+        trade.look()
+    assert [o for o in trade.state.live() if o.state == "unknown"]
+    trade.tell(
+        PositionAdjusted(
+            at=trade.now,
+            adjustment_id="hand",
+            adjustment="external",
+            symbol="AAPL",
+            quantity=D(-10),
+        )
+    )
+    trade.void = False
+    asked = len(trade.commands)
+    follow_deadlines(trade, 60)
+    resolves = [c for c in trade.commands[asked:] if isinstance(c, ResolveOrder)]
+    assert resolves
+    assert not any(c.may_repost for c in resolves)
