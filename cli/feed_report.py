@@ -128,13 +128,15 @@ def read_journal(text: str) -> tuple[dict[str, Any], ...]:
 def journal_book(rows: Sequence[Mapping[str, Any]], *, currency: str = "USD") -> Book:
     """What the exchange says happened. A child is named by its parent's client id and its own id.
 
-    The exchange resizes waiting children itself; their row shows the last size.
+    The exchange resizes waiting exits itself; every size counts, for the ledger may have read any.
     """
     accepted = [row for row in rows if row["kind"] == "accepted"]
     client_of = {str(row["order_id"]): str(row["client_id"]) for row in accepted}
-    sizes = {
-        str(row["order_id"]): Decimal(row["quantity"]) for row in rows if row["kind"] == "resized"
-    }
+    sizes: dict[str, tuple[Decimal, ...]] = {}
+    for row in rows:
+        if row["kind"] == "resized":
+            order_id = str(row["order_id"])
+            sizes[order_id] = (*sizes.get(order_id, ()), Decimal(row["quantity"]))
     positions = {
         str(row["symbol"]): Decimal(row["quantity"]) for row in rows if row["kind"] == "position"
     }
@@ -163,17 +165,19 @@ def journal_book(rows: Sequence[Mapping[str, Any]], *, currency: str = "USD") ->
 
 
 def _accepted(
-    row: Mapping[str, Any], client_of: Mapping[str, str], sizes: Mapping[str, Decimal]
+    row: Mapping[str, Any],
+    client_of: Mapping[str, str],
+    sizes: Mapping[str, tuple[Decimal, ...]],
 ) -> OrderRow:
     order_id, parent_id = str(row["order_id"]), row.get("parent_id")
     made_by_us = parent_id is None or row.get("replaces") is not None
     name = str(row["client_id"]) if made_by_us else f"{client_of[str(parent_id)]}/{order_id}"
-    quantity = Decimal(row["quantity"])
     return OrderRow(
         client_id=name,
         symbol=row.get("symbol") or "",
         side=row["side"],
-        quantity=quantity if made_by_us else sizes.get(order_id, quantity),
+        quantity=Decimal(row["quantity"]),
+        other_sizes=sizes.get(order_id, ()),
         limit_price=row.get("limit_price"),
         stop_price=row.get("stop_price"),
     )

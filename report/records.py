@@ -15,12 +15,17 @@ from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity
 
 
 class OrderRow(Frozen):
-    """One order that the exchange accepted. `client_id` is ours, or the parent's for a child."""
+    """One order that the exchange accepted. `client_id` is ours, or the parent's for a child.
+
+    `other_sizes` are sizes that the exchange itself gave the order over its life: the stop of an
+    OCO shrinks with its target, and the ledger may have read it before or after.
+    """
 
     client_id: str
     symbol: str
     side: str
     quantity: Quantity
+    other_sizes: tuple[Quantity, ...] = ()
     limit_price: NetPrice | None = None
     stop_price: NetPrice | None = None
 

@@ -72,7 +72,13 @@ class Differences(Frozen):
 def compare(ledger: Book, journal: Book) -> Differences:
     """Compares accepted orders, fills, fees, cash to the cent and positions."""
     items = [
-        *_rows(DifferenceKind.ORDER, ledger.orders, journal.orders, _order_key, _order_text),
+        *_rows(
+            DifferenceKind.ORDER,
+            ledger.orders,
+            _as_read(journal.orders, ledger.orders),
+            _order_key,
+            _order_text,
+        ),
         *_rows(DifferenceKind.FILL, ledger.fills, journal.fills, _fill_key, _fill_text),
         *_rows(DifferenceKind.FEE, ledger.fees, journal.fees, _fee_key, _fee_text),
         *_amounts(DifferenceKind.CASH, ledger.cash, journal.cash, round_to_cent),
@@ -86,6 +92,17 @@ def compare(ledger: Book, journal: Book) -> Differences:
         cash={name: round_to_cent(amount) for name, amount in journal.cash.items()},
         positions=sum(1 for quantity in journal.positions.values() if quantity != 0),
     )
+
+
+def _as_read(journal: Iterable[OrderRow], ledger: Iterable[OrderRow]) -> tuple[OrderRow, ...]:
+    """The journal's orders at the size that the ledger read, where the exchange resized them."""
+    read = {order.client_id: order.quantity for order in ledger}
+    rows = []
+    for order in journal:
+        size = read.get(order.client_id, order.quantity)
+        known = size if size in order.other_sizes else order.quantity
+        rows.append(order.model_copy(update={"quantity": known, "other_sizes": ()}))
+    return tuple(rows)
 
 
 def _rows(

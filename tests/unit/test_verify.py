@@ -116,3 +116,14 @@ def test_sums_that_agree_do_not_hide_swapped_rows() -> None:
         )
     )
     assert [item.key for item in compare(swapped, BOOK).items] == ["f1", "f2"]
+
+
+def test_exit_resized_by_the_exchange_is_equal_at_any_size_that_it_had() -> None:
+    """The stop of an OCO shrinks with its target; the ledger may have read it before or after."""
+    resized = STOP.model_copy(update={"other_sizes": (Decimal(5), Decimal(3))})
+    journal = changed(orders=(ORDER, resized))
+    for size in (8, 5, 3):
+        read = STOP.model_copy(update={"quantity": Decimal(size)})
+        assert compare(changed(orders=(ORDER, read)), journal).equal
+    never = STOP.model_copy(update={"quantity": Decimal(4)})
+    assert not compare(changed(orders=(ORDER, never)), journal).equal
