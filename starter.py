@@ -5,6 +5,9 @@ Composition root: one module of `cli/` per group of commands, imported by nothin
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -67,5 +70,27 @@ def demo(
     )
 
 
+def main() -> None:
+    """Runs the command and ends by flush and `os._exit`.
+
+    The interpreter's own end crashed now and then behind a Temporal client whose connect had
+    failed (architecture §10). A shell that starts us in the background ignores SIGINT for us; the
+    stack must still stop on it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code: str | int | None = 1
+    try:
+        app()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if isinstance(code, str):
+            sys.stderr.write(f"{code}\n")
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -32,7 +32,7 @@ from ledger.errors import VersionConflict
 from ledger.repository import Ledger
 from observability.build import repository_root
 from observability.plugin import holdfast_plugin
-from settings import Settings, load_settings
+from settings import Settings, TemporalSection, load_settings
 from wiring import broker_of
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_CONFLICT = 1, 2, 4
@@ -105,6 +105,8 @@ class Target:
             TemporalDown: it did not answer within `timeout_s`.
         """
         settings = self.settings().temporal
+        if self.run_info is None and settings.address == TemporalSection().address:
+            raise TemporalDown("no stack runs here: starter.py up")
         try:
             async with asyncio.timeout(timeout_s):
                 client = await Client.connect(

@@ -100,6 +100,11 @@ def _legs(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
         )
         if leg.ratio < 1:
             yield BadInput("SPREAD_INVALID", f"legs.{index}.ratio", leg.ratio, ">= 1")
+    names = [leg.instrument.symbol for leg in plan.legs]
+    names += [underlying_of(leg.instrument) for leg in plan.legs]
+    if plan.symbol not in names:
+        # Halts, conditions and kills go by the plan's symbol: it must be what is traded.
+        yield BadInput("SYMBOL_MISMATCH", "symbol", plan.symbol, " ".join(dict.fromkeys(names)))
     yield from _symbol_lists(plan, context)
     if plan.is_combo:
         if plan.side is not Side.BUY:

@@ -121,6 +121,7 @@ BAD_PLANS = (
       for text in ("\u0410APL", "AAPL\u200f", "AA\u200bPL", "\U0001f680", "AAPL\x00")),
     *(Bad(13, _symbol(text), "SYMBOL_FORMAT")
       for text in ("AAPL;DROP TABLE", "../x", "{{7*7}}", "=CMD()")),
+    Bad(14, {"symbol": "MSFT"}, "SYMBOL_MISMATCH"),
     Bad(14, {}, "SYMBOL_UNKNOWN", context=LISTED),
     Bad(14, {}, "SYMBOL_RESTRICTED", context=RESTRICTED),
     Bad(14, {}, "SYMBOL_RESTRICTED", "condor", RESTRICTED),
