@@ -45,6 +45,7 @@ EXCHANGE = {
     "listings": [
         {"symbol": "ESX", "tick_size": "0.01"},
         {"symbol": "ESY", "tick_size": "0.01"},
+        {"symbol": "ESZ", "tick_size": "0.01"},
     ],
     "calendar": {"always_open": True},
     "keys": [{"key": "SIMULATOR", "secret": "simulator", "mode": "paper"}],
@@ -98,7 +99,7 @@ class Stack:
             return str(answer.read().decode())
 
     def quote(self) -> None:
-        for symbol in ("ESX", "ESY"):
+        for symbol in ("ESX", "ESY", "ESZ"):
             self.control("/sim/quote", {"symbol": symbol, "bid": "99.95", "ask": "100.05"})
 
     def journal(self, *kinds: str) -> list[dict[str, Any]]:
@@ -200,8 +201,9 @@ def plan_for(stack: Stack) -> dict[str, Any]:
         "session": "s",
         "account": "demo",
         "strategy": "test",
-        "symbol": "ESX",
-        "legs": [{"instrument": {"symbol": "ESX", "tick_size": "0.01"}, "side": "buy"}],
+        # Not ESX: what nobody of ours explains there freezes the symbol for entries (I20).
+        "symbol": "ESZ",
+        "legs": [{"instrument": {"symbol": "ESZ", "tick_size": "0.01"}, "side": "buy"}],
         "side": "buy",
         "size": {"kind": "fixed", "quantity": "10"},
         "walk": {
