@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
@@ -235,12 +236,21 @@ async def record(name: str, shape: Shape, client: Client, dsn: str) -> None:
         await ledger.aclose()
 
 
+def without_stacks(value: Any) -> Any:
+    """The history without stack traces: they name folders of this machine and pin nothing."""
+    if isinstance(value, dict):
+        return {
+            key: "" if key == "stackTrace" else without_stacks(each) for key, each in value.items()
+        }
+    return [without_stacks(each) for each in value] if isinstance(value, list) else value
+
+
 async def write(
     client: Client, workflow: str, name: str, workflow_id: str, run_id: str | None
 ) -> None:
     """One history as one line of JSON per event: small, and a change shows in a diff."""
     history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
-    events = json.loads(history.to_json())["events"]
+    events = without_stacks(json.loads(history.to_json())["events"])
     folder = HISTORIES / workflow
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events)
