@@ -35,7 +35,7 @@ EXIT_REFUSALS_MAX = 5
 EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
-QUOTE_HOLD_S = 5.0
+QUOTE_HOLD_S = 3.0
 
 
 def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
@@ -87,20 +87,32 @@ def _can_trade_now(
     command = ReadQuote(legs=state.plan.legs)
     if command.key in busy:
         return state, (), False
-    state = state.changed(exit=state.exit.model_copy(update={"asked_at": now}))
+    since = state.exit.asking_since
+    if since is None or _has_answer_since(state, since):
+        since = now
+    state = state.changed(
+        exit=state.exit.model_copy(update={"asked_at": now, "asking_since": since})
+    )
     return state, (command,), False
 
 
-def _is_asking(state: TradeState, now: datetime) -> bool:
-    """True while a quote that has just run out is read again: what the exit released stays down.
+def _has_answer_since(state: TradeState, since: datetime) -> bool:
+    return state.quote_read_at is not None and state.quote_read_at >= since
 
-    A worker that dies between two cancels needs some seconds; putting the cancelled exits back up
-    for that would only be undone again. A quote that stays away lets protection come back (K3).
+
+def _is_asking(state: TradeState, now: datetime) -> bool:
+    """True while a quote that ran out is read again: what the exit released stays down.
+
+    A worker that dies between two cancels is away for some seconds, however long that takes on
+    its machine; putting the cancelled exits back up for the time of one read would only be undone
+    again. A quote that stays away lets protection come back (K3).
     """
-    at = state.quote_read_at
-    if at is None or state.hours.halted or not state.hours.is_open:
+    since = state.exit.asking_since
+    if since is None or state.quote_read_at is None or _has_answer_since(state, since):
         return False
-    return QUOTE_FRESH_S < (now - at).total_seconds() <= QUOTE_HOLD_S
+    if state.hours.halted or not state.hours.is_open:
+        return False
+    return (now - since).total_seconds() <= QUOTE_HOLD_S
 
 
 def _is_recent(at: datetime | None, now: datetime) -> bool:

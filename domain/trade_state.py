@@ -121,7 +121,10 @@ class WalkProgress(Frozen):
 
 
 class ExitProgress(Frozen):
-    """A reducing exit on its way. `reason` empty means none. `rung` widens the collar."""
+    """A reducing exit on its way. `reason` empty means none. `rung` widens the collar.
+
+    `asking_since` is when the first of the questions for a quote that are still open was asked.
+    """
 
     reason: str = ""
     command_id: str = ""
@@ -130,6 +133,7 @@ class ExitProgress(Frozen):
     retry_at: AwareDatetime | None = None
     began_at: AwareDatetime | None = None
     asked_at: AwareDatetime | None = None
+    asking_since: AwareDatetime | None = None
     pending: str = ""
 
 

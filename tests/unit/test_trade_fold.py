@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from domain import trade_state as ts
-from domain.commands import Alert, PlaceOrder, WalkStep
+from domain.commands import Alert, CancelOrder, PlaceOrder, WalkStep
 from domain.control import KillMode
 from domain.facts import (
     DiscrepancyFound,
@@ -246,6 +246,23 @@ def test_flatten_in_a_closed_session_keeps_the_stop_and_is_not_done() -> None:
     trade.pass_time(10)
     assert broker.position == 0
     assert ts.stage(trade.state) is Stage.CLOSED
+
+
+@pytest.mark.parametrize("away_s", [0, 4, 10, 60])
+def test_worker_away_between_two_cancels_of_a_flatten_sends_what_it_would_have_sent(
+    away_s: int,
+) -> None:
+    """C7: however long the outage was, no released exit is put up again for one quote's time."""
+    trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET))
+    trade.pass_time(25)
+    protected = len([c for c in trade.commands if isinstance(c, PlaceOrder)])
+    trade.tell(FlattenRequested(at=trade.now, command_id="f1", by="ann", reason="test"))
+    while len([c for c in trade.commands if isinstance(c, CancelOrder)]) < 2:
+        assert trade.look()
+    broker.now += timedelta(seconds=away_s)
+    trade.settle_down()
+    assert broker.position == 0
+    assert len([c for c in trade.commands if isinstance(c, PlaceOrder)]) == protected + 1
 
 
 def test_kill_block_leaves_the_working_entry_but_stops_its_walk() -> None:
