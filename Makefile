@@ -44,7 +44,7 @@ test-fast: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST_TESTS)
 
 test-slow: install
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow" $(SLOW_TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SLOW_TESTS)
 
 test-long: install
 	$(BIN)/python -m pytest -q -m slow tests/e2e

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
@@ -13,12 +14,14 @@ from temporalio import activity
 
 from activities.quotes import net_quote
 from activities.services import ReserveInput, Services
+from brokers.errors import RATE_LIMITED
+from brokers.port import Broker
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.control import ApiBreakerState, BreakerState, TripReason
 from domain.entry import EntryTicket, RiskApproved
-from domain.errors import HoldfastError, PriceUnavailable
+from domain.errors import HoldfastError, PriceUnavailable, Transient
 from domain.facts import Fact, FactBatch, RiskRefused, RiskReserved
 from domain.money import ZERO
 from domain.order import Quote
@@ -87,7 +90,7 @@ class RiskActivities:
         await services.ledger.create_trade(
             plan, stage="reserving", build_id=input.build_id, config_hash=services.config_hash
         )
-        market = await read_market(services, plan)
+        market = await read_market(services.broker, plan, services.universe)
         await ensure_baseline(services, market)
         now = services.now()
 
@@ -141,25 +144,33 @@ def _fact_of(decision: ReserveDecision, now: datetime) -> Fact:
     )
 
 
-async def read_market(services: Services, plan: TradePlan) -> MarketView:
-    """Account, clock, quotes and permissions at once; what cannot be read is None and named."""
-    broker = services.broker
+async def read_market(broker: Broker, plan: TradePlan, universe: Sequence[str] = ()) -> MarketView:
+    """Account, clock, quotes and permissions at once; what cannot be read is None and named.
+
+    One lost answer must not cost a signal: what failed on its way is asked once more, with the
+    reads' own time limit. A venue that refuses or throttles is not asked again.
+    """
     faults: list[str] = []
 
-    async def read(name: str, call: Awaitable[Answer]) -> Answer | None:
+    async def read(name: str, call: Callable[[], Awaitable[Answer]]) -> Answer | None:
         try:
-            return await call
+            try:
+                return await call()
+            except Transient as error:
+                if error.code == RATE_LIMITED:
+                    raise
+                return await call()
         except HoldfastError as error:
             faults.append(f"{name}: {error.code}")
             return None
 
     legs = [leg.instrument.symbol for leg in plan.legs]
-    symbols = [*legs, *(symbol for symbol in services.universe if symbol not in legs)]
+    symbols = [*legs, *(symbol for symbol in universe if symbol not in legs)]
     account, clock, quotes, *assets = await asyncio.gather(
-        read("account", broker.account()),
-        read("clock", broker.market_clock()),
-        read("quote", broker.quotes(symbols)),
-        *(read("asset", broker.asset(symbol)) for symbol in legs),
+        read("account", broker.account),
+        read("clock", broker.market_clock),
+        read("quote", partial(broker.quotes, symbols)),
+        *(read("asset", partial(broker.asset, symbol)) for symbol in legs),
     )
     known = tuple(asset for asset in assets if asset is not None)
     return MarketView(

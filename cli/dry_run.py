@@ -67,7 +67,7 @@ async def rehearse(target: Target, plan_file: Path) -> Rehearsal:
     plan = read_plan(plan_file, settings, clock)
     async with target.ledger() as ledger, target.broker() as broker:
         services = _services(settings, ledger, broker)
-        market = await read_market(services, plan)
+        market = await read_market(services.broker, plan, services.universe)
         now = datetime.now(UTC)
         book = _with_baseline(await ledger.risk_book(services.account, now), market, now)
     return judged(services, plan, clock, market, book, now)
