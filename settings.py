@@ -2,8 +2,8 @@
 
 What the file may say stands, key by key, in `config/demo.toml` and `config/paper.toml`. Nothing
 below the composition roots reads the environment. Secrets come from the environment or from a
-file of mode 0600, never from the settings file. Limits have no defaults; `dry_run` is on and
-every account starts disarmed.
+file of mode 0600 or the system's keyring, never from the settings file. Limits have no defaults;
+`dry_run` is on and every account starts disarmed.
 
 Every refusal is a `ConfigError` whose code is `CONFIG_*` or `FILE_MODE` (faults.md §3 rows 21 and
 48-51) and which names the file and line, or the environment variable.
@@ -28,6 +28,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
 from domain.errors import BadInput
 from domain.risk.limits import Limits, RestrictedList, read_limits
+from keyring_store import KEYRING_KEYS, read_keyring
+from marketdata.zones import zone
 
 ENVIRONMENT_PREFIX = "HOLDFAST_"
 KEY_FILE_MODE_MAX = 0o600
@@ -67,6 +69,13 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 Count = Annotated[int, Field(gt=0, lt=10**9)]
 
 
+def _zone(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("the name of an IANA zone is needed")
+    zone(value, "account.time_zone")
+    return value
+
+
 class Section(BaseModel):
     """A table of the file: unknown keys and wrong types are refused."""
 
@@ -76,34 +85,77 @@ class Section(BaseModel):
 class AccountSection(Section):
     """Whose orders these are. `installation` begins every client order id (architecture §5)."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,48}$")]
-    installation: Annotated[str, Field(pattern=r"^[0-9a-f]{4}$")]
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3,5}$")] = "USD"
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9-]{1,48}$",
+            description="our name of the account: queues, ledger, Web UI",
+        ),
+    ]
+    installation: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9a-f]{4}$",
+            description="4 hex digits that begin every client order id; keep it for ever",
+        ),
+    ]
+    currency: Annotated[
+        str,
+        Field(pattern=r"^[A-Z]{3,5}$", description="the account's currency, as the broker says it"),
+    ] = "USD"
+    time_zone: Annotated[
+        str, BeforeValidator(_zone), Field(description="IANA zone in which people read times")
+    ] = "America/New_York"
+    calendar: Annotated[
+        str, Field(description="trading calendar: ISO 10383 code such as XNYS, or 24/7")
+    ] = "XNYS"
 
 
 class Venue(StrEnum):
     ALPACA = "alpaca"
 
 
+class SecretSource(StrEnum):
+    """Where the broker's key comes from; HOLDFAST_BROKER_KEY_ID and _SECRET win over all."""
+
+    ENVIRONMENT = "environment"
+    KEYRING = "keyring"
+    KEY_FILE = "key_file"
+
+
 class BrokerSection(Section):
     """Which broker and how far it is allowed to go. URLs may stay empty for paper and live."""
 
-    venue: Annotated[Venue, Field(strict=False)]
-    mode: Annotated[AlpacaMode, Field(strict=False)]
-    allow_live: bool = False
-    trading_url: str = ""
-    data_url: str = ""
-    stream_url: str = ""
-    key_file: str = ""
-    requests_per_minute: Count
-    request_timeout_s: Seconds = 3.0
+    venue: Annotated[Venue, Field(strict=False, description="the broker: alpaca")]
+    mode: Annotated[AlpacaMode, Field(strict=False, description="simulator, paper or live")]
+    allow_live: bool = Field(False, description="the second switch that live needs")
+    trading_url: str = Field("", description="empty: the venue's own host of this mode")
+    data_url: str = Field("", description="empty: the venue's own host for market data")
+    stream_url: str = Field("", description="empty: the venue's own host for the order stream")
+    secrets: Annotated[
+        SecretSource,
+        Field(
+            strict=False,
+            description="where the key comes from: environment, keyring or key_file;"
+            " HOLDFAST_BROKER_KEY_ID and HOLDFAST_BROKER_SECRET win over all",
+        ),
+    ] = SecretSource.ENVIRONMENT
+    key_file: str = Field(
+        "", description="TOML file with key_id and secret, mode 0600, relative to this file"
+    )
+    requests_per_minute: Annotated[
+        Count, Field(description="the broker's limit; the order lane takes 60 % of it")
+    ]
+    request_timeout_s: Annotated[Seconds, Field(description="of one request, wall seconds")] = 3.0
 
 
 class SafetySection(Section):
     """`dry_run` sends nothing; market orders are refused for entries."""
 
-    dry_run: bool = True
-    disallow_market_orders: bool = True
+    dry_run: bool = Field(True, description="true: nothing is ever sent")
+    disallow_market_orders: bool = Field(
+        True, description="for entries; a protective stop may still be one"
+    )
 
 
 class RestrictedSection(Section):
@@ -113,38 +165,56 @@ class RestrictedSection(Section):
     `as_of`, or else as of its last change.
     """
 
-    symbols: Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    file: str = ""
+    symbols: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="symbols that may not be entered; [] if there are none"
+    )
+    file: str = Field(
+        "", description="or a file with `symbols` and `as_of`; older than a day blocks entries"
+    )
 
 
 class TemporalSection(Section):
     """Orchestration. Sticky 1 s suits up to about 100 open trades, 10 s more (architecture §11)."""
 
-    address: str = "127.0.0.1:7233"
-    namespace: str = "default"
-    sticky_timeout_s: Seconds = 1.0
-    drain_timeout_s: Seconds = 10.0
+    address: str = Field("127.0.0.1:7233", description="front end; `up` sets its own port")
+    namespace: str = Field("default", description="namespace on that server")
+    sticky_timeout_s: Annotated[
+        Seconds, Field(description="how long a dead worker keeps its trades")
+    ] = 1.0
+    drain_timeout_s: Annotated[
+        Seconds, Field(description="how long a stopping worker may finish what it began")
+    ] = 10.0
 
 
 class LedgerSection(Section):
     """PostgreSQL. A DSN with a password comes from HOLDFAST_LEDGER_DSN only."""
 
-    dsn: SecretStr = SecretStr("")
+    dsn: SecretStr = Field(
+        SecretStr(""), description="without a password; `up` sets its own (HOLDFAST_LEDGER_DSN)"
+    )
 
 
 class TradeSection(Section):
     """How long the broker's own lists may lag behind, in wall seconds (architecture §5)."""
 
-    settle_window_s: Seconds = 2.0
+    settle_window_s: Annotated[
+        Seconds, Field(description="how long broker lists may lag behind, wall seconds")
+    ] = 2.0
 
 
 class ObservabilitySection(Section):
     """Port 0 and an empty file mean: none."""
 
-    log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
-    log_json: bool = True
-    temporal_metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    tracing_file: str = ""
+    log_level: Annotated[
+        str,
+        Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR"),
+    ] = "INFO"
+    log_json: bool = Field(True, description="false: one readable line per event")
+    temporal_metrics_port: Annotated[
+        int,
+        Field(ge=0, le=65_535, description="Prometheus end point of the Temporal SDK; 0 = none"),
+    ] = 0
+    tracing_file: str = Field("", description="spans as JSON lines; empty = none")
 
 
 class Settings(Section):
@@ -240,7 +310,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
         if key in values:
             raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "", located.of(key))
     origins = _apply_environment(values, environment)
-    _add_key_file(values, path)
+    _add_secrets(values, path, located)
     limits = values.pop("limits", None)
     if not isinstance(limits, dict):
         raise ConfigError("CONFIG_MISSING", "limits", "", "no default exists", str(path))
@@ -297,10 +367,12 @@ def _refuse_inline_secrets(values: Mapping[str, Any], path: Path, text: str) -> 
     for section, table in values.items():
         pairs = table.items() if isinstance(table, dict) else ((section, table),)
         for key, value in pairs:
+            if (section, key) == ("broker", "secrets") and value in tuple(SecretSource):
+                continue
             is_secret = _SECRET_KEY.search(key) or _PASSWORD_IN_URL.search(str(value))
             if isinstance(value, str) and value and is_secret:
                 field = f"{section}.{key}" if isinstance(table, dict) else section
-                allowed = "environment or a 0600 key_file"
+                allowed = "environment, keyring or a 0600 key_file"
                 location = _Locator(path, text).of(field)
                 raise ConfigError("CONFIG_SECRET_INLINE", field, "***", allowed, location)
 
@@ -341,12 +413,38 @@ def _converted(name: str, text: str, kind: type) -> object:
     return kind(text)
 
 
-def _add_key_file(values: dict[str, Any], path: Path) -> None:
-    """Keys from a file of mode 0600 beside the settings; the environment wins."""
-    broker = values.get("broker")
-    name = broker.get("key_file", "") if isinstance(broker, dict) else ""
-    if not isinstance(name, str) or not name:
+def _add_secrets(values: dict[str, Any], path: Path, located: _Locator) -> None:
+    """Keys from where `broker.secrets` says; the environment wins over all."""
+    broker, account = values.get("broker"), values.get("account")
+    if not isinstance(broker, dict) or not isinstance(account, dict):
         return
+    name, source = broker.get("key_file", ""), broker.get("secrets", SecretSource.ENVIRONMENT)
+    if not isinstance(name, str) or source not in tuple(SecretSource):
+        return
+    if source == SecretSource.KEYRING:
+        if name:
+            allowed = "empty with secrets = keyring"
+            where = located.of("broker.key_file")
+            raise ConfigError("CONFIG_CONTRADICTION", "broker.key_file", name, allowed, where)
+        _add_keyring(values, str(account.get("name", "")), located.of("broker.secrets"))
+    elif name:
+        _add_key_file(values, path, name)
+    elif source == SecretSource.KEY_FILE:
+        where = located.of("broker.secrets")
+        raise ConfigError("CONFIG_MISSING", "broker.key_file", "", "a file of mode 0600", where)
+
+
+def _add_keyring(values: dict[str, Any], account: str, where: str) -> None:
+    for key in KEYRING_KEYS:
+        if key not in values:
+            try:
+                values[key] = SecretStr(read_keyring(account, key))
+            except BadInput as error:
+                raise ConfigError(error.code, error.field, "", error.allowed, where) from None
+
+
+def _add_key_file(values: dict[str, Any], path: Path, name: str) -> None:
+    """Keys from a file of mode 0600 beside the settings."""
     key_file = path.parent / name
     values_of_file = _read_toml(key_file)
     mode = stat.S_IMODE(key_file.stat().st_mode)

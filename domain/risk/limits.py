@@ -33,6 +33,11 @@ class RestrictedList(Frozen):
     as_of: AwareDatetime
 
 
+def _limit(meaning: str, example: str) -> Any:
+    """A required number; what it means and an example are told by `init` and the schema."""
+    return Field(description=meaning, examples=[example])
+
+
 class Limits(Frozen):
     """Pre-trade limits of one account. Every number is required; fractions are of 1 (0.02 = 2 %).
 
@@ -44,26 +49,38 @@ class Limits(Frozen):
     cannot both be meant (faults.md §3 rows 21 and 49).
     """
 
-    max_order_notional: Amount
-    max_order_quantity: Number
-    max_total_notional: Amount
-    collar_fraction: Number
-    max_open_positions: int
-    max_symbol_fraction: Number
-    max_daily_loss_fraction: Number
-    max_messages_per_minute: int
-    quote_max_age_s: Number
-    option_quote_max_age_s: Number
-    account_max_age_s: Number
-    batch_max_age_s: Number
-    batch_fresh_fraction_min: Number
-    entry_blocked_first_s: Number = Field(description="market seconds after the open")
-    entry_blocked_last_s: Number = Field(description="market seconds before the close")
-    exit_time_min_s: Number
-    expiry_days_min: int
-    expiry_cutoff_s: Number
-    options_level_min: int
-    allow_short: bool
+    max_order_notional: Amount = _limit("per order, at its worst price, account currency", "1000")
+    max_order_quantity: Number = _limit("shares or contracts per order", "20000")
+    max_total_notional: Amount = _limit("all open positions and working entries together", "5000")
+    collar_fraction: Number = _limit("distance of a price from the market, 0 < x <= 0.5", "0.02")
+    max_open_positions: int = _limit("open positions at the same time", "5")
+    max_symbol_fraction: Number = _limit("of equity, per symbol", "0.10")
+    max_daily_loss_fraction: Number = _limit(
+        "of equity at the daily roll, unrealised included", "0.05"
+    )
+    max_messages_per_minute: int = _limit(
+        "new, replace and cancel together; exits have their own lane", "60"
+    )
+    quote_max_age_s: Number = _limit("an older quote is no price, wall seconds", "5")
+    option_quote_max_age_s: Number = _limit("the same for options", "300")
+    account_max_age_s: Number = _limit("older account data blocks entries, wall seconds", "60")
+    batch_max_age_s: Number = _limit("quotes of a batch scan may be this old, wall seconds", "1800")
+    batch_fresh_fraction_min: Number = _limit(
+        "... if at least this share of its symbols is fresh", "0.9"
+    )
+    entry_blocked_first_s: Number = _limit("no entries so long after the open, market seconds", "0")
+    entry_blocked_last_s: Number = _limit(
+        "no entries so long before the close, market seconds", "1800"
+    )
+    exit_time_min_s: Number = _limit(
+        "an entry must leave this much time to get out, market seconds", "60"
+    )
+    expiry_days_min: int = _limit("options: days to expiry, at least", "1")
+    expiry_cutoff_s: Number = _limit(
+        "options: no entry so close to the expiry, market seconds", "3600"
+    )
+    options_level_min: int = _limit("the broker's permission level for combos", "3")
+    allow_short: bool = _limit("true: entries may sell short", "false")
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
