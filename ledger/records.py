@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, JsonValue
 
 from domain.base import Frozen
+from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState, ConditionKind, Control
 from domain.facts import AdjustmentKind
 from domain.money import Amount, NetPrice, Quantity, SignedQuantity
@@ -362,6 +363,7 @@ class RiskBook(Frozen):
     working_orders: tuple[WorkingOrder, ...] = ()
     messages_last_60_s: int = 0
     baseline: EquityBaseline | None = None
+    configurations: tuple[StrategyRecord, ...] = ()
 
     @property
     def open_trades(self) -> int:
@@ -443,6 +445,26 @@ class SignalRecord(Frozen):
     document: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class StrategyRecord(Frozen):
+    """A stored configuration: `strategy` is a file of `strategies/` or a path.
+
+    `capital` bounds what its open trades may be worth, `losses_max` disables it after so many
+    losing trades in a row since `enabled_at`; None: no such rule. `reason` is the last change's.
+    """
+
+    name: str
+    strategy: str
+    parameters: dict[str, str] = Field(default_factory=dict)
+    enabled: bool = True
+    capital: Amount | None = None
+    losses_max: int | None = None
+    version: int = 1
+    reason: str = ""
+    enabled_at: AwareDatetime | None = None
+    updated_at: AwareDatetime | None = None
+    updated_by: str = ""
+
+
 class WatchRecord(Frozen):
     """One rule of the exit watch. Unique by (trade, rule); a newer epoch restarts progress."""
 
@@ -467,6 +489,54 @@ class LeaseRecord(Frozen):
     holder: str
     epoch: int
     expires_at: AwareDatetime
+
+
+class AlertRecord(Frozen):
+    """One alert of the outbox. `round` rises each time it is to be told again."""
+
+    alert_id: int
+    key: str
+    account: str
+    trade_id: str | None = None
+    code: str
+    severity: AlertSeverity
+    text: str
+    raised_at: AwareDatetime
+    last_at: AwareDatetime
+    occurrences: int = 1
+    round: int = 1
+    escalations: int = 0
+    acknowledged_at: AwareDatetime | None = None
+    acknowledged_by: str = ""
+    note: str = ""
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    MUTED = "muted"
+
+
+class DeliveryRecord(Frozen):
+    """What became of one round of an alert on one channel."""
+
+    alert_id: int
+    round: int
+    channel: str
+    escalated: bool = False
+    state: DeliveryState
+    attempts: int = 0
+    first_attempt_at: AwareDatetime | None = None
+    delivered_at: AwareDatetime | None = None
+    last_error: str = ""
+
+
+class DueDelivery(Frozen):
+    """A delivery that the caller has claimed, with the alert it carries."""
+
+    alert: AlertRecord
+    delivery: DeliveryRecord
 
 
 class AuditRow(Frozen):

@@ -8,6 +8,7 @@
 | `FillStore` | executions, reversals, fees, adjustments, positions by trade |
 | `RiskStore` | reservations and verdicts |
 | `TradeStore`, `WatchStore` | trades, signals, exit-watch rows |
+| `AlertStore` | the alert outbox and its deliveries |
 | `OperationStore`, `AuditStore` | leases, cursors, the hash-chained audit |
 
 All of them raise `LedgerDown` (code LEDGER_DOWN) within seconds when PostgreSQL is away. Schema:
@@ -19,6 +20,7 @@ from __future__ import annotations
 from typing import Self
 
 from domain.errors import Broken
+from ledger.alert_store import AlertStore
 from ledger.audit import AuditStore
 from ledger.fill_store import FillStore
 from ledger.gate_store import GateStore
@@ -27,6 +29,7 @@ from ledger.operation_store import OperationStore
 from ledger.order_store import OrderStore
 from ledger.reset_store import ResetStore
 from ledger.risk_store import RiskStore
+from ledger.strategy_store import StrategyStore
 from ledger.switch_store import SwitchStore
 from ledger.trade_store import TradeStore
 from ledger.watch_store import WatchStore
@@ -40,8 +43,10 @@ class Ledger(
     FillStore,
     RiskStore,
     TradeStore,
+    StrategyStore,
     WatchStore,
     OperationStore,
+    AlertStore,
     AuditStore,
 ):
     """One installation's book of record. Make it with `connect`, end it with `aclose`."""

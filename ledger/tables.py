@@ -401,6 +401,7 @@ trades = Table(
     _instant("settled_at", required=False),
     UniqueConstraint("client_prefix"),
     Index("ix_trades_session", "session"),
+    Index("ix_trades_strategy", "strategy", "closed_at"),
     Index("ix_trades_open", "account", postgresql_where=text("closed_at IS NULL")),
 )
 
@@ -421,6 +422,24 @@ signals = Table(
     _instant("recorded_at"),
     _document("document"),
     Index("ix_signals_session", "session"),
+)
+
+strategy_configurations = Table(
+    "strategy_configurations",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _word("strategy"),
+    _document("parameters"),
+    Column("enabled", Boolean, nullable=False),
+    _number("capital", required=False),
+    Column("losses_max", Integer),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    _note("reason"),
+    _stamp("enabled_at"),
+    _stamp("updated_at"),
+    _note("updated_by"),
+    CheckConstraint("capital > 0", name="capital_positive"),
+    CheckConstraint("losses_max > 0", name="losses_positive"),
 )
 
 watches = Table(
@@ -456,6 +475,61 @@ cursors = Table(
     Column("name", Text, primary_key=True),
     _word("value"),
     _stamp("updated_at"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", BigInteger, Identity(), primary_key=True),
+    _word("key"),
+    # Not a foreign key: the kill of all accounts is told under `*`.
+    _word("account"),
+    _word("trade_id", required=False),
+    _word("code"),
+    _word("severity"),
+    _word("text"),
+    _stamp("raised_at"),
+    _stamp("last_at"),
+    Column("occurrences", Integer, nullable=False, server_default=text("1")),
+    Column("round", Integer, nullable=False, server_default=text("1")),
+    Column("planned_round", Integer, nullable=False, server_default=text("0")),
+    _instant("escalated_at", required=False),
+    Column("escalations", Integer, nullable=False, server_default=text("0")),
+    _instant("acknowledged_at", required=False),
+    _note("acknowledged_by"),
+    _note("note"),
+    UniqueConstraint("key"),
+    CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),
+    Index("ix_alerts_unplanned", "account", postgresql_where=text("planned_round < round")),
+    Index(
+        "ix_alerts_unacknowledged",
+        "account",
+        postgresql_where=text("severity = 'critical' AND acknowledged_at IS NULL"),
+    ),
+    Index("ix_alerts_trade_id", "trade_id"),
+)
+
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("alert_id", BigInteger, ForeignKey("alerts.alert_id"), nullable=False),
+    Column("round", Integer, nullable=False),
+    _word("channel"),
+    Column("escalated", Boolean, nullable=False, server_default=text("false")),
+    _word("state"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _stamp("next_attempt_at"),
+    _instant("first_attempt_at", required=False),
+    _instant("delivered_at", required=False),
+    _note("last_error"),
+    PrimaryKeyConstraint("alert_id", "round", "channel"),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed', 'muted')", name="state"),
+    Index(
+        "ix_alert_deliveries_due",
+        "channel",
+        "next_attempt_at",
+        postgresql_where=text("state = 'pending'"),
+    ),
 )
 
 audit = Table(
