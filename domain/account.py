@@ -15,7 +15,8 @@ class AccountSnapshot(Frozen):
     """The account as the broker shows it, in account currency.
 
     `equity`, `cash` and `buying_power` are None where the broker did not say: missing is not
-    zero, and blocks entries (faults.md §3 row 63).
+    zero, and blocks entries (faults.md §3 row 63). `blocks` are the broker's own words for why
+    `trading_blocked` is set; `day_trades` those of the last five sessions.
     """
 
     account_id: str
@@ -29,6 +30,10 @@ class AccountSnapshot(Frozen):
     shorting_enabled: bool | None = None
     trading_blocked: bool = False
     multiplier: Quantity | None = None
+    status: str = ""
+    blocks: tuple[str, ...] = ()
+    pattern_day_trader: bool | None = None
+    day_trades: int | None = None
     read_at: AwareDatetime
 
 

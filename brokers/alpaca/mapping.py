@@ -322,10 +322,14 @@ def position(raw: object) -> Position:
     )
 
 
+_BLOCKS = ("trading_blocked", "account_blocked", "trade_suspended_by_user")
+
+
 def account_snapshot(raw: object, account_id: str, read_at: datetime) -> AccountSnapshot:
     """The account. Sums that cannot be read are None and block entries, never zero (row 63)."""
     wire = read_wire(WireAccount, raw)
-    level = wire.options_trading_level
+    level, day_trades = wire.options_trading_level, wire.daytrade_count
+    blocks = tuple(name for name in _BLOCKS if getattr(wire, name))
     return AccountSnapshot(
         account_id=account_id,
         currency=wire.currency or "USD",
@@ -336,10 +340,12 @@ def account_snapshot(raw: object, account_id: str, read_at: datetime) -> Account
         options_buying_power=wire.options_buying_power,
         options_level=int(level) if level is not None else None,
         shorting_enabled=wire.shorting_enabled,
-        trading_blocked=bool(
-            wire.trading_blocked or wire.account_blocked or wire.trade_suspended_by_user
-        ),
+        trading_blocked=bool(blocks),
         multiplier=_positive(wire.multiplier),
+        status=wire.status,
+        blocks=blocks,
+        pattern_day_trader=wire.pattern_day_trader,
+        day_trades=int(day_trades) if day_trades is not None else None,
         read_at=read_at,
     )
 

@@ -201,6 +201,9 @@ class WireAccount(Wire):
     account_blocked: LooseBool = None
     trade_suspended_by_user: LooseBool = None
     multiplier: LooseNumber = None
+    status: LooseText = ""
+    pattern_day_trader: LooseBool = None
+    daytrade_count: LooseNumber = None
 
 
 class WireClock(Wire):
