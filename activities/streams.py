@@ -10,8 +10,10 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any, cast
 
+from pydantic import AwareDatetime
 from temporalio import activity
 from temporalio.client import Client
 
@@ -24,6 +26,7 @@ from activities.restore import Restorer
 from activities.services import Services, StreamInput, attempt_token
 from activities.stream_events import StreamBooker, told_keys
 from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
+from domain.base import Frozen
 from domain.errors import HoldfastError
 from domain.facts import Fact
 
@@ -41,6 +44,23 @@ def backoff_s(failures: int) -> float:
     """Exponential with jitter, so that a venue that comes back is not stormed."""
     ceiling = min(0.1 * 2 ** min(failures, 10), BACKOFF_S_MAX)
     return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spread, no secret
+
+
+def heard_cursor(account: str) -> str:
+    """Ledger cursor that holds what the fill stream heard last, a `StreamHeard` as JSON."""
+    return f"stream-heard/{account}"
+
+
+class StreamHeard(Frozen):
+    """How the order stream is: told once per compare pass, read by `preflight`.
+
+    `frame_at` is the last frame of any kind; a quiet account has none for hours. `compared_at`
+    is the last time that REST and ledger were compared; both are wall time.
+    """
+
+    connected: bool
+    frame_at: AwareDatetime
+    compared_at: AwareDatetime
 
 
 class StreamActivities:
@@ -80,6 +100,7 @@ class FillStream:
         self._restorer = Restorer(services, client, input.trade_queue)
         self._market = MarketWatch(services, self._doorbell)
         self._last_frame_s = services.monotonic()
+        self._is_connected = False
         self._reconnect = asyncio.Event()
 
     async def run(self, holder: str) -> None:
@@ -143,6 +164,7 @@ class FillStream:
             except HoldfastError as error:
                 activity.logger.warning("stream of %s: %s", self._services.account, error)
             finally:
+                self._is_connected = False
                 for task in (listening, asked):
                     task.cancel()
                 await asyncio.gather(listening, asked, return_exceptions=True)
@@ -164,6 +186,7 @@ class FillStream:
     async def _take_event(self, event: StreamEvent) -> None:
         match event:
             case StreamReady():
+                self._is_connected = True
                 await self._booker.compare()
             case OrderUpdate():
                 await self._booker.take(event)
@@ -176,6 +199,7 @@ class FillStream:
             await asyncio.sleep(self._input.compare_interval_s)
             try:
                 news = await self._booker.compare()
+                await self._tell_heard()
             except HoldfastError as error:
                 activity.logger.warning("compare of %s: %s", self._services.account, error)
                 continue
@@ -183,3 +207,14 @@ class FillStream:
             if news and silent_s > SILENT_S:
                 activity.logger.warning("stream was mute for %.0f s while things moved", silent_s)
                 self._reconnect.set()
+
+    async def _tell_heard(self) -> None:
+        now = self._services.now()
+        silent_s = self._services.monotonic() - self._last_frame_s
+        heard = StreamHeard(
+            connected=self._is_connected,
+            frame_at=now - timedelta(seconds=silent_s),
+            compared_at=now,
+        )
+        account = self._services.account
+        await self._services.ledger.set_cursor(heard_cursor(account), heard.model_dump_json())

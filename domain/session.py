@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from pydantic import AwareDatetime, Field, JsonValue
 
 from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.instrument import Instrument
+from domain.money import Amount
 from domain.plan import TradePlan
+from domain.session_day import SessionDay
 
-OPEN_TRADES_MAX = 500
+DAYS_KEPT_MAX = 260  # a year of trading days
+COMMANDS_KEPT_MAX = 100
 
 
 class SessionSpec(Frozen):
@@ -18,6 +23,11 @@ class SessionSpec(Frozen):
     Strategies are names of files in `strategies/` or paths. Bars come from `tape` if it is
     given, else from the broker's quotes, asked for every `poll_s`. All instants and durations
     are market time. `closes_at` None: the session runs until it is stopped.
+
+    A session over several days has a `calendar` (ISO 10383 code, or 24/7), and runs from
+    `first_day` to `last_day`, or has its `days` stated. Entries are not taken in the first and
+    last seconds of a day, nor outside `entry_windows` ("09:45-11:30", local time of the
+    exchange). `flat_before_close_s` 0: trades may be held overnight.
     """
 
     name: str
@@ -34,10 +44,23 @@ class SessionSpec(Frozen):
     build_id: str = ""
     config_version: str = ""
     parameters: dict[str, str] = Field(default_factory=dict)
+    calendar: str = ""
+    first_day: date | None = None
+    last_day: date | None = None
+    days: tuple[SessionDay, ...] = ()
+    entry_blocked_first_s: int = 0
+    entry_blocked_last_s: int = 0
+    entry_windows: tuple[str, ...] = ()
+    flat_before_close_s: int = 0
+    events_file: str = ""
+    started_by: str = ""
 
 
 class SessionCounts(Frozen):
-    """What came of the bars. `signals` = taken + refused + late + not taken."""
+    """What came of the bars. `signals` = taken + refused + late + not taken.
+
+    `dropped` are signals from outside that found no room; they are audited, never judged.
+    """
 
     bars: int = 0
     decisions: int = 0
@@ -47,15 +70,44 @@ class SessionCounts(Frozen):
     late: int = 0
     not_taken: int = 0
     strategy_faults: int = 0
+    dropped: int = 0
 
     def plus(self, **more: int) -> SessionCounts:
         """Counts with these added."""
         changed = {name: getattr(self, name) + number for name, number in more.items()}
         return self.model_copy(update=changed)
 
+    def minus(self, earlier: SessionCounts) -> SessionCounts:
+        """What came since `earlier`."""
+        return self.plus(**{name: -number for name, number in earlier.model_dump().items()})
+
+
+class OpenTrade(Frozen):
+    """A trade of the session that has not settled, as the ledger last heard of it."""
+
+    trade_id: str
+    symbol: str = ""
+    stage: str = ""
+    protection: str = ""
+    entry_works: bool = False
+
+
+class DayResult(Frozen):
+    """What one day of a session came to. `baseline` is the account's equity at the day's roll."""
+
+    day: SessionDay
+    counts: SessionCounts = SessionCounts()
+    baseline: Amount | None = None
+    open_trades: tuple[str, ...] = ()
+
 
 class SessionState(Frozen):
-    """Everything that a continue-as-new carries. `open_trades` are started and not seen ended."""
+    """Everything that a continue-as-new carries.
+
+    `open_trades` are started and not seen ended. `day` is the day that runs or comes next, with
+    `day_began` once its baseline is taken. `version` counts what people changed, `seen` holds
+    their command ids. `new_build` asks for a hand-over.
+    """
 
     cursor: AwareDatetime | None = None
     looked_at: AwareDatetime | None = None
@@ -65,6 +117,16 @@ class SessionState(Frozen):
     open_trades: tuple[str, ...] = ()
     inbox: tuple[JsonValue, ...] = ()
     commands: int = 0
+    started_at: AwareDatetime | None = None
+    day: SessionDay | None = None
+    day_began: bool = False
+    baseline: Amount | None = None
+    counts_before_day: SessionCounts = SessionCounts()
+    days: tuple[DayResult, ...] = ()
+    version: int = 0
+    seen: tuple[str, ...] = ()
+    flatten: bool = False
+    new_build: str = ""
 
 
 class SessionInput(Frozen):
@@ -85,14 +147,50 @@ class SessionStatus(Frozen):
     cursor: AwareDatetime | None = None
     counts: SessionCounts = SessionCounts()
     open_trades: tuple[str, ...] = ()
+    version: int = 0
+    day: SessionDay | None = None
+    today: SessionCounts = SessionCounts()
+    baseline: Amount | None = None
+    days_done: int = 0
 
 
 class SessionResult(Frozen):
-    """How a session ended. Its trades may still be closing: they live on their own."""
+    """How a session ended. Its trades may still be closing: they live on their own.
+
+    `trades` are the ones that were open when the session looked last, each as it then was.
+    """
 
     name: str
     reason: str
     counts: SessionCounts
+    open_trades: tuple[str, ...] = ()
+    account: str = ""
+    strategies: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    days: tuple[DayResult, ...] = ()
+    flatten: bool = False
+    trades: tuple[OpenTrade, ...] = ()
+
+
+class SessionRequest(Frozen):
+    """A person's order to a session. With `version` it is refused if somebody was faster."""
+
+    command_id: str
+    by: str
+    reason: str = ""
+    version: int | None = None
+    flatten: bool = False
+
+
+class SessionReceipt(Frozen):
+    """What a request changed; a repeat, or a wish that is fulfilled already, changes nothing."""
+
+    command_id: str
+    changed: bool
+    version: int
+    text: str = ""
     open_trades: tuple[str, ...] = ()
 
 
@@ -117,9 +215,13 @@ class Candidate(Frozen):
 
 
 class Evaluation(Frozen):
-    """What one look at the market, or one signal from outside, came to; all of it is recorded."""
+    """What one look at the market, or one signal from outside, came to; all of it is recorded.
+
+    `ended_trades` are those of the asked ones that have settled meanwhile.
+    """
 
     cursor: AwareDatetime | None = None
     more: bool = False
     candidates: tuple[Candidate, ...] = ()
     counts: SessionCounts = SessionCounts()
+    ended_trades: tuple[str, ...] = ()
