@@ -27,6 +27,7 @@ from ledger.records import (
     RiskBook,
 )
 from ledger.rows import Columns, decision_of, reservation_of, working_of
+from ledger.strategy_store import configurations_in
 from ledger.switch_store import (
     api_breaker_of_account,
     baseline_in,
@@ -65,6 +66,7 @@ async def read_risk_book(connection: AsyncConnection, account: str, now: datetim
         working_orders=tuple(working_of(row) for row in working),
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
         baseline=await baseline_in(connection, account, None),
+        configurations=await configurations_in(connection),
     )
 
 
