@@ -154,7 +154,6 @@ class SessionWorkflow:
             cursor=state.cursor,
             counts=state.counts,
             open_trades=state.open_trades,
-            universe=tuple(each.symbol for each in self._spec.universe),
         )
 
     # --- the market -------------------------------------------------------------------------------
