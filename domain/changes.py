@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.commands import Alert, AlertSeverity
+from domain.money import ZERO
 from domain.order import (
     OrderEvent,
     next_order_state,
@@ -35,10 +36,16 @@ def take_command_id(state: TradeState, command_id: str) -> TradeState | None:
 
 
 def start_exit(state: TradeState, reason: str, command_id: str = "") -> TradeState:
-    """Begins the reducing exit. A stronger reason (kill, flatten) takes the name over."""
-    if state.exit.reason and reason not in ("flatten", "kill"):
+    """Begins the reducing exit; it takes over from a part close.
+
+    A stronger reason (kill, flatten) takes the name over.
+    """
+    is_full = bool(state.exit.reason) and state.exit.keep == 0
+    if is_full and reason not in ("flatten", "kill"):
         return state
-    exit_now = state.exit.model_copy(update={"reason": reason, "command_id": command_id})
+    exit_now = state.exit.model_copy(
+        update={"reason": reason, "command_id": command_id, "keep": ZERO, "releasing": False}
+    )
     walk = state.walk if state.walk.ended else state.walk.model_copy(update={"ended": reason})
     return state.changed(exit=exit_now, walk=walk)
 

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, JsonValue, TypeAdapter, ValidationErr
 from domain.base import Frozen
 from domain.control import KillMode
 from domain.entry import EntryTicket
-from domain.money import Amount, NetPrice, Quantity, SignedQuantity
+from domain.money import Amount, NetPrice, Number, Quantity, SignedQuantity
 from domain.order import Fill, OrderSnapshot, Position, Quote
 
 
@@ -176,6 +176,24 @@ class FlattenRequested(_Fact):
     reason: str
 
 
+class CloseRequested(_Fact):
+    """A person or a strategy wants a part of the position closed, or all of it.
+
+    Exactly one of `quantity` (trade units) and `fraction` (0 < f <= 1) of what is open when the
+    fact is folded: held, less what an earlier close is already taking off. A part that leaves
+    nothing, and a fraction of 1 before anything filled, end the trade. `exit_name` is what that
+    full exit is called (`close`, `exit_signal`). The same `command_id` counts once (I17).
+    """
+
+    kind: Literal["close_requested"] = "close_requested"
+    command_id: str
+    by: str
+    reason: str = ""
+    quantity: Quantity | None = None
+    fraction: Number | None = None
+    exit_name: str = "close"
+
+
 class KillEngaged(_Fact):
     kind: Literal["kill_engaged"] = "kill_engaged"
     command_id: str
@@ -314,6 +332,7 @@ Fact = Annotated[
     | ExitTriggered
     | DeadlinePassed
     | FlattenRequested
+    | CloseRequested
     | KillEngaged
     | SessionChanged
     | TradingHalted

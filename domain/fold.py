@@ -13,6 +13,7 @@ from typing import Any
 
 from domain import trade_state as ts
 from domain.changes import alert, end_walk, move, start_exit, take_command_id
+from domain.closing import begin_close
 from domain.commands import AlertSeverity
 from domain.control import KillMode
 from domain.errors import IllegalTransition
@@ -20,6 +21,7 @@ from domain.facts import (
     BrokerSnapshot,
     CancelAsked,
     CancelRejected,
+    CloseRequested,
     CommandFailed,
     DeadlinePassed,
     DiscrepancyFound,
@@ -174,6 +176,11 @@ def _flatten_requested(state: TradeState, fact: FlattenRequested, now: datetime)
     return state if seen is None else start_exit(seen, "flatten", fact.command_id)
 
 
+def _close_requested(state: TradeState, fact: CloseRequested, now: datetime) -> TradeState:
+    seen = take_command_id(state, fact.command_id)
+    return state if seen is None else begin_close(seen, fact, now)
+
+
 def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeState:
     """The gate has already closed; the trade learns of it afterwards."""
     seen = take_command_id(state, fact.command_id)
@@ -306,6 +313,7 @@ _HANDLERS: dict[type[Any], Callable[[TradeState, Any, datetime], TradeState]] = 
     ExitTriggered: _exit_triggered,
     DeadlinePassed: _deadline,
     FlattenRequested: _flatten_requested,
+    CloseRequested: _close_requested,
     KillEngaged: _kill_engaged,
     SessionChanged: _session_changed,
     TradingHalted: _halted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from domain import trade_state as ts
 from domain.changes import alert
@@ -50,10 +51,10 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     if not is_due(state.exit.retry_at, now):
         return state, (), False  # ladder exhausted: the stop is back meanwhile (protect)
     if state.live(Role.EXIT):
-        return _wait_for_exit(state, now, busy)
-    state, commands, can_trade = _can_trade_now(state, now, busy)
+        return wait_for_exit(state, now, busy)
+    state, commands, can_trade = can_trade_now(state, now, busy)
     if not can_trade:
-        return state, commands, _is_asking(state, now)
+        return state, commands, is_asking(state, now)
     resting = state.live(Role.STOP, Role.TARGET)
     if resting:
         state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
@@ -61,10 +62,10 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     if not is_fresh(state, now):
         state, commands = read_orders(state, now, busy, "before the exit")
         return state, commands, True
-    return _send_exit(state, now, busy)
+    return send_exit(state, ts.held_units(state), now, busy)
 
 
-def _can_trade_now(
+def can_trade_now(
     state: TradeState, now: datetime, busy: Collection[str]
 ) -> tuple[TradeState, tuple[Command, ...], bool]:
     """True if the session is open, nothing is halted and the quote is fresh; else asks.
@@ -100,7 +101,7 @@ def _has_answer_since(state: TradeState, since: datetime) -> bool:
     return state.quote_read_at is not None and state.quote_read_at >= since
 
 
-def _is_asking(state: TradeState, now: datetime) -> bool:
+def is_asking(state: TradeState, now: datetime) -> bool:
     """True while a quote that ran out is read again: what the exit released stays down.
 
     A worker that dies between two cancels is away for some seconds, however long that takes on
@@ -119,7 +120,7 @@ def _is_recent(at: datetime | None, now: datetime) -> bool:
     return at is not None and (now - at).total_seconds() <= QUOTE_FRESH_S
 
 
-def _wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
+def wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     """A working exit gets `EXIT_WAIT_S`, then it is cancelled and the next rung follows."""
     sent_at = state.exit.sent_at
     waited_s = (now - sent_at).total_seconds() if sent_at is not None else EXIT_WAIT_S
@@ -149,8 +150,11 @@ def _refused_in_a_row(state: TradeState) -> int:
     return count
 
 
-def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-    """Sends the exit of this rung for what is held; after the last rung the stop comes back."""
+def send_exit(state: TradeState, units: Decimal, now: datetime, busy: Collection[str]) -> Step:
+    """Sends the exit of this rung for `units` as held (all but a part close: everything).
+
+    After the last rung the stop comes back.
+    """
     assert state.ticket is not None
     market_allowed = state.ticket.allow_market_exits
     last = last_order(state, Role.EXIT)
@@ -183,7 +187,7 @@ def _send_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     state = state.changed(
         exit=state.exit.model_copy(update={"rung": rung, "sent_at": now, "retry_at": None})
     )
-    bodies = _exit_bodies(state, now)
+    bodies = _exit_bodies(state, units, now)
     if not bodies:
         state = state.changed(exit=state.exit.model_copy(update={"pending": "no price"}))
         return state, (), False
@@ -215,10 +219,12 @@ def _knows_every_leg(state: TradeState) -> bool:
     return since is None or (known is not None and known > since)
 
 
-def _exit_bodies(state: TradeState, now: datetime) -> tuple[tuple[int, OrderBody], ...]:
+def _exit_bodies(
+    state: TradeState, units: Decimal, now: datetime
+) -> tuple[tuple[int, OrderBody], ...]:
     if not ts.is_balanced(state):
         return leg_exit_bodies(state, now)
-    body = reducing_exit_body(state, ts.held_units(state), now)
+    body = reducing_exit_body(state, units, now)
     return () if body is None else ((0, body),)
 
 

@@ -67,13 +67,14 @@ def desired_exits(state: TradeState) -> tuple[DesiredExit, ...]:
     """Exits that should be working for what is held now, one per tranche with a rest.
 
     Their quantities add up to the held units, whatever was filled outside the tranches: what
-    other exits took is taken off the last tranches first.
+    other exits took is taken off the last tranches first. During a part close they stand back
+    to the units that stay, and never cover what a working exit is selling (I4).
     """
     held = ts.held_units(state)
     chosen = layout(state)
     if held <= 0 or chosen is Layout.WATCHED:
         return ()
-    left = state.plan.instrument.lot_down(held)
+    left = state.plan.instrument.lot_down(_protected_units(state, held))
     exits: list[DesiredExit] = []
     for tranche, size in enumerate(ts.tranche_quantities(state)):
         quantity = min(max(size - ts.tranche_sold(state, tranche), ZERO), left)
@@ -88,6 +89,12 @@ def desired_exits(state: TradeState) -> tuple[DesiredExit, ...]:
             DesiredExit(tranche=tranche, quantity=quantity, target_price=target, stop_price=stop)
         )
     return tuple(exits)
+
+
+def _protected_units(state: TradeState, held: Decimal) -> Decimal:
+    """Held units that resting exits may cover now."""
+    free = max(held - ts.reserved_units(state, Role.EXIT), ZERO)
+    return min(free, state.exit.keep) if state.exit.releasing else free
 
 
 def watched_rules(state: TradeState) -> tuple[ExitRule, ...]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from domain import trade_state as ts
 from domain.base import Frozen
 from domain.clock import ClockMap
+from domain.closing import PART_CLOSE
 from domain.entry import EntryTicket
 from domain.facts import (
     Fact,
@@ -101,7 +102,7 @@ def rebuild(
     walk = state.walk.model_copy(update={"ended": RESTORED if ticket is not None else ""})
     return state.changed(
         walk=walk,
-        exit=_exit_of(exits, now),
+        exit=_exit_of(exits, now) if exits else _part_close_of(state, now),
         stop_price=_stop_price(state),
         watched_epoch=0,
         knowledge_at=None,
@@ -169,14 +170,25 @@ def _facts(
 
 
 def _is_lasting_exit(known: KnownOrder) -> bool:
-    """An exit that was sent: the decision to get out stands."""
+    """An exit of everything that was sent: the decision to get out stands."""
     is_exit = known.intent.key.purpose in (Purpose.EXIT, Purpose.FLATTEN)
+    is_exit = is_exit and known.intent.reason != PART_CLOSE
     return is_exit and known.send in (SendState.ACCEPTED, SendState.OPEN)
 
 
-def _exit_of(exits: Sequence[KnownOrder], now: datetime) -> ExitProgress:
-    if not exits:
+def _part_close_of(state: TradeState, now: datetime) -> ExitProgress:
+    """A part close whose exit still works goes on to its end; one in between is forgotten.
+
+    What it would have sold then stays and is protected: a person may ask again.
+    """
+    selling = ts.reserved_units(state, Role.EXIT)
+    keep = ts.held_units(state) - selling
+    if selling == 0 or keep <= 0:
         return ExitProgress()
+    return ExitProgress(reason=PART_CLOSE, keep=keep, releasing=True, asked_at=now, sent_at=now)
+
+
+def _exit_of(exits: Sequence[KnownOrder], now: datetime) -> ExitProgress:
     last = exits[-1].intent
     reason = "flatten" if last.key.purpose is Purpose.FLATTEN else last.reason or RESTORED
     return ExitProgress(reason=reason, command_id=RESTORED, rung=len(exits) - 1, asked_at=now)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from domain import trade_state as ts
 from domain.changes import alert, end_walk, start_exit
+from domain.closing import close_part
 from domain.commands import (
     AlertSeverity,
     CancelOrder,
@@ -93,6 +94,7 @@ def _phases(state: TradeState) -> tuple[Callable[..., Step], ...]:
         _drop_doubles,
         _notice_wrong,
         get_out,
+        close_part,
         protect,
         _enter,
         _close,
@@ -128,7 +130,7 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
     candidates = [*walk_deadlines(state), *_order_deadlines(state), *exit_deadlines(state)]
     if state.read_after is not None and _wants_read(state):
         candidates.append(state.read_after)
-    if not state.exit.reason:
+    if not ts.wants_exit(state):
         instants = (_time_stop_at(state), state.plan.flat_by)
         candidates += [state.clock.wall(at) for at in instants if at is not None]
     if state.imbalance_since is not None:

@@ -124,9 +124,13 @@ class ExitProgress(Frozen):
     """A reducing exit on its way. `reason` empty means none. `rung` widens the collar.
 
     `asking_since` is when the first of the questions for a quote that are still open was asked.
+    `keep` > 0 makes it a part close: the units that shall stay. `releasing` is True while the
+    resting exits stand back to those units, so that the rest of them can be sold.
     """
 
     reason: str = ""
+    keep: Quantity = ZERO
+    releasing: bool = False
     command_id: str = ""
     rung: int = 0
     sent_at: AwareDatetime | None = None
@@ -440,7 +444,28 @@ def protective_tick(state: TradeState, price: Decimal) -> Decimal:
 
 
 def wants_exit(state: TradeState) -> bool:
-    return bool(state.exit.reason)
+    """True if the whole position shall go."""
+    return bool(state.exit.reason) and state.exit.keep == 0
+
+
+def wants_part_close(state: TradeState) -> bool:
+    """True if a part of the position shall go and the rest stays protected."""
+    return bool(state.exit.reason) and state.exit.keep > 0
+
+
+def reserved_units(state: TradeState, *roles: Role) -> Decimal:
+    """Units that live orders of these exit roles may still take off; a group counts once.
+
+    Where the broker is told twice about one position (an order and its replacement, target and
+    stop of one tranche) the larger counts: both can never fill together (I4).
+    """
+    groups: dict[object, Decimal] = {}
+    for record in state.live(*roles):
+        is_exit = record.role is Role.EXIT
+        group = record.client_id if is_exit else (record.tranche or 0)
+        rest = max(record.quantity - filled_quantity(state, record), ZERO)
+        groups[group] = max(groups.get(group, ZERO), rest)
+    return total(groups.values())
 
 
 def can_rest_stop(state: TradeState) -> bool:
@@ -550,10 +575,25 @@ def exit_reason(state: TradeState) -> str:
     return str(role)
 
 
+def rescaled_tranches(state: TradeState) -> tuple[Decimal, ...]:
+    """Tranche sizes after what exits outside the tranches took: off the last tranches first.
+
+    So a part close leaves the nearest targets as they are, and every tranche that stays whole
+    keeps its resting orders untouched.
+    """
+    taken = total(filled_quantity(state, o) for o in state.orders if o.role is Role.EXIT)
+    sizes = list(tranche_quantities(state))
+    for tranche in reversed(range(len(sizes))):
+        cut = min(taken, max(sizes[tranche] - tranche_sold(state, tranche), ZERO))
+        sizes[tranche] -= cut
+        taken -= cut
+    return tuple(sizes)
+
+
 def targets_filled(state: TradeState) -> tuple[int, ...]:
     """0-based tranches whose target filled completely, in order."""
     filled = []
-    for tranche, size in enumerate(tranche_quantities(state)):
+    for tranche, size in enumerate(rescaled_tranches(state)):
         sold = total(
             filled_quantity(state, o)
             for o in state.orders
