@@ -8,9 +8,10 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime
 
@@ -30,14 +31,22 @@ class TradingHours(Frozen):
 
 
 class Calendar:
-    """Answers about an ordered list of trading hours.
+    """Answers about an ordered list of trading hours. `zone` is that of the exchange's clocks.
 
     Raises:
         BadInput: TIME_OUT_OF_WINDOW when asked beyond the days that it knows.
     """
 
-    def __init__(self, name: str, hours: Sequence[TradingHours], *, bounded: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        hours: Sequence[TradingHours],
+        *,
+        bounded: bool = True,
+        zone: tzinfo = UTC,
+    ) -> None:
         self.name = name
+        self.zone = zone
         self._hours = tuple(hours)
         self._opens = [stretch.open for stretch in self._hours]
         self._bounded = bounded
@@ -171,7 +180,7 @@ def _exchange_calendar(name: str, first_year: int, last_year: int) -> Calendar:
             hours.append(TradingHours(session=session.date(), open=opened, close=pause_begin))
             opened = pause_end
         hours.append(TradingHours(session=session.date(), open=opened, close=closed))
-    return Calendar(name, hours)
+    return Calendar(name, hours, zone=ZoneInfo(str(source.tz)))
 
 
 def _utc(moment: Any) -> datetime:
