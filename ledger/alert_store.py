@@ -7,7 +7,7 @@ sender plans who hears it, claims what is due, and records what became of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +70,26 @@ async def add_alert(connection: AsyncConnection, draft: AlertDraft) -> bool:
     if is_told:
         await notify(connection, ALERT_CHANNEL, draft.account)
     return is_told
+
+
+async def tell_opening(
+    connection: AsyncConnection, account: str, trade_id: str, fill: Mapping[str, Any]
+) -> None:
+    """The first fill of a trade opens it; the key lets no later one tell it again.
+
+    `fill` is a row of `fills`: booked with its trade, or attributed to it afterwards.
+    """
+    side, quantity, price = fill["side"], fill["quantity"], fill["price"]
+    draft = AlertDraft(
+        key=f"trade-opened/{trade_id}",
+        account=account,
+        trade_id=trade_id,
+        code="TRADE_OPENED",
+        severity=AlertSeverity.INFO,
+        text=f"first fill: {side} {quantity:f} {fill['symbol']} @ {price:f}",
+        once=True,
+    )
+    await add_alert(connection, draft)
 
 
 class AlertStore(LedgerConnection):

@@ -14,6 +14,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.alerts import TEXT_MAX, AlertDraft
+from domain.commands import AlertSeverity
 from domain.control import (
     ApiBreakerState,
     BreakerState,
@@ -23,6 +25,7 @@ from domain.control import (
     KillSwitch,
 )
 from domain.errors import Refused
+from ledger.alert_store import add_alert
 from ledger.audit import append_audit_row
 from ledger.connection import LedgerConnection, limit_waits, lock_exclusive, notify
 from ledger.errors import VersionConflict
@@ -231,6 +234,7 @@ class ControlStore(LedgerConnection):
             rows = await _live_rows(connection, owner, kill.scope)
             controls = await _controls_of(connection, owner)
             if not was_engaged:
+                await add_alert(connection, _alert_of_kill(owner, kill))
                 details = {"mode": kill.mode, "scope": kill.scope.text, "reason": kill.reason}
                 details["command_id"] = kill.command_id
                 await append_audit_row(connection, kill.by, "kill", owner, details)
@@ -253,6 +257,17 @@ class ControlStore(LedgerConnection):
         query = select(control.c.account).where(control.c.account == account).with_for_update()
         if (await connection.execute(query)).one_or_none() is None:
             raise Refused(f"account was {account}", code="ACCOUNT_UNKNOWN")
+
+
+def _alert_of_kill(owner: str, kill: KillSwitch) -> AlertDraft:
+    return AlertDraft(
+        key=f"kill/{kill.command_id}",
+        account=owner,
+        code="KILL",
+        severity=AlertSeverity.CRITICAL,
+        text=f"{kill.mode} {kill.scope.text} by {kill.by}: {kill.reason}"[:TEXT_MAX],
+        once=True,
+    )
 
 
 def _owner_of(account: str | None, scope: KillScope) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import ColumnElement, RowMapping, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import Refused
 from domain.order import Fill
+from ledger.alert_store import tell_opening
 from ledger.connection import LedgerConnection
 from ledger.order_store import owner_of_order
 from ledger.records import (
@@ -74,10 +75,14 @@ class FillStore(LedgerConnection):
         """
         async with self._work() as connection:
             broker = await _broker_of(connection, account)
-            booked = tuple(
-                [await _book(connection, broker, account, fill, told_to=told_to) for fill in many]
-            )
-        return booked
+            known = await _known_rows(connection, broker, account, many)
+            booked = [
+                await _known_fill(connection, known[fill.fill_key], fill)
+                if fill.fill_key in known
+                else await _book(connection, broker, account, fill, told_to=told_to)
+                for fill in many
+            ]
+        return tuple(booked)
 
     async def bust_fill(self, account: str, fill_key: str, reason: str) -> FillBooking:
         """Books the reversal `<fill_key>/bust` once (D9).
@@ -221,20 +226,33 @@ async def _book(
     statement = upsert(fills).values(**columns).on_conflict_do_nothing()
     done = await connection.execute(statement.returning(fills.c.fill_key))
     if done.one_or_none() is not None:
+        if owner.trade_id is not None and reverses is None:
+            await tell_opening(connection, account, owner.trade_id, columns)
         return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=owner.trade_id, told=told)
-    return await _known_fill(connection, broker, account, fill)
+    # Another process booked it since we looked.
+    row = (await _known_rows(connection, broker, account, (fill,)))[fill.fill_key]
+    return await _known_fill(connection, row, fill)
 
 
-async def _known_fill(
-    connection: AsyncConnection, broker: str, account: str, fill: Fill
-) -> FillBooking:
-    mine = (
-        (fills.c.broker == broker)
-        & (fills.c.account == account)
-        & (fills.c.fill_key == fill.fill_key)
+def _row_of(broker: str, account: str, *fill_keys: str) -> ColumnElement[bool]:
+    return (
+        (fills.c.broker == broker) & (fills.c.account == account) & fills.c.fill_key.in_(fill_keys)
     )
-    row = (await connection.execute(select(fills).where(mine))).mappings().one()
+
+
+async def _known_rows(
+    connection: AsyncConnection, broker: str, account: str, many: Sequence[Fill]
+) -> dict[str, RowMapping]:
+    """Rows booked before, by fill key: pages of executions overlap, so most are known."""
+    mine = _row_of(broker, account, *(fill.fill_key for fill in many))
+    rows = (await connection.execute(select(fills).where(mine))).mappings().all()
+    return {row["fill_key"]: row for row in rows}
+
+
+async def _known_fill(connection: AsyncConnection, row: RowMapping, fill: Fill) -> FillBooking:
+    """The booking of a fill that stands; a fee that was missing is filled in."""
     if row["fee"] is None and fill.fee is not None:
+        mine = _row_of(row["broker"], row["account"], fill.fill_key)
         await connection.execute(
             update(fills).where(mine, fills.c.fee.is_(None)).values(fee=fill.fee)
         )

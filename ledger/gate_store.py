@@ -16,9 +16,12 @@ from sqlalchemy import or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.alerts import TEXT_MAX, AlertDraft
+from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState
 from domain.errors import Broken
 from domain.order import OrderIntent, OrderSnapshot
+from ledger.alert_store import add_alert
 from ledger.connection import limit_waits, lock_shared
 from ledger.control_store import (
     GATE_IDLE_MS,
@@ -170,6 +173,8 @@ class GateStore(ControlStore):
                 if snapshot is not None:
                     changes |= snapshot_columns(known, snapshot)
                 row = await _change(connection, client_id, **changes)
+                if state is IntentState.UNKNOWN:
+                    await add_alert(connection, _alert_of_unknown(known, code, text))
                 if snapshot is not None:
                     # Executions of a leg order may come before anything else names its id.
                     owner = Owner(client_id, known.intent.key.trade_id, True)
@@ -379,6 +384,21 @@ async def _change(connection: AsyncConnection, client_id: str, **columns: Any) -
     statement = update(orders).where(orders.c.client_id == client_id).values(**columns)
     row: Columns = (await connection.execute(statement.returning(orders))).mappings().one()
     return row
+
+
+def _alert_of_unknown(known: IntentRecord, code: str, text: str) -> AlertDraft:
+    """Said once per order; what stays unknown is told as critical by the trade itself."""
+    body, owner = known.intent.body, known.owner
+    return AlertDraft(
+        key=f"order-unknown/{known.intent.client_id}",
+        account=owner.account,
+        trade_id=owner.trade_id,
+        code="ORDER_UNKNOWN",
+        severity=AlertSeverity.WARNING,
+        text=f"{body.side} {body.quantity:f} {owner.symbols[0]}, order {known.intent.client_id}: "
+        f"{code} {text}".strip()[:TEXT_MAX],
+        once=True,
+    )
 
 
 def _counts(known: IntentRecord, token: str | None, state: IntentState) -> bool:

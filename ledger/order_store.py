@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.ids import parse_client_order_id
 from domain.order import BrokerOrderStatus, OrderSnapshot
+from ledger.alert_store import tell_opening
 from ledger.connection import LedgerConnection
 from ledger.records import (
     ChildOrder,
@@ -305,5 +306,9 @@ async def _attribute(
             or_(fills.c.broker_order_id.in_(broker_ids), fills.c.client_id == owner.client_id),
         )
         .values(trade_id=owner.trade_id)
+        .returning(fills)
     )
-    return int(done.rowcount)
+    attributed = done.mappings().all()
+    if attributed and owner.trade_id is not None:
+        await tell_opening(connection, account, owner.trade_id, attributed[0])
+    return len(attributed)

@@ -13,8 +13,11 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.alerts import TEXT_MAX, AlertDraft
+from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState, ConditionKind, TripReason
 from domain.errors import Refused
+from ledger.alert_store import add_alert
 from ledger.audit import append_audit_row
 from ledger.connection import LedgerConnection, notify
 from ledger.control_store import CONTROL_CHANNEL
@@ -72,6 +75,30 @@ async def baseline_in(
     newest = query.order_by(equity_baselines.c.roll.desc()).limit(1)
     row = (await connection.execute(newest)).mappings().one_or_none()
     return None if row is None else EquityBaseline.model_validate(dict(row))
+
+
+def _alert_of_trip(account: str, at: datetime, reason: str, text: str, by: str) -> AlertDraft:
+    """Each trip is an event of its own, even right after a reset."""
+    is_loss = reason == TripReason.DAILY_LOSS.value
+    return AlertDraft(
+        key=f"breaker/{account}/{at.isoformat()}",
+        account=account,
+        code="DAILY_LOSS" if is_loss else "RISK_BREAKER",
+        severity=AlertSeverity.CRITICAL,
+        text=f"entries are blocked: {reason} {text} ({by})"[:TEXT_MAX],
+        once=True,
+    )
+
+
+def _alert_of_api(broker: str, failures: int) -> AlertDraft:
+    """Told under all accounts: the breaker belongs to the venue."""
+    return AlertDraft(
+        key=f"api-breaker/{broker}",
+        account=ALL_ACCOUNTS,
+        code="API_BREAKER",
+        severity=AlertSeverity.WARNING,
+        text=f"{broker} does not answer ({failures} failures); entries are blocked",
+    )
 
 
 class SwitchStore(LedgerConnection):
@@ -141,9 +168,12 @@ class SwitchStore(LedgerConnection):
                     index_elements=["account"],
                     set_=changes | {"changed_at": func.clock_timestamp()},
                     where=risk_breakers.c.state != state.value,
-                ).returning(risk_breakers.c.account)
+                ).returning(risk_breakers.c.changed_at)
             )
-            changed = done.one_or_none() is not None
+            changed_at = done.scalar_one_or_none()
+            changed = changed_at is not None
+            if state is BreakerState.TRIPPED and changed_at is not None:
+                await add_alert(connection, _alert_of_trip(account, changed_at, reason, text, by))
             if changed:
                 action = f"breaker_{state.value}"
                 await notify(connection, CONTROL_CHANNEL, account)
@@ -170,6 +200,8 @@ class SwitchStore(LedgerConnection):
                 )
             )
             if before.state is not state:
+                if state is ApiBreakerState.OPEN:
+                    await add_alert(connection, _alert_of_api(broker, failures))
                 details = {"from": before.state.value, "failures": failures}
                 action = f"api_breaker_{state.value}"
                 await append_audit_row(connection, "system", action, broker, details)

@@ -10,13 +10,16 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.alerts import TEXT_MAX, AlertDraft
+from domain.commands import AlertSeverity
 from domain.errors import Refused
 from domain.ids import trade_prefix
 from domain.plan import TradePlan
+from ledger.alert_store import add_alert
 from ledger.control_store import ControlStore
 from ledger.records import SignalRecord, TradeRecord
 from ledger.rows import Columns, signal_of, trade_of
-from ledger.tables import signals, trades
+from ledger.tables import fills, signals, trades
 
 
 class TradeStore(ControlStore):
@@ -113,9 +116,11 @@ class TradeStore(ControlStore):
             changes["result"] = result
         if not fees_estimated:
             changes["settled_at"] = func.coalesce(trades.c.settled_at, func.clock_timestamp())
-        return await self._change_trade(trade_id, changes)
+        return await self._change_trade(trade_id, changes, tells_close=True)
 
-    async def _change_trade(self, trade_id: str, changes: dict[str, Any]) -> TradeRecord:
+    async def _change_trade(
+        self, trade_id: str, changes: dict[str, Any], *, tells_close: bool = False
+    ) -> TradeRecord:
         statement = (
             update(trades)
             .where(trades.c.trade_id == trade_id)
@@ -124,6 +129,8 @@ class TradeStore(ControlStore):
         )
         async with self._work() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
+            if row is not None and tells_close and await _has_fills(connection, trade_id):
+                await add_alert(connection, _alert_of_close(row))
         if row is None:
             raise Refused(f"trade was {trade_id}", code="TRADE_UNKNOWN")
         return trade_of(row)
@@ -205,6 +212,26 @@ class TradeStore(ControlStore):
         async with self._work() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(signal_of(row) for row in rows)
+
+
+async def _has_fills(connection: AsyncConnection, trade_id: str) -> bool:
+    query = select(fills.c.fill_key).where(fills.c.trade_id == trade_id).limit(1)
+    return (await connection.execute(query)).one_or_none() is not None
+
+
+def _alert_of_close(row: Columns) -> AlertDraft:
+    """A trade that was never filled has not been opened and is not told as closed."""
+    fees = "fees estimated" if row["fees_estimated"] else "after fees"
+    text = f"{row['symbol']} {row['strategy']}: {row['result']}, {row['realised']:+f} {fees}"
+    return AlertDraft(
+        key=f"trade-closed/{row['trade_id']}",
+        account=row["account"],
+        trade_id=row["trade_id"],
+        code="TRADE_CLOSED",
+        severity=AlertSeverity.INFO,
+        text=text[:TEXT_MAX],
+        once=True,
+    )
 
 
 async def _trade_row(connection: AsyncConnection, trade_id: str) -> Columns | None:
