@@ -1,13 +1,15 @@
 """A broker that watches its own transport: every call feeds the API breaker (architecture §7).
 
 Business rejects never count; five transport failures in 60 s open it; it blocks entries only, so
-exits and reads go on and the first answer after 30 s closes it again.
+exits and reads go on and the first answer after 30 s closes it again. Reads that many trades make
+at once share a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from brokers.errors import DRY_RUN, RATE_LIMITED
@@ -21,6 +23,7 @@ from brokers.port import (
     StreamEvent,
     UnknownOutcome,
 )
+from brokers.shared_reads import SharedReads
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import Capabilities
 from domain.control import ApiBreakerState
@@ -52,6 +55,7 @@ class GuardedBroker:
         self._on_change = on_change
         self._now = now
         self.breaker = breaker or ApiBreaker()
+        self._shared = SharedReads()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -77,25 +81,26 @@ class GuardedBroker:
         return await self._read(self._inner.order_by_client_id(client_id))
 
     async def open_orders(self) -> tuple[OrderSnapshot, ...]:
-        return await self._read(self._inner.open_orders())
+        return await self._read_together("open_orders", self._inner.open_orders)
 
     async def orders_since(self, after: datetime) -> tuple[OrderSnapshot, ...]:
         return await self._read(self._inner.orders_since(after))
 
     async def positions(self) -> tuple[Position, ...]:
-        return await self._read(self._inner.positions())
+        return await self._read_together("positions", self._inner.positions)
 
     async def account(self) -> AccountSnapshot:
-        return await self._read(self._inner.account())
+        return await self._read_together("account", self._inner.account)
 
     async def executions_since(self, cursor: str | None) -> ExecutionPage:
-        return await self._read(self._inner.executions_since(cursor))
+        question = ("executions_since", cursor)
+        return await self._read_together(question, partial(self._inner.executions_since, cursor))
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]:
         return await self._read(self._inner.quotes(symbols))
 
     async def market_clock(self) -> MarketClock:
-        return await self._read(self._inner.market_clock())
+        return await self._read_together("market_clock", self._inner.market_clock)
 
     async def asset(self, symbol: str) -> AssetInfo:
         return await self._read(self._inner.asset(symbol))
@@ -113,6 +118,14 @@ class GuardedBroker:
         outcome = await call
         await self._note(_outcome_of(outcome))
         return outcome
+
+    async def _read_together(
+        self, question: Hashable, call: Callable[[], Awaitable[Answer]]
+    ) -> Answer:
+        async def read() -> Answer:
+            return await self._read(call())
+
+        return await self._shared.ask(question, read)
 
     async def _read(self, call: Awaitable[Answer]) -> Answer:
         try:
