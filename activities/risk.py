@@ -36,6 +36,7 @@ from domain.risk.gate_types import (
     GateInput,
     OwnWorkingOrder,
     Portfolio,
+    StrategyBook,
     SymbolAge,
     SymbolExposure,
     Verdict,
@@ -216,7 +217,7 @@ def judge_plan(
     Shared by the reservation and by `trade submit --dry-run`.
     """
     arrival = net_quote(plan.legs, market.quotes, plan.symbol)
-    sized, size_code, size_text = _size(services, plan, arrival, market)
+    sized, size_code, size_text = _size(services, plan, arrival, market, book)
     given = _gate_input(services, plan, clock, market, book, now, arrival, sized)
     decision = gate.evaluate(given)
     approved = gate.approve(given, decision, now, services.config_hash)
@@ -257,16 +258,28 @@ _BEFORE_SIZING = frozenset(
 
 
 def _size(
-    services: Services, plan: TradePlan, arrival: Quote | None, market: MarketView
+    services: Services,
+    plan: TradePlan,
+    arrival: Quote | None,
+    market: MarketView,
+    book: RiskBook,
 ) -> tuple[SizedEntry | None, str, str]:
     if arrival is None:
         return None, PriceUnavailable.code, ", ".join(market.faults) or "no quote"
     try:
         gross = _gross(plan, market)
         prices = entry_prices(plan, arrival, services.limits.collar_fraction, gross)
-        return size_entry(plan, prices), "", ""
+        return size_entry(plan, prices, _capital(plan, market, book)), "", ""
     except HoldfastError as error:
         return None, error.code, error.text
+
+
+def _capital(plan: TradePlan, market: MarketView, book: RiskBook) -> Decimal | None:
+    """What the strategy may use: its stored capital, without one the account's equity."""
+    known = next((row for row in book.configurations if row.name == plan.strategy), None)
+    if known is not None and known.capital is not None:
+        return known.capital
+    return None if market.account is None else market.account.equity
 
 
 def _gross(plan: TradePlan, market: MarketView) -> Decimal | None:
@@ -327,6 +340,7 @@ def _gate_input(
         working_orders=_working(book, plan),
         account=market.account,
         portfolio=_portfolio(book, plan),
+        strategy=_strategy_book(book, plan),
         daily_loss=_daily_loss(services, market, book),
         messages_last_minute=book.messages_last_60_s,
     )
@@ -410,6 +424,20 @@ def _portfolio(book: RiskBook, plan: TradePlan) -> Portfolio:
         reserved_cash=sum(unfilled, ZERO),
         exposures=exposures,
         frozen_symbols=frozen,
+    )
+
+
+def _strategy_book(book: RiskBook, plan: TradePlan) -> StrategyBook | None:
+    """The plan's stored configuration with what its other trades hold and have reserved."""
+    known = next((row for row in book.configurations if row.name == plan.strategy), None)
+    if known is None:
+        return None
+    others = (r for r in book.reservations if r.trade_id != plan.trade_id)
+    return StrategyBook(
+        enabled=known.enabled,
+        reason=known.reason,
+        capital=known.capital,
+        open_notional=sum((r.notional for r in others if r.strategy == known.name), ZERO),
     )
 
 

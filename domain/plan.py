@@ -62,7 +62,22 @@ class ConfidenceSize(Frozen):
     max_position: Amount
 
 
-SizeRule = Annotated[FixedSize | RiskSize | ConfidenceSize, Field(discriminator="kind")]
+class CapitalSize(Frozen):
+    """A share of the strategy's capital, so that one file suits 100 and 100,000 of any currency.
+
+    The smaller of: the loss at the stop is `risk_fraction` of the capital (needs a stop; None: not
+    bounded this way), the value at the worst price is `position_fraction` of it. Capital is what
+    the stored configuration says, without one the account's equity.
+    """
+
+    kind: Literal["capital"] = "capital"
+    risk_fraction: Number | None = None
+    position_fraction: Number
+
+
+SizeRule = Annotated[
+    FixedSize | RiskSize | ConfidenceSize | CapitalSize, Field(discriminator="kind")
+]
 
 
 class WalkStart(StrEnum):

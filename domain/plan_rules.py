@@ -19,6 +19,7 @@ from domain.instrument import Instrument, InstrumentKind, OptionRight
 from domain.money import NetPrice, multiply, total
 from domain.order import OrderType, Side, TimeInForce
 from domain.plan import (
+    CapitalSize,
     ConfidenceSize,
     FixedSize,
     PlanPrice,
@@ -169,6 +170,19 @@ def _size(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
             yield BadInput("SIZE_INVALID", "size.confidence", rule.confidence, "0..1")
         if rule.max_position <= 0:
             yield BadInput("SIZE_INVALID", "size.max_position", rule.max_position, "> 0")
+    else:
+        yield from _capital_size(plan, rule)
+
+
+def _capital_size(plan: TradePlan, rule: CapitalSize) -> Iterator[BadInput]:
+    shares = {"position_fraction": rule.position_fraction}
+    if rule.risk_fraction is not None:
+        shares["risk_fraction"] = rule.risk_fraction
+        if plan.stop is None and not plan.is_combo:
+            yield BadInput("SIZE_INVALID", "stop", "", "risk sizing needs a stop")
+    for name, share in shares.items():
+        if not 0 < share <= 1:
+            yield BadInput("SIZE_INVALID", f"size.{name}", share, "0 < share <= 1")
 
 
 def _fixed_size(plan: TradePlan, quantity: Decimal, context: PlanContext) -> Iterator[BadInput]:

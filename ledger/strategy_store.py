@@ -9,7 +9,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.alerts import TEXT_MAX, AlertDraft
+from domain.commands import AlertSeverity
 from domain.errors import Refused
+from ledger.alert_store import add_alert
 from ledger.audit import append_audit_row
 from ledger.connection import LedgerConnection
 from ledger.errors import VersionConflict
@@ -84,11 +87,12 @@ class StrategyStore(LedgerConnection):
             after = await _change(connection, before, changes, by, reason)
         return after
 
-    async def disable_after_losses(self, name: str) -> StrategyRecord | None:
+    async def disable_after_losses(self, name: str, account: str) -> StrategyRecord | None:
         """Disables the configuration if its newest `losses_max` trades since it was enabled lost.
 
         Trades without a result in money (refused, not filled) neither count nor end a row of
-        losses. Answers the changed row, once; None where nothing was to be done.
+        losses. The alert is raised for `account` in the same transaction. Answers the changed
+        row, once; None where nothing was to be done.
         """
         async with self._work() as connection:
             row = await _row(connection, name, lock=True)
@@ -99,6 +103,7 @@ class StrategyStore(LedgerConnection):
                 return None
             text = f"{LOSSES_IN_A_ROW}: the last {len(losses)} trades lost {-sum(losses):f}"
             changed = await _change(connection, row, {"enabled": False}, "rule", text)
+            await add_alert(connection, _alert_of(changed, account))
         return changed
 
 
@@ -134,6 +139,17 @@ async def _change(
     details = dict(changes) | {"version": before.version + 1, "reason": reason}
     await append_audit_row(connection, by, f"strategy.{action}", before.name, details)
     return StrategyRecord.model_validate(dict(row))
+
+
+def _alert_of(disabled: StrategyRecord, account: str) -> AlertDraft:
+    return AlertDraft(
+        key=f"strategy/{disabled.name}/{disabled.version}",
+        account=account,
+        code="STRATEGY_DISABLED",
+        severity=AlertSeverity.WARNING,
+        text=f"{disabled.name}: {disabled.reason}"[:TEXT_MAX],
+        once=True,
+    )
 
 
 async def _newest_results(

@@ -116,6 +116,23 @@ def liquidation_distance(given: GateInput) -> Verdict:
     return not_applicable("liquidation_distance", "NOT_LEVERAGED")
 
 
+def strategy(given: GateInput) -> Verdict:
+    """The strategy is enabled and its open trades stay within its capital."""
+    book, notional = given.strategy, order_notional(given)
+    if book is None:
+        return not_applicable("strategy", "NO_CONFIGURATION")
+    if not book.enabled:
+        return refused("strategy", "STRATEGY_DISABLED", reason=book.reason)
+    if book.capital is None:
+        return passed("strategy", used=book.open_notional)
+    if notional is None:
+        return refused("strategy", "PRICE_UNAVAILABLE")
+    facts = {"used": book.open_notional, "order": notional, "capital": book.capital}
+    if book.open_notional + notional > book.capital:
+        return refused("strategy", "STRATEGY_CAPITAL", **facts)
+    return passed("strategy", **facts)
+
+
 def positions(given: GateInput) -> Verdict:
     if given.portfolio is None or given.limits is None:
         return refused("positions", "PORTFOLIO_UNREADABLE")

@@ -4,6 +4,7 @@
     -> restricted list, permissions, borrow -> own opposite orders -> price collar
     -> order limits, message rate -> account, buying power at the worst price, broker preview
     -> liquidation distance -> can we exit today -> expiry
+    -> strategy: enabled, capital
     -> portfolio: positions, symbol budget, total, daily loss, Greeks, VaR
 
 All verdicts are computed even after a refusal, so that a dry run shows the whole picture. Exits
@@ -48,6 +49,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("liquidation_distance", checks_portfolio.liquidation_distance),
     ("can_exit_today", checks_state.can_exit_today),
     ("expiry", checks_state.expiry),
+    ("strategy", checks_portfolio.strategy),
     ("positions", checks_portfolio.positions),
     ("symbol_budget", checks_portfolio.symbol_budget),
     ("total_exposure", checks_portfolio.total_exposure),

@@ -112,6 +112,15 @@ class Portfolio(Frozen):
         return SymbolExposure(symbol=symbol)
 
 
+class StrategyBook(Frozen):
+    """The stored configuration of the plan's strategy and what its other trades have reserved."""
+
+    enabled: bool
+    reason: str = ""
+    capital: Amount | None = None
+    open_notional: Amount = ZERO
+
+
 class GateInput(Frozen):
     """All that one risk decision depends on, read inside one transaction.
 
@@ -119,7 +128,8 @@ class GateInput(Frozen):
     same quote). `start_price` and `worst_price` are signed net prices from
     `domain.risk.sizing`. `batch` is the universe of the session; None for a single plan, which
     has none, and an empty one counts as unreadable. `session_date` is the trading date at the
-    instrument's exchange, `session_opened_at` the market instant of the open. `round_the_clock`
+    instrument's exchange, `session_opened_at` the market instant of the open. `strategy` None:
+    the plan's strategy has no stored configuration, and so no rules of its own. `round_the_clock`
     marks calendars without a close. `fee_estimate` is the worst entry fee in account currency.
     """
 
@@ -146,6 +156,7 @@ class GateInput(Frozen):
     working_orders: tuple[OwnWorkingOrder, ...] | None
     account: AccountSnapshot | None
     portfolio: Portfolio | None
+    strategy: StrategyBook | None = None
     daily_loss: DailyLoss | None
     messages_last_minute: int | None
     fee_estimate: Amount = ZERO

@@ -27,7 +27,7 @@ from domain.money import (
     multiply,
 )
 from domain.order import Quote, Side
-from domain.plan import ConfidenceSize, FixedSize, TradePlan, WalkStart
+from domain.plan import CapitalSize, ConfidenceSize, FixedSize, TradePlan, WalkStart
 from domain.risk.structure import Holding, max_loss
 
 _HALF = Decimal("0.5")
@@ -217,17 +217,21 @@ def structure_loss(
     return max(ZERO, worst + multiply(paid, plan.multiplier))
 
 
-def size_entry(plan: TradePlan, prices: EntryPrices) -> SizedEntry:
+def size_entry(plan: TradePlan, prices: EntryPrices, capital: Decimal | None = None) -> SizedEntry:
     """Quantity in whole lots for the plan's size rule, at the worst price.
+
+    Args:
+        capital: what a `CapitalSize` is a share of, in account currency; None: unknown.
 
     Raises:
         Refused: `SIZE_BELOW_LOT` when less than the smallest order remains, `SIZE_NEEDS_STOP`
-            when risk sizing has no bounded loss, `STOP_WRONG_SIDE`, `NOTIONAL_ABOVE_MAX`.
+            when risk sizing has no bounded loss, `CAPITAL_UNKNOWN`, `STOP_WRONG_SIDE`,
+            `NOTIONAL_ABOVE_MAX`.
     """
     stop = stop_at_worst(plan, prices.worst)
     per_unit = _loss_per_unit(plan, prices.worst, stop)
     notional = unit_notional(plan, prices.start, prices.worst)
-    wish = _wished_quantity(plan, per_unit, notional)
+    wish = _wished_quantity(plan, per_unit, notional, capital)
     quantity = _lots(plan, wish)
     if quantity <= 0 or quantity < _smallest(plan):
         raise Refused(f"size was {wish}, smallest {_smallest(plan)}", code="SIZE_BELOW_LOT")
@@ -249,17 +253,38 @@ def _loss_per_unit(plan: TradePlan, worst: Decimal, stop: Decimal | None) -> Dec
     return structure_loss(plan, worst, {plan.instrument.symbol: worst})
 
 
-def _wished_quantity(plan: TradePlan, per_unit: Decimal | None, notional: Decimal) -> Decimal:
+def _wished_quantity(
+    plan: TradePlan, per_unit: Decimal | None, notional: Decimal, capital: Decimal | None
+) -> Decimal:
     rule = plan.size
     if isinstance(rule, FixedSize):
         return rule.quantity
     if isinstance(rule, ConfidenceSize):
         return confidence_quantity(rule.confidence, rule.max_position, notional)
+    if isinstance(rule, CapitalSize):
+        if capital is None or capital <= 0:
+            raise Refused(f"capital was {capital}", code="CAPITAL_UNKNOWN")
+        quantity = _most(plan, multiply(capital, rule.position_fraction), notional)
+        if rule.risk_fraction is None:
+            return quantity
+        risk_amount = multiply(capital, rule.risk_fraction)
+        return min(quantity, _most(plan, risk_amount, _known_loss(per_unit)))
+    return _most(plan, rule.risk_amount, _known_loss(per_unit))
+
+
+def _known_loss(per_unit: Decimal | None) -> Decimal:
     if per_unit is None or per_unit <= 0:
         raise Refused("risk sizing needs a stop or a bounded structure", code="SIZE_NEEDS_STOP")
-    quantity = divide(rule.risk_amount, per_unit)
+    return per_unit
+
+
+def _most(plan: TradePlan, amount: Decimal, unit: Decimal) -> Decimal:
+    """How many units the amount pays for, each at `unit`."""
+    if unit <= 0:
+        raise PriceUnavailable(f"value of one unit was {unit}")
+    quantity = divide(amount, unit)
     # The quotient is rounded to 34 digits; never let that buy one lot too much.
-    while quantity > 0 and multiply(per_unit, _lots(plan, quantity)) > rule.risk_amount:
+    while quantity > 0 and multiply(unit, _lots(plan, quantity)) > amount:
         quantity = _lots(plan, quantity) - _lot(plan)
     return quantity
 

@@ -72,18 +72,18 @@ async def test_losses_in_a_row_disable_once_and_enabling_begins_a_new_count(
     await ledger.add_strategy(wanted(unique, losses_max=2), "alice", "first")
     for number, realised in enumerate(("-5", "3", "-1")):
         await settle(ledger, unique, number, realised)
-    assert await ledger.disable_after_losses(unique) is None
+    assert await ledger.disable_after_losses(unique, ACCOUNT) is None
     await settle(ledger, unique, 3, "0")
     await settle(ledger, unique, 4, "-2.5")
 
-    disabled = await ledger.disable_after_losses(unique)
+    disabled = await ledger.disable_after_losses(unique, ACCOUNT)
     assert disabled is not None
     assert (disabled.enabled, disabled.updated_by) == (False, "rule")
     assert disabled.reason == "LOSSES_IN_A_ROW: the last 2 trades lost 3.5"
-    assert await ledger.disable_after_losses(unique) is None
+    assert await ledger.disable_after_losses(unique, ACCOUNT) is None
     await ledger.change_strategy(unique, {"enabled": True}, "alice", "looked at it")
     await settle(ledger, unique, 5, "-1")
-    assert await ledger.disable_after_losses(unique) is None
+    assert await ledger.disable_after_losses(unique, ACCOUNT) is None
 
 
 async def test_without_a_rule_no_number_of_losses_disables(ledger: Ledger, unique: str) -> None:
@@ -91,5 +91,5 @@ async def test_without_a_rule_no_number_of_losses_disables(ledger: Ledger, uniqu
     await ledger.add_strategy(wanted(unique), "alice", "no rule")
     for number in range(3):
         await settle(ledger, unique, number, "-1")
-    assert await ledger.disable_after_losses(unique) is None
-    assert await ledger.disable_after_losses(f"{unique}-not") is None
+    assert await ledger.disable_after_losses(unique, ACCOUNT) is None
+    assert await ledger.disable_after_losses(f"{unique}-not", ACCOUNT) is None

@@ -38,6 +38,7 @@ from domain.risk.gate_types import (
     OwnWorkingOrder,
     Portfolio,
     RiskRefusal,
+    StrategyBook,
     SymbolAge,
     SymbolExposure,
 )
@@ -68,8 +69,8 @@ ORDER = [
     "kill", "conditions", "risk_breaker", "api_breaker", "session", "freshness",
     "batch_freshness", "restricted_list", "permissions", "borrow", "own_opposite", "price_collar",
     "order_limits", "message_rate", "account", "buying_power", "margin_preview",
-    "liquidation_distance", "can_exit_today", "expiry", "positions", "symbol_budget",
-    "total_exposure", "daily_loss", "greeks", "value_at_risk",
+    "liquidation_distance", "can_exit_today", "expiry", "strategy", "positions",
+    "symbol_budget", "total_exposure", "daily_loss", "greeks", "value_at_risk",
 ]  # fmt: skip
 
 
@@ -564,6 +565,24 @@ def test_symbol_budget_counts_reservations_and_working_orders(used: str, code: s
 def test_total_of_many_small_orders(used: str, code: str) -> None:
     portfolio = Portfolio(open_positions=1, total_notional=Decimal(used))
     assert code_of(gate_input(portfolio=portfolio), "total_exposure") == code
+
+
+@pytest.mark.parametrize(
+    ("used", "code"), [("499.74", ""), ("499.75", ""), ("499.76", "STRATEGY_CAPITAL")]
+)
+def test_open_trades_of_a_strategy_stay_within_its_capital(used: str, code: str) -> None:
+    """Five shares at 100.05 are worth 500.25; the configuration has 1,000."""
+    book = StrategyBook(enabled=True, capital=Decimal(1000), open_notional=Decimal(used))
+    assert code_of(gate_input(strategy=book), "strategy") == code
+
+
+def test_disabled_strategy_enters_nothing_and_one_without_rules_is_said_to_have_none() -> None:
+    disabled = StrategyBook(enabled=False, reason="LOSSES_IN_A_ROW")
+    assert code_of(gate_input(strategy=disabled), "strategy") == "STRATEGY_DISABLED"
+    assert code_of(gate_input(strategy=StrategyBook(enabled=True)), "strategy") == ""
+    verdicts = {verdict.name: verdict for verdict in evaluate(gate_input()).verdicts}
+    assert verdicts["strategy"].outcome is Outcome.NOT_APPLICABLE
+    assert verdicts["strategy"].code == "NO_CONFIGURATION"
 
 
 @pytest.mark.parametrize(

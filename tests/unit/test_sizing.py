@@ -15,6 +15,7 @@ from domain.errors import PriceUnavailable, Refused
 from domain.instrument import Instrument, InstrumentKind, OptionRight
 from domain.order import Side
 from domain.plan import (
+    CapitalSize,
     ConfidenceSize,
     FixedSize,
     PlanLeg,
@@ -311,3 +312,51 @@ def test_start_and_worst_always_lie_in_the_collar_on_the_tick(
     assert found.collar.contains(found.worst)
     assert (found.worst - found.start) * side.sign >= 0
     assert found.start % SHARE.tick_size == found.worst % SHARE.tick_size == 0
+
+
+@pytest.mark.parametrize(
+    ("capital", "lot", "quantity"),
+    [
+        # 1 % at risk over 2.00 would be half a unit: half of the capital buys less.
+        ("100", "0.001", "0.499"),
+        ("100000", "0.001", "499.750"),
+        ("100000", "1", "499"),
+    ],
+)
+def test_share_of_capital_suits_small_and_large_accounts(
+    capital: str, lot: str, quantity: str
+) -> None:
+    """The same plan on 100 and on 100,000: value at the worst price bounds it."""
+    fraction = Instrument(symbol="AAPL", lot_size=Decimal(lot), min_quantity=Decimal(lot))
+    wanted = plan(
+        legs=(PlanLeg(instrument=fraction, side=Side.BUY),),
+        size=CapitalSize(risk_fraction=Decimal("0.01"), position_fraction=Decimal("0.5")),
+        stop=StopPlan(price=PlanPrice(offset=Decimal("-2"))),
+    )
+    sized = size_entry(wanted, prices("100.00", "100.05"), Decimal(capital))
+    assert sized.quantity == Decimal(quantity)
+    assert sized.notional <= Decimal(capital) / 2
+
+
+def test_share_of_capital_is_bounded_by_the_loss_at_the_stop() -> None:
+    wanted = plan(
+        size=CapitalSize(risk_fraction=Decimal("0.01"), position_fraction=Decimal("0.5")),
+        stop=StopPlan(price=PlanPrice(offset=Decimal("-20"))),
+    )
+    sized = size_entry(wanted, prices("100.00", "100.05"), Decimal(100_000))
+    assert (sized.quantity, sized.loss_at_worst) == (Decimal(50), Decimal(1000))
+
+
+@pytest.mark.parametrize(
+    ("capital", "code"),
+    [(None, "CAPITAL_UNKNOWN"), ("0", "CAPITAL_UNKNOWN"), ("100", "SIZE_BELOW_LOT")],
+)
+def test_share_of_no_capital_or_too_little_for_a_lot_is_refused(
+    capital: str | None, code: str
+) -> None:
+    wanted = plan(size=CapitalSize(position_fraction=Decimal("0.5")))
+    with pytest.raises(Refused) as raised:
+        size_entry(
+            wanted, prices("100.00", "100.05"), None if capital is None else Decimal(capital)
+        )
+    assert raised.value.code == code
