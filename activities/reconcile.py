@@ -8,6 +8,7 @@ may die or run twice: every repair is idempotent (R8).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from temporalio import activity
@@ -23,7 +24,7 @@ from domain.errors import Uncertain
 from domain.facts import AdjustmentKind, DiscrepancyFound, Fact, PositionAdjusted
 from domain.ids import trade_prefix
 from domain.money import total
-from domain.order import OrderSnapshot
+from domain.order import OrderSnapshot, Position
 from domain.recon.classify import (
     Discrepancy,
     DiscrepancyKind,
@@ -32,7 +33,15 @@ from domain.recon.classify import (
     OwnedQuantity,
     confirmed,
 )
-from ledger.records import EXTERNAL, AdjustmentRecord, IntentState
+from ledger.records import (
+    EXTERNAL,
+    AdjustmentRecord,
+    ChildOrder,
+    IntentRecord,
+    IntentState,
+    TradePosition,
+    TradeRecord,
+)
 
 PASS_LEASE_S = 60.0
 CHOICES = "choose: adopt it to a trade, ignore it, or flatten it by name"
@@ -68,6 +77,53 @@ async def reconcile_age_s(services: Services) -> float | None:
     if stored is None:
         return None
     return (services.now() - datetime.fromisoformat(stored)) / timedelta(seconds=1)
+
+
+def look_of(
+    installation: str,
+    *,
+    orders: Sequence[OrderSnapshot],
+    positions: Sequence[Position],
+    intents: Sequence[IntentRecord],
+    children: Sequence[ChildOrder],
+    trades: Sequence[TradeRecord],
+    owned: Sequence[TradePosition],
+    known_broker_ids: Collection[str] = (),
+    account_is_flat: bool,
+    now: datetime,
+) -> Look:
+    """What was read of both sides as one look; `trades` are the open ones.
+
+    Pure, and shared with `preflight`, which concludes the same but repairs nothing.
+    """
+    known = {record.broker_order_id for record in intents if record.broker_order_id is not None}
+    known |= {child.broker_order_id for child in children}
+    unresolved = (IntentState.SENDING, IntentState.UNKNOWN)
+    return Look(
+        installation=installation,
+        orders=tuple(orders),
+        known_client_ids=frozenset(record.intent.client_id for record in intents),
+        known_broker_ids=frozenset(known | set(known_broker_ids)),
+        intents=tuple(
+            LedgerIntent(
+                client_id=record.intent.client_id,
+                trade_id=record.owner.trade_id,
+                symbols=record.owner.symbols,
+                is_unresolved=record.state in unresolved,
+                age_s=(now - record.gate_at) / timedelta(seconds=1),
+            )
+            for record in intents
+        ),
+        open_trades={
+            trade_prefix(installation, trade.trade_id): trade.trade_id for trade in trades
+        },
+        owned=tuple(
+            OwnedQuantity(owner=row.trade_id, symbol=row.symbol, quantity=row.quantity)
+            for row in owned
+        ),
+        positions=tuple(positions),
+        account_is_flat=account_is_flat,
+    )
 
 
 class ReconcileActivities:
@@ -160,33 +216,17 @@ class ReconcilePass:
             if booking.known:
                 known_broker_ids.add(order.broker_order_id)
         owned = await ledger.positions_by_trade(account)
-        unresolved = (IntentState.SENDING, IntentState.UNKNOWN)
-        now = services.now()
-        return Look(
-            installation=services.installation,
+        return look_of(
+            services.installation,
             orders=orders,
-            known_client_ids=frozenset(known_client_ids),
-            known_broker_ids=frozenset(known_broker_ids),
-            intents=tuple(
-                LedgerIntent(
-                    client_id=record.intent.client_id,
-                    trade_id=record.owner.trade_id,
-                    symbols=record.owner.symbols,
-                    is_unresolved=record.state in unresolved,
-                    age_s=(now - record.gate_at) / timedelta(seconds=1),
-                )
-                for record in intents
-            ),
-            open_trades={
-                trade_prefix(services.installation, trade.trade_id): trade.trade_id
-                for trade in trades
-            },
-            owned=tuple(
-                OwnedQuantity(owner=row.trade_id, symbol=row.symbol, quantity=row.quantity)
-                for row in owned
-            ),
             positions=positions,
+            intents=intents,
+            children=children,
+            trades=trades,
+            owned=owned,
+            known_broker_ids=known_broker_ids,
             account_is_flat=is_flat,
+            now=services.now(),
         )
 
     # --- outcomes ---------------------------------------------------------------------------------
