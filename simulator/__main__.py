@@ -20,10 +20,10 @@ from pathlib import Path
 
 from simulator.clock import SimClock
 from simulator.config import ExchangeConfig
-from simulator.exchange import Exchange
 from simulator.journal import Journal, plain
 from simulator.server import SimulatorServer
 from simulator.tape import TapeEvent, read_tape
+from simulator.venue import Venue
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -55,11 +55,17 @@ def build_server(options: argparse.Namespace) -> SimulatorServer:
             raise ValueError(f"--start was {options.start}, allowed: with an offset")
         config = dataclasses.replace(config, start=start.astimezone(UTC))
     tape: Iterable[TapeEvent] = read_tape(options.tape) if options.tape else ()
-    journal = Journal(options.journal, wall=lambda: datetime.now(UTC))
-    exchange = Exchange(config, tape, journal)
+    venue = Venue.open(config, tape, lambda account: _journal(options.journal, account, config))
     speed = Decimal(options.speed) if options.speed else None
     clock = SimClock(config.start, speed)
-    return SimulatorServer(exchange, clock, options.port, options.control_port, options.host)
+    return SimulatorServer(venue, clock, options.port, options.control_port, options.host)
+
+
+def _journal(path: Path | None, account: str, config: ExchangeConfig) -> Journal:
+    """The account's journal; those of further accounts lie beside the first one's."""
+    if path is not None and account != config.account:
+        path = path.with_name(f"{path.stem}-{account}{path.suffix}")
+    return Journal(path, wall=lambda: datetime.now(UTC))
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -1,12 +1,12 @@
-"""Puts an exchange behind a wire face, as an ASGI application."""
+"""Puts exchanges behind a wire face, as an ASGI application."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simulator.clock import SimClock
 from simulator.exchange import Exchange
@@ -14,6 +14,9 @@ from simulator.faces.alpaca.data import AlpacaData
 from simulator.faces.alpaca.gate import Gate, Keys
 from simulator.faces.alpaca.rest import AlpacaRest
 from simulator.faces.alpaca.stream import StreamHub
+from simulator.venue import Venue
+
+KEY_HEADER = b"apca-api-key-id"
 
 
 def connection_cut() -> Exception:
@@ -21,8 +24,21 @@ def connection_cut() -> Exception:
     return ConnectionResetError("the simulated venue cut the connection")
 
 
+class ByKey:
+    """Gives a request to the account of its key; the first account answers unknown keys."""
+
+    def __init__(self, gates: Mapping[str, ASGIApp], first: ASGIApp) -> None:
+        self._gates = gates
+        self._first = first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        keys = [value for name, value in scope.get("headers", ()) if name.lower() == KEY_HEADER]
+        key = keys[0].decode("latin-1") if keys else ""
+        await self._gates.get(key, self._first)(scope, receive, send)
+
+
 class AlpacaFace:
-    """Alpaca's protocol on one exchange.
+    """Alpaca's protocol on one account, or on all accounts of a venue: the key tells which.
 
     `app` speaks HTTP and WebSocket; `hub.connect` is the stream without a socket, an async
     context manager whose value has `send` and `recv`.
@@ -30,20 +46,33 @@ class AlpacaFace:
 
     def __init__(
         self,
-        exchange: Exchange,
+        venue: Exchange | Venue,
         clock: SimClock | None = None,
         drop_error: Callable[[], Exception] = connection_cut,
     ) -> None:
-        self.clock = clock or SimClock(exchange.now)
-        keys = Keys(exchange.config)
-        self.hub = StreamHub(exchange, keys.allows)
-        routes = [
-            *AlpacaRest(exchange).routes(),
-            *AlpacaData(exchange).routes(),
-            WebSocketRoute("/stream", self.hub.serve),
-        ]
-        inner = Starlette(routes=routes)
-        self.app: ASGIApp = Gate(inner, exchange, self.clock, keys, drop_error)
+        venue = Venue.of(venue)
+        self.clock = clock or SimClock(venue.first.now)
+        self._hubs: dict[str, StreamHub] = {}
+        gates: dict[str, ASGIApp] = {}
+        for exchange in venue.exchanges:
+            keys = Keys(exchange.config)
+            hub = StreamHub(exchange, keys.allows, self._hubs.get)
+            routes = [
+                *AlpacaRest(exchange).routes(),
+                *AlpacaData(exchange).routes(),
+                WebSocketRoute("/stream", hub.serve),
+            ]
+            gate = Gate(Starlette(routes=routes), exchange, self.clock, keys, drop_error)
+            for key in exchange.config.keys:
+                self._hubs[key.key], gates[key.key] = hub, gate
+            if exchange is venue.first:
+                self.hub, first_gate = hub, gate
+        self.app: ASGIApp = ByKey(gates, first_gate)
+
+    def close_streams(self) -> None:
+        """Ends the stream connections of all accounts."""
+        for hub in self._hubs.values():
+            hub.close_all()
 
 
 def build_app(

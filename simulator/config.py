@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import StrEnum
@@ -138,12 +138,21 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountConfig:
+    """One more account of the exchange: its own key pair and cash, only the market is shared."""
+
+    name: str
+    key: ApiKey
+    cash: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeConfig:
-    """One exchange with one account.
+    """One exchange: its first account (`keys`, `cash`), and the `accounts` beside it.
 
     `requests_per_minute` is the budget of the wire face, multiplied by the clock's speed; None or
     a stepped clock means no limit. `mode` names the venue that this exchange plays: a key of the
-    other mode is refused.
+    other mode is refused. `account` names the first account; ids are made of it where it is given.
     """
 
     listings: tuple[Listing, ...] = (Listing(Instrument(symbol="ESX")),)
@@ -160,6 +169,14 @@ class ExchangeConfig:
     start: datetime = datetime(2013, 9, 3, 13, 30, tzinfo=UTC)
     requests_per_minute: int | None = 200
     wash_trade_check: bool = True
+    account: str = ""
+    accounts: tuple[AccountConfig, ...] = ()
+
+    def of_account(self, account: AccountConfig) -> ExchangeConfig:
+        """The same market for one of the further accounts."""
+        return replace(
+            self, account=account.name, keys=(account.key,), cash=account.cash, accounts=()
+        )
 
     @classmethod
     def from_json(cls, path: Path | str) -> ExchangeConfig:
@@ -189,6 +206,8 @@ class ExchangeConfig:
             "start": _instant,
             "requests_per_minute": lambda value: None if value is None else int(value),
             "wash_trade_check": bool,
+            "account": str,
+            "accounts": lambda rows: tuple(_account(row) for row in rows),
         }
         return cls(**_read(raw, readers))
 
@@ -198,6 +217,11 @@ def _read(raw: Mapping[str, Any], readers: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"unknown keys were {sorted(unknown)}")
     return {key: readers[key](value) for key, value in raw.items()}
+
+
+def _account(raw: Mapping[str, Any]) -> AccountConfig:
+    readers = {"name": str, "key": lambda pair: ApiKey(**pair), "cash": exact}
+    return AccountConfig(**_read(raw, readers))
 
 
 def _listing(raw: Mapping[str, Any]) -> Listing:

@@ -19,13 +19,16 @@ from simulator.clock import SimClock
 from simulator.exchange import Exchange
 from simulator.journal import plain
 from simulator.refusals import Refusal
+from simulator.venue import Venue
 
 Json = dict[str, Any]
 DEFAULT_SIZE = Decimal(1000)
 
 
 class ControlPlane:
-    """Endpoints:
+    """Endpoints; `?account=NAME` means one of several accounts, without it the first.
+
+    Market and clock are the same for all accounts: a quote, trade or halt reaches every one.
 
     - `GET /sim/health`, `GET /sim/state`
     - `GET /sim/journal?after=SEQ` NDJSON
@@ -41,9 +44,13 @@ class ControlPlane:
     """
 
     def __init__(
-        self, exchange: Exchange, clock: SimClock, after_change: Callable[[], None] | None = None
+        self,
+        venue: Exchange | Venue,
+        clock: SimClock,
+        after_change: Callable[[], None] | None = None,
     ) -> None:
-        self._exchange = exchange
+        self._venue = Venue.of(venue)
+        self._exchange = self._venue.first
         self._clock = clock
         self._after_change = after_change
 
@@ -69,9 +76,9 @@ class ControlPlane:
     async def _health(self, _request: Request) -> Response:
         return JSONResponse({"status": "ok", "market_time": plain(self._exchange.now)})
 
-    async def _state(self, _request: Request) -> Response:
+    async def _state(self, request: Request) -> Response:
         self._catch_up()
-        exchange = self._exchange
+        exchange = self._of(request)
         state, margin = exchange.state, exchange.margin
         quotes = {
             book.symbol: {
@@ -85,6 +92,7 @@ class ControlPlane:
             for book in state.books.values()
         }
         shown = {
+            "account": exchange.config.account,
             "market_time": exchange.now,
             "is_open": state.is_open(),
             "stepped": self._clock.is_stepped,
@@ -119,11 +127,11 @@ class ControlPlane:
     async def _journal(self, request: Request) -> Response:
         self._catch_up()
         after = int(request.query_params.get("after", "0"))
-        text = self._exchange.journal.text_after(after)
+        text = self._of(request).journal.text_after(after)
         return PlainTextResponse(text, media_type="application/x-ndjson")
 
-    async def _faults(self, _request: Request) -> Response:
-        board = self._exchange.state.faults
+    async def _faults(self, request: Request) -> Response:
+        board = self._of(request).state.faults
         rules = [
             {"id": rule.id, "kind": rule.kind, "seen": rule.seen, "fired": rule.fired}
             for rule in board.rules
@@ -132,11 +140,11 @@ class ControlPlane:
 
     async def _add_faults(self, request: Request) -> Response:
         raw = json.loads(await request.body(), parse_float=str)
-        rules = [self._exchange.state.faults.add(row) for row in _listed(raw)]
+        rules = [self._of(request).state.faults.add(row) for row in _listed(raw)]
         return JSONResponse({"ids": [rule.id for rule in rules]})
 
-    async def _heal(self, _request: Request) -> Response:
-        self._exchange.state.faults.clear()
+    async def _heal(self, request: Request) -> Response:
+        self._of(request).state.faults.clear()
         return JSONResponse({"ids": []})
 
     async def _clock_now(self, _request: Request) -> Response:
@@ -171,36 +179,39 @@ class ControlPlane:
         else:
             target += timedelta(seconds=float(body["advance_s"]))
         self._clock.step_to(target.astimezone(UTC))
-        self._exchange.advance_to(target.astimezone(UTC))
+        self._venue.advance_to(target.astimezone(UTC))
         self._changed()
         return await self._clock_now(request)
 
     async def _quote(self, request: Request) -> Response:
         self._catch_up()
         body = await _object(request)
-        self._exchange.set_quote(
-            str(body["symbol"]),
-            _number(body, "bid"),
-            _number(body, "ask"),
-            _number(body, "bid_size") or DEFAULT_SIZE,
-            _number(body, "ask_size") or DEFAULT_SIZE,
-            _number(body, "last"),
-        )
+        for exchange in self._venue.exchanges:
+            exchange.set_quote(
+                str(body["symbol"]),
+                _number(body, "bid"),
+                _number(body, "ask"),
+                _number(body, "bid_size") or DEFAULT_SIZE,
+                _number(body, "ask_size") or DEFAULT_SIZE,
+                _number(body, "last"),
+            )
         self._changed()
         return await self._health(request)
 
     async def _trade(self, request: Request) -> Response:
         self._catch_up()
         body = await _object(request)
-        self._exchange.trade(str(body["symbol"]), exact(body["price"]), exact(body["size"]))
+        for exchange in self._venue.exchanges:
+            exchange.trade(str(body["symbol"]), exact(body["price"]), exact(body["size"]))
         self._changed()
         return await self._health(request)
 
     async def _halt(self, request: Request) -> Response:
         self._catch_up()
         body = await _object(request)
-        act = self._exchange.halt if body.get("halted", True) else self._exchange.resume
-        act(str(body["symbol"]))
+        for exchange in self._venue.exchanges:
+            act = exchange.halt if body.get("halted", True) else exchange.resume
+            act(str(body["symbol"]))
         self._changed()
         return await self._health(request)
 
@@ -208,9 +219,9 @@ class ControlPlane:
         self._catch_up()
         body = await _object(request)
         if body["kind"] == "bust":
-            self._exchange.bust(str(body["execution_id"]))
+            self._of(request).bust(str(body["execution_id"]))
         elif body["kind"] == "position":
-            self._exchange.set_position(
+            self._of(request).set_position(
                 str(body["symbol"]),
                 exact(body["quantity"]),
                 str(body.get("reason", "VANISHED")),
@@ -222,7 +233,10 @@ class ControlPlane:
         return await self._health(request)
 
     def _catch_up(self) -> None:
-        self._exchange.advance_to(max(self._clock.now(), self._exchange.now))
+        self._venue.advance_to(self._clock.now())
+
+    def _of(self, request: Request) -> Exchange:
+        return self._venue.account(request.query_params.get("account", ""))
 
     def _changed(self) -> None:
         if self._after_change is not None:

@@ -71,7 +71,11 @@ class Exchange:
         self.tape_events_unknown = 0
         self._next_boundary = self._boundary_after(config.start)
         self.state.record(
-            "start", seed=config.seed, cash=config.cash, symbols=sorted(self.state.listings)
+            "start",
+            account=config.account or None,
+            seed=config.seed,
+            cash=config.cash,
+            symbols=sorted(self.state.listings),
         )
 
     # --- reading ------------------------------------------------------------------------------

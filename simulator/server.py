@@ -1,4 +1,4 @@
-"""Serves an exchange on real sockets: the wire face on one port, the control plane on another."""
+"""Serves a venue on real sockets: the wire face on one port, the control plane on another."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from simulator.app import AlpacaFace
 from simulator.clock import SimClock
 from simulator.control import ControlPlane
 from simulator.exchange import Exchange
+from simulator.venue import Venue
 
 PUMP_INTERVAL_S = 0.01
 START_POLL_S = 0.005
@@ -40,15 +41,16 @@ class SimulatorServer:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: Exchange | Venue,
         clock: SimClock | None = None,
         port: int = 0,
         control_port: int = 0,
         host: str = "127.0.0.1",
     ) -> None:
-        self.exchange = exchange
-        self.clock = clock or SimClock(exchange.now)
-        self.face = AlpacaFace(exchange, self.clock)
+        self.venue = Venue.of(exchange)
+        self.exchange = self.venue.first
+        self.clock = clock or SimClock(self.exchange.now)
+        self.face = AlpacaFace(self.venue, self.clock)
         self._host = host
         self._sockets = [_listen(host, port), _listen(host, control_port)]
         self.port, self.control_port = (s.getsockname()[1] for s in self._sockets)
@@ -69,7 +71,7 @@ class SimulatorServer:
         return f"http://{self._host}:{self.control_port}"
 
     async def __aenter__(self) -> SimulatorServer:
-        control = ControlPlane(self.exchange, self.clock).app()
+        control = ControlPlane(self.venue, self.clock).app()
         apps: tuple[ASGIApp, ...] = (self.face.app, control)
         for app, listening in zip(apps, self._sockets, strict=True):
             server = _QuietServer(_settings(app))
@@ -91,7 +93,7 @@ class SimulatorServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.face.hub.close_all()
+        self.face.close_streams()
         for server in self._servers:
             server.should_exit = True
         serving, pumping = self._tasks[: len(self._servers)], self._tasks[len(self._servers) :]
@@ -102,7 +104,7 @@ class SimulatorServer:
         await asyncio.gather(*serving)
         for listening in self._sockets:
             listening.close()
-        self.exchange.journal.close()
+        self.venue.close_journals()
 
     async def run_until(self, stopped: asyncio.Event) -> None:
         """Serves until the event is set; a tape that cannot be read any further ends it too.
@@ -123,12 +125,12 @@ class SimulatorServer:
         """Moves market time forward in step mode."""
         moment = max(self.clock.now(), self.exchange.now) + timedelta(seconds=seconds)
         self.clock.step_to(moment)
-        self.exchange.advance_to(moment)
+        self.venue.advance_to(moment)
 
     async def _pump(self) -> None:
         while True:
             if not self.clock.is_stepped:
-                self.exchange.advance_to(max(self.clock.now(), self.exchange.now))
+                self.venue.advance_to(self.clock.now())
             await asyncio.sleep(PUMP_INTERVAL_S)
 
 

@@ -65,10 +65,11 @@ class State:
         self._heap: list[tuple[datetime, int, Callable[[], None]]] = []
 
     def new_id(self, kind: str) -> str:
-        """Ids come from seed and counter: the same script gives the same ids."""
+        """Ids come from seed, account and counter: the same script gives the same ids."""
         number = self._counters.get(kind, 0) + 1
         self._counters[kind] = number
-        return str(uuid.uuid5(ID_SPACE, f"{self.config.seed}:{kind}:{number}"))
+        maker = ":".join(filter(None, (str(self.config.seed), self.config.account)))
+        return str(uuid.uuid5(ID_SPACE, f"{maker}:{kind}:{number}"))
 
     def fixed_id(self, kind: str, name: str) -> str:
         """Id of a thing that has a name (asset, account)."""

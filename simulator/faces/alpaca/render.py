@@ -205,10 +205,10 @@ class Render:
         """The account, every amount as text."""
         exchange = self._exchange
         account, margin = exchange.state.account, exchange.margin
-        power = margin.buying_power()
+        power, seed = margin.buying_power(), str(exchange.config.seed)
         return {
-            "id": exchange.state.fixed_id("account", str(exchange.config.seed)),
-            "account_number": f"SIM{exchange.config.seed:09d}",
+            "id": exchange.state.fixed_id("account", exchange.config.account or seed),
+            "account_number": f"SIM{exchange.config.seed:09d}{exchange.config.account}",
             "status": "ACTIVE",
             "crypto_status": "INACTIVE",
             "currency": "USD",

@@ -29,8 +29,8 @@ class StreamSession:
     `send` and `recv` are the same two under the names that a WebSocket client gives them.
     """
 
-    def __init__(self, allows: Callable[[str, str], bool]) -> None:
-        self._allows = allows
+    def __init__(self, home: StreamHub) -> None:
+        self.home = home
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.is_authorized = False
         self.streams: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class StreamSession:
         if message.get("action") in ("authenticate", "auth"):
             key = str(data.get("key_id") or message.get("key") or "")
             secret = str(data.get("secret_key") or message.get("secret") or "")
-            self.is_authorized = self._allows(key, secret)
+            self.is_authorized = self.home.admit(self, key, secret)
             status = "authorized" if self.is_authorized else "unauthorized"
             self._reply("authorization", {"status": status, "action": "authenticate"})
         elif message.get("action") == "listen":
@@ -88,21 +88,42 @@ class StreamSession:
 
 
 class StreamHub:
-    """Renders each order event once, applies the stream faults, gives it to the listeners."""
+    """Renders each order event of one account once, applies the stream faults, tells its listeners.
 
-    def __init__(self, exchange: Exchange, allows: Callable[[str, str], bool]) -> None:
+    Every connection begins at the first account's hub; `homes` finds the hub that its key belongs
+    to, and from then on it hears that account and no other.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        allows: Callable[[str, str], bool],
+        homes: Callable[[str], StreamHub | None] = lambda _key: None,
+    ) -> None:
         self._exchange = exchange
         self._render = Render(exchange)
         self._allows = allows
+        self._homes = homes
         self._sessions: list[StreamSession] = []
         self._held: list[bytes] = []
         self._silent_until_s = 0.0
         exchange.subscribe(self._on_notice)
 
     def open(self) -> StreamSession:
-        session = StreamSession(self._allows)
+        session = StreamSession(self)
         self._sessions.append(session)
         return session
+
+    def admit(self, session: StreamSession, key: str, secret: str) -> bool:
+        """Checks the pair and moves the connection to the hub of its account."""
+        home = self._homes(key) or self
+        if not home._allows(key, secret):
+            return False
+        if home is not self and session in self._sessions:
+            self._sessions.remove(session)
+            home._sessions.append(session)
+            session.home = home
+        return True
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[StreamSession]:
@@ -114,8 +135,9 @@ class StreamHub:
             self.discard(session)
 
     def discard(self, session: StreamSession) -> None:
-        if session in self._sessions:
-            self._sessions.remove(session)
+        for hub in (self, session.home):
+            if session in hub._sessions:
+                hub._sessions.remove(session)
 
     def close_all(self) -> None:
         for session in self._sessions:
