@@ -129,6 +129,8 @@ class OrderStore(LedgerConnection):
         that waited for their owner are attributed.
         """
         async with self._work() as connection:
+            if (same := await _booked_before(connection, account, snapshot)) is not None:
+                return same
             owner = await owner_of_order(
                 connection,
                 account,
@@ -211,6 +213,27 @@ class OrderStore(LedgerConnection):
         async with self._work() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(intent_of(row) for row in rows)
+
+
+async def _booked_before(
+    connection: AsyncConnection, account: str, snapshot: OrderSnapshot
+) -> SnapshotBooking | None:
+    """The booking of an order that shows nothing new, legs included: most reads find only these."""
+    query = select(orders).where(
+        orders.c.account == account,
+        orders.c.broker_order_id == snapshot.broker_order_id,
+        orders.c.state == IntentState.ACCEPTED.value,
+    )
+    row = (await connection.execute(query)).mappings().first()
+    known = None if row is None else intent_of(row)
+    if known is None or known.snapshot != snapshot:
+        return None
+    return SnapshotBooking(
+        known=True,
+        client_id=known.intent.client_id,
+        trade_id=known.owner.trade_id,
+        before=snapshot,
+    )
 
 
 async def _book_root(

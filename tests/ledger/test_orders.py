@@ -75,6 +75,19 @@ async def test_older_snapshot_changes_nothing(armed: Ledger) -> None:
     assert stored.status is BrokerOrderStatus.PENDING_CANCEL
 
 
+async def test_same_snapshot_again_is_known_and_changes_nothing(armed: Ledger) -> None:
+    client_id = await _accepted(armed)
+    leg = snapshot("b-1", client_id=None, parent_broker_id="b-0")
+    seen = snapshot("b-0", client_id=client_id, legs=(leg,), updated_at=NOW)
+    first = await armed.record_snapshot(ACCOUNT, seen)
+    stored = await armed.intent(client_id)
+    again = await armed.record_snapshot(ACCOUNT, seen)
+    assert (again.known, again.client_id, again.trade_id) == (True, client_id, first.trade_id)
+    assert again.before == seen
+    assert await armed.intent(client_id) == stored
+    assert [child.broker_order_id for child in await armed.open_children(ACCOUNT)] == ["b-1"]
+
+
 async def test_foreign_order_is_reported_and_not_booked(armed: Ledger) -> None:
     booked = await armed.record_snapshot(ACCOUNT, snapshot("x-1", client_id="someone"))
     assert not booked.known
