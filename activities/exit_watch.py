@@ -19,9 +19,10 @@ from temporalio import activity
 from activities.doorbell import EXIT_SIGNAL, Doorbell, Send
 from activities.lease import lead_for_ever
 from activities.quotes import net_quote
-from activities.reporting import report
+from activities.reporting import report, report_draft
 from activities.services import Services, StreamInput
 from domain.account import MarketClock
+from domain.alerts import TEXT_MAX, AlertDraft
 from domain.clock import ClockMap
 from domain.commands import AlertSeverity
 from domain.errors import HoldfastError
@@ -29,7 +30,7 @@ from domain.exits.rules import Triggered, WatchState, evaluate
 from domain.facts import ExitTriggered
 from domain.money import ZERO
 from domain.order import Quote, Side
-from domain.plan import ExitRule, TradePlan
+from domain.plan import ExitRule, RuleKind, TradePlan
 from ledger.records import WatchRecord
 
 WATCH_CHANNEL = "holdfast_watches"
@@ -57,6 +58,7 @@ class Watched:
         self.evaluated_at = record.evaluated_at
         self.saved_at: datetime | None = None
         self.is_late = False
+        self.is_spike_told = False
         self.state = WatchState(
             rule_id=record.rule_id,
             position_epoch=record.position_epoch,
@@ -108,6 +110,7 @@ class ExitWatch:
         self._changed = asyncio.Event()
         self._clock: MarketClock | None = None
         self._clock_read_s = 0.0
+        self._spikes: list[tuple[Watched, str]] = []
 
     async def run(self, holder: str) -> None:
         """Watches whenever the lease is free, for ever."""
@@ -197,6 +200,23 @@ class ExitWatch:
             self._evaluate(each, each.quote(quotes), market_now)
         for each in watched:
             await self._save(each)
+        await self._tell_spikes()
+
+    async def _tell_spikes(self) -> None:
+        """After the trades were rung: an alert may not hold up an emergency exit."""
+        while self._spikes:
+            each, text = self._spikes.pop()
+            record = each.record
+            draft = AlertDraft(
+                key=f"volatility-exit/{record.trade_id}/{record.rule_id}/{record.position_epoch}",
+                account=record.account,
+                trade_id=record.trade_id,
+                code="VOLATILITY_EXIT",
+                severity=AlertSeverity.WARNING,
+                text=f"{record.symbol}: {text}"[:TEXT_MAX],
+                once=True,
+            )
+            await report_draft(self._services, draft)
 
     async def _market_clock(self) -> MarketClock:
         """The venue's clock, read every few seconds; quotes carry it forward between reads."""
@@ -225,6 +245,9 @@ class ExitWatch:
                 text=outcome.text,
             )
             self._doorbell.ring(each.record.trade_id, fact, signal=EXIT_SIGNAL)
+            if each.rule.kind is RuleKind.VOLATILITY_SPIKE and not each.is_spike_told:
+                each.is_spike_told = True
+                self._spikes.append((each, outcome.text))
 
     async def _save(self, each: Watched) -> None:
         """Saves what moved, at most every two seconds unless a confirmation was counted."""

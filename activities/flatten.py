@@ -13,9 +13,12 @@ from temporalio.common import SearchAttributeKey
 
 from activities.emergency import DirectFlatten, FlattenLine, held_by_trades
 from activities.executions import book_executions
+from activities.reporting import report_draft
 from activities.services import Services
 from domain.account import MarketClock
+from domain.alerts import TEXT_MAX, AlertDraft
 from domain.base import Frozen
+from domain.commands import AlertSeverity
 from domain.control import KillScope, KillScopeKind
 from domain.errors import HoldfastError
 from domain.facts import FactEnvelope, FlattenRequested
@@ -110,6 +113,15 @@ class FlattenActivities:
     @activity.defn(name="look_for_flat")
     async def look_for_flat(self, step: FlattenStep) -> FlattenLook:
         """Books what was executed, then compares ledger and broker; never raises for a fault."""
+        # Side by side: a ledger that is slow to take the alert must not hold up the look.
+        look, _ = await asyncio.gather(self._look(step), self._tell_begin(step))
+        return look
+
+    async def _tell_begin(self, step: FlattenStep) -> None:
+        if not step.trade_ids:
+            await report_draft(self._services, _alert_of(step))
+
+    async def _look(self, step: FlattenStep) -> FlattenLook:
         services = self._services
         try:
             await book_executions(services)
@@ -274,6 +286,18 @@ class FlattenActivities:
         lines = await direct.run(held)
         await book_executions(services)
         return lines
+
+
+def _alert_of(step: FlattenStep) -> AlertDraft:
+    """One alert for the whole command, whoever looks first."""
+    return AlertDraft(
+        key=f"flatten/{step.command_id}/{step.account}",
+        account=step.account,
+        code="FLATTEN",
+        severity=AlertSeverity.CRITICAL,
+        text=f"{step.scope.text} by {step.by}: {step.reason}"[:TEXT_MAX],
+        once=True,
+    )
 
 
 def _covers(scope: KillScope, trade: TradeRecord) -> bool:

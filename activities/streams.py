@@ -22,17 +22,21 @@ from activities.exit_watch import ExitWatch
 from activities.hosting import run_until_shutdown
 from activities.lease import lead_for_ever
 from activities.market_watch import MarketWatch
+from activities.reporting import report
 from activities.restore import Restorer
 from activities.services import Services, StreamInput, attempt_token
 from activities.stream_events import StreamBooker, told_keys
 from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
 from domain.base import Frozen
+from domain.commands import AlertSeverity
 from domain.errors import HoldfastError
 from domain.facts import Fact
 
 BACKOFF_S_MAX = 15.0
 SILENT_S = 5.0
 OUTBOX_INTERVAL_S = 1.0
+# A fresh connection that fails at once so often in a row, within about two seconds.
+DOWN_AFTER_FAILURES = 4
 
 
 def lease_name(account: str) -> str:
@@ -170,7 +174,14 @@ class FillStream:
                 await asyncio.gather(listening, asked, return_exceptions=True)
             lived_s = self._services.monotonic() - started_s
             failures = 0 if lived_s > BACKOFF_S_MAX else failures + 1
+            await self._tell_down(failures)
             await asyncio.sleep(backoff_s(failures))
+
+    async def _tell_down(self, failures: int) -> None:
+        """A line that does not come back is told; trades live on by the compare pass."""
+        if failures >= DOWN_AFTER_FAILURES:
+            text = f"the fill stream of {self._services.account} does not come back"
+            await report(self._services, "STREAM_DOWN", text)
 
     async def _listen(self) -> None:
         events = cast("AsyncGenerator[StreamEvent, None]", self._services.broker.stream())
@@ -205,7 +216,8 @@ class FillStream:
                 continue
             silent_s = self._services.monotonic() - self._last_frame_s
             if news and silent_s > SILENT_S:
-                activity.logger.warning("stream was mute for %.0f s while things moved", silent_s)
+                text = f"the fill stream was mute for {silent_s:.0f} s while things moved"
+                await report(self._services, "STREAM_SILENT", text, severity=AlertSeverity.WARNING)
                 self._reconnect.set()
 
     async def _tell_heard(self) -> None:

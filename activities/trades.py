@@ -12,6 +12,7 @@ from activities.services import (
     SettleInput,
     WatchInput,
 )
+from domain.alerts import AlertDraft
 from domain.facts import FactBatch, Settled
 from domain.money import total
 from domain.money_law import trade_result
@@ -45,17 +46,15 @@ class TradeActivities:
 
     @activity.defn(name="raise_alert")
     async def raise_alert(self, input: AlertInput) -> None:
-        """Audits the alert and tells every sink. Never blocks trading: it is its own activity."""
+        """Puts the alert into the outbox. Never blocks trading: it is its own activity."""
         services, alert = self._services, input.command
         activity.logger.warning(
             "alert %s", alert.code, extra={"trade_id": input.trade.trade_id, "text": alert.text}
         )
-        await services.ledger.append_audit(
-            "trade",
-            f"alert.{alert.code}",
-            input.trade.trade_id,
-            {"severity": alert.severity.value, "text": alert.text},
+        draft = AlertDraft.of(
+            input.trade.account, input.trade.trade_id, alert.code, alert.severity, alert.text
         )
+        await services.ledger.raise_alert(draft, "trade")
         message = AlertMessage(
             trade_id=input.trade.trade_id, account=input.trade.account, alert=alert
         )

@@ -96,9 +96,14 @@ class AlertStore(LedgerConnection):
     """Raising, planning, claiming, recording, acknowledging."""
 
     async def raise_alert(self, draft: AlertDraft, actor: str) -> bool:
-        """Raises an alert and audits it, in one transaction; True if it is to be told now."""
+        """Raises an alert and audits it, in one transaction; True if it is to be told now.
+
+        A repeat of a `once` alert leaves no trace.
+        """
         async with self._work() as connection:
             is_told = await add_alert(connection, draft)
+            if draft.once and not is_told:
+                return False
             details = {"severity": draft.severity.value, "text": draft.text}
             subject = draft.trade_id or draft.account
             await append_audit_row(connection, actor, f"alert.{draft.code}", subject, details)
