@@ -18,6 +18,7 @@ from domain.base import Frozen
 from domain.capabilities import Capabilities
 from domain.money import Amount, NetPrice
 from domain.order import Fill, OrderIntent, OrderSnapshot, Position, Quote
+from domain.tick import TradePrint, TradingStatus
 
 
 class Accepted(Frozen):
@@ -190,6 +191,32 @@ class Broker(Protocol):
     def stream(self) -> AsyncIterator[StreamEvent]: ...
 
     async def aclose(self) -> None: ...
+
+
+class MarketSubscribed(Frozen):
+    """The market-data stream now sends trades and quotes of these symbols; the first one of a
+    connection says that it is ready: what happened before it is not known."""
+
+    kind: Literal["subscribed"] = "subscribed"
+    symbols: tuple[str, ...]
+    at: AwareDatetime
+
+
+MarketEvent = TradePrint | Quote | TradingStatus | MarketSubscribed | FrameProblem
+
+
+class MarketStream(Protocol):
+    """The public market of a venue on one connection; the venue allows no second one.
+
+    `events` ends by `Transient` or `Refused`, never by itself; call it again to connect again.
+    Halts and resumptions of all symbols come without being asked for.
+    """
+
+    async def want(self, symbols: Sequence[str]) -> None:
+        """Trades and quotes of exactly these from now on, the most important ones first."""
+        ...
+
+    def events(self) -> AsyncIterator[MarketEvent]: ...
 
 
 class PriceSource(Protocol):

@@ -12,6 +12,7 @@ from simulator.clock import SimClock
 from simulator.exchange import Exchange
 from simulator.faces.alpaca.data import AlpacaData
 from simulator.faces.alpaca.gate import Gate, Keys
+from simulator.faces.alpaca.market_stream import MarketHub
 from simulator.faces.alpaca.rest import AlpacaRest
 from simulator.faces.alpaca.stream import StreamHub
 from simulator.venue import Venue
@@ -40,8 +41,8 @@ class ByKey:
 class AlpacaFace:
     """Alpaca's protocol on one account, or on all accounts of a venue: the key tells which.
 
-    `app` speaks HTTP and WebSocket; `hub.connect` is the stream without a socket, an async
-    context manager whose value has `send` and `recv`.
+    `app` speaks HTTP and WebSocket; `hub.connect` is the order stream without a socket and
+    `market.connect` the market-data stream: async context managers of a `send` and `recv`.
     """
 
     def __init__(
@@ -53,6 +54,11 @@ class AlpacaFace:
         venue = Venue.of(venue)
         self.clock = clock or SimClock(venue.first.now)
         self._hubs: dict[str, StreamHub] = {}
+        every = [Keys(exchange.config) for exchange in venue.exchanges]
+        # One market for all accounts; their keys may come without a header, inside the stream.
+        self.market = MarketHub(
+            venue.first, lambda key, secret: any(each.allows(key, secret) for each in every)
+        )
         gates: dict[str, ASGIApp] = {}
         for exchange in venue.exchanges:
             keys = Keys(exchange.config)
@@ -61,6 +67,7 @@ class AlpacaFace:
                 *AlpacaRest(exchange).routes(),
                 *AlpacaData(exchange).routes(),
                 WebSocketRoute("/stream", hub.serve),
+                WebSocketRoute("/v2/{feed}", self.market.serve),
             ]
             gate = Gate(Starlette(routes=routes), exchange, self.clock, keys, drop_error)
             for key in exchange.config.keys:
@@ -73,6 +80,7 @@ class AlpacaFace:
         """Ends the stream connections of all accounts."""
         for hub in self._hubs.values():
             hub.close_all()
+        self.market.close_all()
 
 
 def build_app(

@@ -34,7 +34,7 @@ from simulator.orders import (
 )
 from simulator.refusals import Reason, Refusal
 from simulator.replacing import Replacer
-from simulator.state import Listener, State
+from simulator.state import Listener, MarketListener, State
 from simulator.tape import TapeEvent, TapeKind
 
 Observer = Callable[[SimOrder], None]
@@ -123,6 +123,10 @@ class Exchange:
         """Calls `listener` at every order event; the answer ends the subscription."""
         self.state.listeners.append(listener)
         return lambda: self.state.listeners.remove(listener)
+
+    def subscribe_market(self, listener: MarketListener) -> None:
+        """Calls `listener` at every quote, trade and trading status, in the order of the tape."""
+        self.state.market_listeners.append(listener)
 
     # --- orders -------------------------------------------------------------------------------
 
@@ -240,12 +244,16 @@ class Exchange:
 
     def halt(self, symbol: str) -> None:
         """Stops matching in a symbol; orders are still accepted."""
-        self.state.books[self.state.listing(symbol).symbol].is_halted = True
+        book = self.state.books[self.state.listing(symbol).symbol]
+        book.is_halted = True
         self.state.record("halted", symbol=symbol)
+        self.state.tell_market("status", book)
 
     def resume(self, symbol: str) -> None:
-        self.state.books[self.state.listing(symbol).symbol].is_halted = False
+        book = self.state.books[self.state.listing(symbol).symbol]
+        book.is_halted = False
         self.state.record("resumed", symbol=symbol)
+        self.state.tell_market("status", book)
         self.matcher.match(symbol)
 
     def set_position(self, symbol: str, quantity: Decimal, kind: str, price: Decimal) -> None:

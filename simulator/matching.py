@@ -100,6 +100,7 @@ class Matcher:
         book = state.books[symbol]
         book.last, book.last_size, book.has_traded = price, size, True
         book.trade_time = state.now
+        state.tell_market("trade", book, price, size)
         listing = state.listings[symbol]
         ticks = listing.synthetic_quote_ticks
         ticks = quote_ticks if ticks is None else ticks
@@ -191,6 +192,7 @@ class Matcher:
         book.quote_time = state.now
         if not book.has_traded and bid is not None and ask is not None:
             book.last = state.listings[book.symbol].instrument.tick_down((bid + ask) / 2)
+        state.tell_market("quote", book)
 
     def _offered(self, symbol: str, size: Decimal) -> Decimal:
         """Share of a displayed size that one event gives us, in whole lots, at least one."""

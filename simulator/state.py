@@ -40,6 +40,23 @@ class Notice:
 Listener = Callable[[Notice], None]
 
 
+@dataclass(frozen=True, slots=True)
+class MarketNotice:
+    """What the public market tells: `quote` and `status` read the book, `trade` brings its own.
+
+    Listeners are called at once and must read the book at once: it goes on living.
+    """
+
+    event: str
+    book: Book
+    time: datetime
+    price: Decimal | None = None
+    size: Decimal | None = None
+
+
+MarketListener = Callable[[MarketNotice], None]
+
+
 class State:
     """Owned by one `Exchange`; single-threaded.
 
@@ -59,6 +76,7 @@ class State:
         self.by_client: dict[str, SimOrder] = {}
         self.open_orders: dict[str, SimOrder] = {}
         self.listeners: list[Listener] = []
+        self.market_listeners: list[MarketListener] = []
         self.event_number = 0
         self.version = 0
         self._counters: dict[str, int] = {}
@@ -80,6 +98,16 @@ class State:
 
     def notify(self, notice: Notice) -> None:
         for listener in list(self.listeners):
+            listener(notice)
+
+    def tell_market(
+        self, event: str, book: Book, price: Decimal | None = None, size: Decimal | None = None
+    ) -> None:
+        """Tells the listeners of the public market, if there are any: tapes are long."""
+        if not self.market_listeners:
+            return
+        notice = MarketNotice(event, book, self.now, price, size)
+        for listener in list(self.market_listeners):
             listener(notice)
 
     def fault(self, kind: FaultKind, **facts: str) -> FaultRule | None:

@@ -97,7 +97,7 @@ IMPORT_TABLE: dict[str, FolderRule] = {
     ),
     "simulator": FolderRule(
         _names("simulator domain.money domain.instrument"),
-        _names("pydantic starlette uvicorn websockets"),
+        _names("pydantic starlette uvicorn websockets msgpack"),
     ),
     "ledger": FolderRule(
         _names("domain ledger"), _names("pydantic pydantic_core sqlalchemy asyncpg alembic")

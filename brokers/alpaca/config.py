@@ -15,6 +15,7 @@ from domain.errors import BadInput
 LIVE_HOST = "api.alpaca.markets"
 PAPER_HOST = "paper-api.alpaca.markets"
 DATA_HOST = "data.alpaca.markets"
+MARKET_STREAM_HOST = "stream.data.alpaca.markets"
 _VENUE_DOMAIN = "alpaca.markets"
 _KEY_PREFIX = {"paper": "PK", "live": "AK"}
 
@@ -23,6 +24,13 @@ class AlpacaMode(StrEnum):
     SIMULATOR = "simulator"
     PAPER = "paper"
     LIVE = "live"
+
+
+class MarketFeed(StrEnum):
+    """Where market data comes from: one exchange, or all of them (a paid subscription)."""
+
+    IEX = "iex"
+    SIP = "sip"
 
 
 _HOST = {AlpacaMode.PAPER: PAPER_HOST, AlpacaMode.LIVE: LIVE_HOST}
@@ -47,6 +55,8 @@ class AlpacaConfig(Frozen):
     trading_url: str = ""
     data_url: str = ""
     stream_url: str = ""
+    market_stream_url: str = ""
+    market_feed: MarketFeed = MarketFeed.IEX
     request_timeout_s: float = REQUEST_TIMEOUT_S
 
     @model_validator(mode="before")
@@ -60,8 +70,11 @@ class AlpacaConfig(Frozen):
         trading = trading.rstrip("/")
         data = values.get("data_url") or (f"https://{DATA_HOST}" if host else trading)
         stream = values.get("stream_url") or f"ws{trading.removeprefix('http')}/stream"
+        feed = MarketFeed(values.get("market_feed") or MarketFeed.IEX)
+        market_host = f"wss://{MARKET_STREAM_HOST}" if host else f"ws{trading.removeprefix('http')}"
         return {
             **values,
+            "market_stream_url": str(values.get("market_stream_url") or f"{market_host}/v2/{feed}"),
             "trading_url": trading,
             "data_url": str(data).rstrip("/"),
             "stream_url": str(stream),
@@ -78,7 +91,7 @@ class AlpacaConfig(Frozen):
         return self
 
     def _check_simulator(self) -> None:
-        for field in ("trading_url", "data_url", "stream_url"):
+        for field in ("trading_url", "data_url", "stream_url", "market_stream_url"):
             host = urlsplit(getattr(self, field)).hostname
             if not host:
                 raise _mismatch(field, getattr(self, field), "an URL in mode simulator")
@@ -97,10 +110,14 @@ class AlpacaConfig(Frozen):
                 raise _mismatch(
                     field, getattr(self, field), f"{scheme}://{_HOST[self.mode]} in {self.mode}"
                 )
-        data = urlsplit(self.data_url)
-        if data.scheme != "https" or not (data.hostname or "").endswith("." + _VENUE_DOMAIN):
-            # The keys travel to the data host too: never to a stranger.
-            raise _mismatch("data_url", self.data_url, f"https://{DATA_HOST}")
+        for field, scheme, host in (
+            ("data_url", "https", DATA_HOST),
+            ("market_stream_url", "wss", MARKET_STREAM_HOST),
+        ):
+            url = urlsplit(getattr(self, field))
+            if url.scheme != scheme or not (url.hostname or "").endswith("." + _VENUE_DOMAIN):
+                # The keys travel to the data hosts too: never to a stranger.
+                raise _mismatch(field, getattr(self, field), f"{scheme}://{host}")
 
     def headers(self) -> dict[str, str]:
         """The two authentication headers of every request."""

@@ -23,6 +23,8 @@ from brokers.alpaca.wire import (
     WirePosition,
     WireQuote,
     WireTradeUpdate,
+    not_negative,
+    positive,
     read_wire,
 )
 from brokers.errors import BROKER_BAD_BODY, FEE_INVALID, FILL_INCONSISTENT, safe_text
@@ -162,7 +164,7 @@ def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:
         # The venue shows an average of zero before the first fill.
         average_fill_price=wire.filled_avg_price if filled > 0 else None,
         limit_price=wire.limit_price,
-        stop_price=_positive(wire.stop_price),
+        stop_price=positive(wire.stop_price),
         status=_STATUS.get(wire.status, BrokerOrderStatus.UNKNOWN),
         raw_status=wire.status,
         reject_text=wire.reject_reason,
@@ -285,7 +287,7 @@ def trade_update(raw: object) -> tuple[OrderUpdate | FrameProblem, ...]:
 
 def _stream_fill(wire: WireTradeUpdate, order: OrderSnapshot) -> Fill | FrameProblem:
     moment = wire.timestamp or order.updated_at
-    price, quantity = _positive(wire.price), _positive(wire.qty)
+    price, quantity = positive(wire.price), positive(wire.qty)
     if order.side is None or price is None or quantity is None or moment is None:
         return FrameProblem(
             code=FILL_INCONSISTENT, text=f"the fill of {wire.order.id} had no price, size or time"
@@ -341,7 +343,7 @@ def account_snapshot(raw: object, account_id: str, read_at: datetime) -> Account
         options_level=int(level) if level is not None else None,
         shorting_enabled=wire.shorting_enabled,
         trading_blocked=bool(blocks),
-        multiplier=_positive(wire.multiplier),
+        multiplier=positive(wire.multiplier),
         status=wire.status,
         blocks=blocks,
         pattern_day_trader=wire.pattern_day_trader,
@@ -407,9 +409,9 @@ def asset_info(raw: object) -> AssetInfo:
 
 
 def _instrument(wire: WireAsset) -> Instrument:
-    tick = _positive(wire.price_increment)
-    lot = _positive(wire.min_trade_increment)
-    multiplier = _positive(wire.multiplier) or _positive(wire.size)
+    tick = positive(wire.price_increment)
+    lot = positive(wire.min_trade_increment)
+    multiplier = positive(wire.multiplier) or positive(wire.size)
     if symbol_kind(wire.symbol) == SYMBOL_KIND_OPTION:
         return option_instrument(
             wire.symbol,
@@ -426,7 +428,7 @@ def _instrument(wire: WireAsset) -> Instrument:
         # The penny rule of equities, unless the venue states one step for all prices.
         sub_dollar_tick_size=None if tick or is_crypto else Decimal("0.0001"),
         lot_size=lot or ONE,
-        min_quantity=_positive(wire.min_order_size) or lot or ONE,
+        min_quantity=positive(wire.min_order_size) or lot or ONE,
         calendar=wire.calendar or ("24/7" if is_crypto else "XNYS"),
     )
 
@@ -463,10 +465,10 @@ def _quote(symbol: str, row: object) -> Quote | None:
             return None
         return Quote(
             symbol=symbol,
-            bid=_positive(wire.bp),
-            ask=_positive(wire.ap),
-            bid_size=_not_negative(wire.bs),
-            ask_size=_not_negative(wire.ask_size),
+            bid=positive(wire.bp),
+            ask=positive(wire.ap),
+            bid_size=not_negative(wire.bs),
+            ask_size=not_negative(wire.ask_size),
             venue_time=wire.t,
         )
     except ValidationError:
@@ -479,11 +481,3 @@ def cancelled_ids(raw: object) -> tuple[str, ...]:
         raise Uncertain("the bulk answer was not a list", code=BROKER_BAD_BODY)
     rows = [read_wire(WireCancelled, row) for row in raw]
     return tuple(row.id for row in rows if 200 <= row.status < 300)
-
-
-def _positive(number: Decimal | None) -> Decimal | None:
-    return number if number is not None and number > 0 else None
-
-
-def _not_negative(number: Decimal | None) -> Decimal | None:
-    return number if number is not None and number >= 0 else None

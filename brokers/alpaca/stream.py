@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Protocol
 
@@ -80,7 +80,7 @@ async def order_stream(
         Refused: `AUTH_NEEDED`; the keys were not accepted.
     """
     is_ready = False
-    try:
+    with connection_errors(lambda: is_ready):
         async with connector() as socket:
             await _subscribe(socket, config)
             is_ready = True
@@ -88,6 +88,17 @@ async def order_stream(
             while True:
                 for event in stream_events(await socket.recv()):
                     yield event
+
+
+@contextmanager
+def connection_errors(is_ready: Callable[[], bool]) -> Iterator[None]:
+    """Errors of a WebSocket as errors of the domain; `is_ready` tells lost from never made.
+
+    Raises:
+        Transient: `NOT_CONNECTED` or `STREAM_LOST`. Refused: `AUTH_NEEDED`.
+    """
+    try:
+        yield
     except ConnectionClosed as error:
         raise Transient(safe_text(error), code=STREAM_LOST) from error
     except InvalidStatus as error:
@@ -96,7 +107,7 @@ async def order_stream(
         raise Transient(safe_text(error), code=NOT_CONNECTED) from error
     except (OSError, InvalidHandshake, InvalidURI) as error:
         # TimeoutError is an OSError: opening or the handshake took too long.
-        code = STREAM_LOST if is_ready else NOT_CONNECTED
+        code = STREAM_LOST if is_ready() else NOT_CONNECTED
         raise Transient(safe_text(f"{type(error).__name__} {error}"), code=code) from error
 
 

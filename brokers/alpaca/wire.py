@@ -240,6 +240,22 @@ class WireQuote(Wire):
     ask_size: LooseNumber = None
 
 
+class WireTrade(Wire):
+    S: VenueId
+    t: LooseTime
+    p: LooseNumber = None
+    s: LooseNumber = None
+
+
+class WireStatus(Wire):
+    S: VenueId
+    t: LooseTime
+    sc: LooseText = ""
+    sm: LooseText = ""
+    rc: LooseText = ""
+    rm: LooseText = ""
+
+
 class WireCancelled(Wire):
     id: VenueId
     status: int
@@ -265,3 +281,12 @@ def read_wire(kind: type[W], raw: object) -> W:
         )
         code = BROKER_ID_TYPE if is_id else BROKER_BAD_BODY
         raise Uncertain(f"{kind.__name__} {field}: {first['msg']}", code=code) from None
+
+
+def positive(number: Decimal | None) -> Decimal | None:
+    """The number if it is one above zero: no price is not a price of zero (row 32)."""
+    return number if number is not None and number > 0 else None
+
+
+def not_negative(number: Decimal | None) -> Decimal | None:
+    return number if number is not None and number >= 0 else None
