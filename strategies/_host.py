@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import signal
 import sys
 import traceback
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
+from domain.bar import Bar
+from domain.base import Frozen
 from domain.errors import BadInput
-from domain.signal import Decision, Signal
+from domain.money import Number
+from domain.signal import Decision, Signal, StrategyContext
 from strategies.registry import Answer, Question
 
 TRACEBACK_MAX = 4000
+MEMORY_BYTES_MAX = 1 << 30
 
 
 def main(path: Path) -> None:
     """Loads the file, says whether that worked, then answers questions until the pipe closes."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # a print inside the strategy must not land between our lines
     module, problem = _load(path)
@@ -36,7 +43,10 @@ def main(path: Path) -> None:
         question = Question.model_validate_json(line)
         # Should the parent die while the strategy hangs, the alarm ends this process.
         signal.setitimer(signal.ITIMER_REAL, question.timeout_s * 2)
-        answer = _ask(module, question)
+        try:
+            answer = _answer(module, question)
+        except MemoryError:
+            answer = Answer(code="STRATEGY_MEMORY", text=f"allowed bytes: {MEMORY_BYTES_MAX}")
         signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(answer.model_dump_json() + "\n")
 
@@ -50,20 +60,59 @@ def _load(path: Path) -> tuple[Any, Answer | None]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit):
+    except (Exception, SystemExit, KeyboardInterrupt):
         return None, Answer(code="STRATEGY_BROKEN", text=_traceback())
     if not callable(getattr(module, "generate_signal", None)):
         return None, Answer(code="STRATEGY_BROKEN", text="generate_signal was missing")
     return module, None
 
 
-def _ask(module: Any, question: Question) -> Answer:
-    context = question.context
+def _answer(module: Any, question: Question) -> Answer:
+    given = question.parameters if question.context is None else question.context.parameters
     try:
-        said = module.generate_signal(question.bars, context)
+        declared = _declared(module)
+        unknown = sorted(set(given) - set(declared.model_fields))
+        if unknown and question.context is None:
+            allowed = ", ".join(declared.model_fields) or "none"
+            text = f"field={unknown[0]} value={given[unknown[0]]!r} allowed={allowed}"
+            return Answer(code="PARAMETER_UNKNOWN", text=text)
+        known = {name: text for name, text in given.items() if name in declared.model_fields}
+        held = declared.model_validate(known).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = f"field={where} value={str(first['input'])[:60]!r} allowed={first['msg']}"
+        return Answer(code="PARAMETER_INVALID", text=text)
+    except Exception:
+        return Answer(code="STRATEGY_BROKEN", text=_traceback())
+    parameters = {name: str(value) for name, value in held.items()}
+    if question.context is None:
+        return Answer(code="PARAMETERS", parameters=parameters)
+    # What is meant for other strategies of the session is left as it is.
+    context = question.context.model_copy(update={"parameters": {**given, **parameters}})
+    return _ask(module, question.bars, context)
+
+
+def _declared(module: Any) -> type[BaseModel]:
+    """`PARAMETERS` of the file: a model, or a mapping of names to default values."""
+    declared: Any = getattr(module, "PARAMETERS", {})
+    if isinstance(declared, type) and issubclass(declared, BaseModel):
+        return declared
+    fields: dict[str, Any] = {
+        name: (Number if isinstance(value, Decimal) else type(value), value)
+        for name, value in dict(declared).items()
+    }
+    return create_model("Parameters", __base__=Frozen, **fields)
+
+
+def _ask(module: Any, bars: tuple[Bar, ...], context: StrategyContext) -> Answer:
+    try:
+        said = module.generate_signal(bars, context)
     except ValidationError as error:
         return _invalid(error)
-    except (Exception, SystemExit):
+    except MemoryError:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt):
         return Answer(code="STRATEGY_RAISED", text=_traceback())
     try:
         if said is None:
@@ -76,12 +125,12 @@ def _ask(module: Any, question: Question) -> Answer:
             decision = Decision.model_validate(shown)
     except ValidationError as error:
         return _invalid(error)
-    return _checked(decision, question)
+    return _checked(decision, context)
 
 
-def _checked(decision: Decision, question: Question) -> Answer:
+def _checked(decision: Decision, context: StrategyContext) -> Answer:
     """A strategy speaks for itself, its instrument and its newest bar only."""
-    context, signal_ = question.context, decision.signal
+    signal_ = decision.signal
     mine = (context.strategy, context.instrument.symbol, context.now)
     if (decision.strategy, decision.symbol, decision.bar_time) != mine:
         return Answer(code="STRATEGY_ANSWER", text="the decision was about something else")

@@ -13,12 +13,12 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from domain.bar import Bar
 from domain.base import Frozen
@@ -26,59 +26,105 @@ from domain.signal import Decision, StrategyContext
 
 LOAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 5.0
+LINE_CHARACTERS_MAX = 1_000_000
+UNREAD_LINES_MAX = 16
 IDLE_EXIT_TIMEOUT_S = 0.5
 STOP_TIMEOUT_S = 5.0
 PROJECT_DIRECTORY = Path(__file__).resolve().parent.parent
 STRATEGY_DIRECTORY = Path(__file__).resolve().parent
+# Codes after which nobody knows what the child would answer next.
+_FATAL = frozenset({"STRATEGY_HUNG", "STRATEGY_DIED", "STRATEGY_GARBAGE", "STRATEGY_MEMORY"})
 _NOT_STRATEGIES = frozenset({"registry.py", "__init__.py"})
 
 
 class Question(Frozen):
-    """One line to the child: decide about the newest of these bars."""
+    """One line to the child: decide about the newest of these bars.
 
-    bars: tuple[Bar, ...]
-    context: StrategyContext
+    Without a context: which parameters hold if these are given?
+    """
+
+    bars: tuple[Bar, ...] = ()
+    context: StrategyContext | None = None
+    parameters: dict[str, str] = Field(default_factory=dict)
     timeout_s: float
 
 
 class Answer(Frozen):
-    """One line from the child. DECISION carries one; other codes name what went wrong."""
+    """One line from the child. DECISION and PARAMETERS carry some; others name what went wrong."""
 
     code: str
     decision: Decision | None = None
+    parameters: dict[str, str] = Field(default_factory=dict)
     text: str = ""
 
 
 class Listing(Frozen):
-    """One file of the strategy folder: usable, or refused with the reason."""
+    """One file of the strategy folder: usable, or refused with the reason.
+
+    `parameters` are those that hold: what the file declares, changed by what was given.
+    """
 
     name: str
     usable: bool
     code: str = "READY"
     text: str = ""
+    parameters: dict[str, str] = Field(default_factory=dict)
 
 
 class StrategyProcess:
     """One loaded strategy. Use as a context manager, or call `close`; not for several threads."""
 
-    def __init__(self, path: Path, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
         self.name = path.stem
         self._path = path
         self._answer_timeout_s = answer_timeout_s
+        self._load_timeout_s = load_timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
         self._pump: threading.Thread | None = None
+        self._refused: tuple[int, Listing] | None = None
 
     def load(self) -> Listing:
-        """Starts the child and loads the file; repeats do nothing while it runs."""
+        """Starts the child and loads the file; repeats do nothing while it runs.
+
+        A file that did not load is tried again once it has changed, not at every bar.
+        """
         if self._process is not None and self._process.poll() is None:
             return Listing(name=self.name, usable=True)
+        changed_at = self._path.stat().st_mtime_ns if self._path.is_file() else 0
+        if self._refused is not None and self._refused[0] == changed_at:
+            return self._refused[1]
         self._start()
-        answer = self._next_answer(LOAD_TIMEOUT_S)
-        if answer.code != "READY":
+        answer = self._next_answer(self._load_timeout_s)
+        usable = answer.code == "READY"
+        listing = Listing(name=self.name, usable=usable, code=answer.code, text=answer.text)
+        self._refused = None if usable else (changed_at, listing)
+        if not usable:
             self.close()
+        return listing
+
+    def check(self, parameters: Mapping[str, str]) -> Listing:
+        """The file with these parameters: usable, or PARAMETER_UNKNOWN, PARAMETER_INVALID.
+
+        Checked against the file's `PARAMETERS`: a pydantic model, or defaults by name.
+        """
+        listing = self.load()
+        if not listing.usable:
+            return listing
+        asked = Question(parameters=dict(parameters), timeout_s=self._answer_timeout_s)
+        answer = self._exchange(asked)
         return Listing(
-            name=self.name, usable=answer.code == "READY", code=answer.code, text=answer.text
+            name=self.name,
+            usable=answer.code == "PARAMETERS",
+            code="READY" if answer.code == "PARAMETERS" else answer.code,
+            text=answer.text,
+            parameters=answer.parameters,
         )
 
     def decide(self, bars: Sequence[Bar], context: StrategyContext) -> Decision:
@@ -89,9 +135,23 @@ class StrategyProcess:
         listing = self.load()
         if not listing.usable:
             return Decision.none(context, listing.text, listing.code)
+        answer = self._exchange(
+            Question(bars=tuple(bars), context=context, timeout_s=self._answer_timeout_s)
+        )
+        decision = answer.decision
+        if answer.code != "DECISION" or decision is None:
+            return Decision.none(context, answer.text, answer.code)
+        mine = (context.strategy, context.instrument.symbol, context.now)
+        if (decision.strategy, decision.symbol, decision.bar_time) != mine:
+            # A line too many: every later answer would belong to the question before.
+            self.close()
+            return Decision.none(context, "the answer was to another question", "STRATEGY_ANSWER")
+        return decision
+
+    def _exchange(self, question: Question) -> Answer:
+        """One question, one answer; a child that cannot go on is ended."""
         assert self._process is not None
         assert self._process.stdin is not None
-        question = Question(bars=tuple(bars), context=context, timeout_s=self._answer_timeout_s)
         try:
             self._process.stdin.write(question.model_dump_json() + "\n")
             self._process.stdin.flush()
@@ -99,11 +159,9 @@ class StrategyProcess:
             answer = Answer(code="STRATEGY_DIED", text="the process was gone")
         else:
             answer = self._next_answer(self._answer_timeout_s)
-        if answer.code in ("STRATEGY_HUNG", "STRATEGY_DIED"):
+        if answer.code in _FATAL:
             self.close()
-        if answer.code == "DECISION" and answer.decision is not None:
-            return answer.decision
-        return Decision.none(context, answer.text, answer.code)
+        return answer
 
     def close(self) -> None:
         """Ends the child: an idle one leaves when its input closes, a hung one is killed."""
@@ -158,7 +216,7 @@ class StrategyProcess:
         try:
             return Answer.model_validate_json(line)
         except ValidationError:
-            return Answer(code="STRATEGY_ANSWER", text="the answer was unreadable")
+            return Answer(code="STRATEGY_GARBAGE", text="the answer was unreadable")
 
 
 def strategy_files(directory: Path = STRATEGY_DIRECTORY) -> tuple[Path, ...]:
@@ -186,8 +244,12 @@ def find_strategy(name: str, directory: Path = STRATEGY_DIRECTORY) -> Path | Non
 
 def _pump(stream: IO[str], lines: queue.Queue[str]) -> None:
     """Moves lines from the pipe to the queue; an empty text marks the end."""
-    with stream:
-        for line in stream:
+    with stream, contextlib.suppress(OSError, ValueError):
+        # Bounded both ways: a child that writes for ever must not fill our memory.
+        while lines.qsize() < UNREAD_LINES_MAX:
+            line = stream.readline(LINE_CHARACTERS_MAX)
+            if not line:
+                break
             lines.put(line)
     lines.put("")
 
@@ -197,4 +259,6 @@ def _child_environment() -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "VIRTUAL_ENV")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    # Threads of numpy reserve memory for every core; the child's memory is limited.
+    environment["OPENBLAS_NUM_THREADS"] = environment["OMP_NUM_THREADS"] = "1"
     return environment
