@@ -21,17 +21,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
+from domain.commands import AlertSeverity
 from domain.errors import BadInput
 from domain.risk.limits import Limits, RestrictedList, read_limits
 from keyring_store import KEYRING_KEYS, read_keyring
 from marketdata.zones import zone
 
 ENVIRONMENT_PREFIX = "HOLDFAST_"
+ALERT_URL_PREFIX = "HOLDFAST_ALERT_URL_"
 KEY_FILE_MODE_MAX = 0o600
 # Named by other parts; known here so that a misspelt variable is not passed over in silence.
 OTHER_VARIABLES = frozenset(
@@ -73,6 +75,12 @@ def _zone(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError("the name of an IANA zone is needed")
     zone(value, "account.time_zone")
+    return value
+
+
+def _zone_or_none(value: object) -> object:
+    if isinstance(value, str) and value:
+        zone(value, "alerts.quiet_hours.zone")
     return value
 
 
@@ -217,6 +225,52 @@ class ObservabilitySection(Section):
     tracing_file: str = Field("", description="spans as JSON lines; empty = none")
 
 
+class AlertChannelSection(Section):
+    """One way to a person. Its Apprise URL holds secrets and never stands in the file.
+
+    It comes from HOLDFAST_ALERT_URL_<NAME> (upper case, `-` as `_`), or else from the keyring
+    entry `alert_url/<name>`.
+    """
+
+    name: Annotated[
+        str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$", description="names its URL's variable")
+    ]
+    minimum: Annotated[
+        AlertSeverity, Field(strict=False, description="hears this severity and worse")
+    ] = AlertSeverity.INFO
+    escalation: bool = Field(
+        False, description="true: hears only critical alerts that nobody acknowledged"
+    )
+
+    @property
+    def variable(self) -> str:
+        return ALERT_URL_PREFIX + self.name.upper().replace("-", "_")
+
+
+LocalTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class QuietHoursSection(Section):
+    """When info and warning alerts are recorded and not sent; critical ones always are."""
+
+    start: Annotated[LocalTime, Field(description="local time, HH:MM")]
+    end: Annotated[LocalTime, Field(description="local time, HH:MM; may be the next day")]
+    zone: Annotated[
+        str, BeforeValidator(_zone_or_none), Field(description="IANA zone; empty = the account's")
+    ] = ""
+
+
+class AlertsSection(Section):
+    """Whom alerts reach (docs/alerts.md). Without channels they are only listed and logged."""
+
+    unacknowledged_after_s: Annotated[
+        Seconds, Field(description="critical: repeated when nobody acknowledged for so long")
+    ] = 300.0
+    repeats_max: Annotated[int, Field(ge=0, le=1000, description="how often it is repeated")] = 12
+    quiet_hours: QuietHoursSection | None = None
+    channels: Annotated[tuple[AlertChannelSection, ...], Field(strict=False)] = ()
+
+
 class Settings(Section):
     """Everything a process is told from outside."""
 
@@ -229,6 +283,8 @@ class Settings(Section):
     ledger: LedgerSection = LedgerSection()
     trade: TradeSection = TradeSection()
     observability: ObservabilitySection = ObservabilitySection()
+    alerts: AlertsSection = AlertsSection()
+    alert_urls: dict[str, SecretStr] = Field(default_factory=dict)
     broker_key_id: SecretStr = SecretStr("")
     broker_secret: SecretStr = SecretStr("")
     source: str = ""
@@ -306,7 +362,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     text = path.read_text()
     _refuse_inline_secrets(values, path, text)
     located = _Locator(path, text)
-    for key in ("source", "read_at"):
+    for key in ("source", "read_at", "alert_urls"):
         if key in values:
             raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "", located.of(key))
     origins = _apply_environment(values, environment)
@@ -321,6 +377,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
         )
         _check_restricted(settings)
         _check_rates(settings)
+        _check_channels(settings)
         settings.alpaca()
     except ValidationError as error:
         raise _as_config_error(error, located, origins) from None
@@ -349,6 +406,18 @@ def _check_rates(settings: Settings) -> None:
         raise BadInput("CONFIG_CONTRADICTION", field, ours, f"<= requests_per_minute {theirs}")
 
 
+def _check_channels(settings: Settings) -> None:
+    """Two channels of one name would share a URL; a URL of no channel is a misspelt one."""
+    channels = settings.alerts.channels
+    variables = [channel.variable for channel in channels]
+    for variable, channel in zip(variables, channels, strict=True):
+        if variables.count(variable) > 1:
+            raise BadInput("CONFIG_CONTRADICTION", "alerts.channels", channel.name, "each once")
+    for variable in settings.alert_urls if channels else ():
+        if variable not in variables:
+            raise BadInput("CONFIG_UNKNOWN_KEY", variable, "", ", ".join(variables))
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
@@ -365,10 +434,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _refuse_inline_secrets(values: Mapping[str, Any], path: Path, text: str) -> None:
     """A secret in a file that people share and commit is a leak, even if it is also unknown."""
     for section, table in values.items():
-        pairs = table.items() if isinstance(table, dict) else ((section, table),)
+        pairs = list(table.items()) if isinstance(table, dict) else [(section, table)]
+        if section == "alerts" and isinstance(table, dict):
+            channels = table.get("channels")
+            for channel in channels if isinstance(channels, list) else ():
+                pairs += list(channel.items()) if isinstance(channel, dict) else []
         for key, value in pairs:
             if (section, key) == ("broker", "secrets") and value in tuple(SecretSource):
                 continue
+            if section == "alerts" and key == "url":
+                # Whatever it looks like: most Apprise URLs are made of tokens.
+                where = _Locator(path, text).of("alerts.channels")
+                allowed = "HOLDFAST_ALERT_URL_<NAME> in the environment, or the keyring"
+                raise ConfigError(
+                    "CONFIG_SECRET_INLINE", "alerts.channels.url", "***", allowed, where
+                )
             is_secret = _SECRET_KEY.search(key) or _PASSWORD_IN_URL.search(str(value))
             if isinstance(value, str) and value and is_secret:
                 field = f"{section}.{key}" if isinstance(table, dict) else section
@@ -382,6 +462,10 @@ def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -
     origins: dict[str, str] = {}
     for name in sorted(environment):
         if not name.startswith(ENVIRONMENT_PREFIX) or name in OTHER_VARIABLES:
+            continue
+        if name.startswith(ALERT_URL_PREFIX):
+            urls = values.setdefault("alert_urls", {})
+            urls[name] = _converted(name, environment[name], SecretStr)
             continue
         if name not in _VARIABLES:
             near = difflib.get_close_matches(name, sorted(_VARIABLES), n=1)
@@ -468,7 +552,7 @@ class _Locator:
         self._lines: dict[str, int] = {}
         section = ""
         for number, line in enumerate(text.splitlines(), start=1):
-            header = re.match(r"\s*\[([^\[\]]+)\]", line)
+            header = re.match(r"\s*\[\[?([^\[\]]+)\]", line)
             key = re.match(r"\s*([A-Za-z0-9_-]+)\s*=", line)
             if header:
                 section = header.group(1).strip()
@@ -507,9 +591,13 @@ def _as_config_error(
 def _known_keys(path: list[str]) -> list[str]:
     model: type[BaseModel] = Settings
     for part in path:
+        if part.isdecimal():
+            continue
         annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        model = annotation
+        # `tuple[Channel, ...]` and `QuietHours | None` are about their first part.
+        inner = get_args(annotation)[:1] or (annotation,)
+        assert isinstance(inner[0], type)
+        model = inner[0]
     return list(model.model_fields)
 
 

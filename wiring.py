@@ -31,7 +31,8 @@ def config_hash(settings: Settings) -> str:
         exclude={
             "broker": addresses,
             **dict.fromkeys(("broker_key_id", "broker_secret", "ledger", "temporal"), True),
-            **dict.fromkeys(("observability", "read_at", "source"), True),
+            **dict.fromkeys(("observability", "alerts", "alert_urls"), True),
+            **dict.fromkeys(("read_at", "source"), True),
         }
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -123,6 +123,60 @@ def test_bad_file_is_refused_with_code_field_and_line(
         assert refused.location.endswith(f":{line_of(text, named)}")
 
 
+CHANNELS = """
+[alerts]
+unacknowledged_after_s = 60
+
+[alerts.quiet_hours]
+start = "22:00"
+end = "07:00"
+zone = "Europe/Berlin"
+
+[[alerts.channels]]
+name = "phone"
+minimum = "critical"
+
+[[alerts.channels]]
+name = "duty-officer"
+escalation = true
+"""
+
+
+def test_alert_channels_take_their_urls_from_the_environment_only(tmp_path: Path) -> None:
+    variable = "HOLDFAST_ALERT_URL_DUTY_OFFICER"
+    settings = load(tmp_path, DEMO + CHANNELS, {variable: "json://canary-value@host"})
+    assert [each.variable for each in settings.alerts.channels][1] == variable
+    assert settings.alert_urls[variable].get_secret_value() == "json://canary-value@host"
+    assert "canary-value" not in repr(settings) + settings.model_dump_json()
+    # A command of another stack may find the variable and has no channels.
+    load(tmp_path, DEMO, {variable: "json://host"})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "code", "field"),
+    [
+        ('minimum = "critical"', 'url = "json://x"', "CONFIG_SECRET_INLINE", "alerts.channels.url"),
+        ('name = "duty-officer"', 'name = "phone"', "CONFIG_CONTRADICTION", "alerts.channels"),
+        ('minimum = "critical"', 'minimum = "bad"', "CONFIG_TYPE", "alerts.channels"),
+        ('minimum = "critical"', 'minimun = "info"', "CONFIG_UNKNOWN_KEY", "alerts.channels"),
+        ('name = "phone"', 'name = "My Phone"', "CONFIG_TYPE", "alerts.channels"),
+        ('start = "22:00"', 'start = "24:00"', "CONFIG_TYPE", "alerts.quiet_hours"),
+        ('zone = "Europe/Berlin"', 'zone = "CET-1"', "TZ_UNKNOWN", "alerts.quiet_hours.zone"),
+    ],
+)
+def test_bad_alert_channel_is_refused_with_code_and_line(
+    tmp_path: Path, pattern: str, replacement: str, code: str, field: str
+) -> None:
+    refused = refusal(tmp_path, DEMO + CHANNELS.replace(pattern, replacement))
+    assert (refused.code, refused.field) == (code, field), refused
+    assert re.search(r"settings\.toml:\d+$", refused.location), refused.location
+
+
+def test_url_of_no_channel_is_a_misspelt_variable(tmp_path: Path) -> None:
+    refused = refusal(tmp_path, DEMO + CHANNELS, {"HOLDFAST_ALERT_URL_FONE": "json://host"})
+    assert (refused.code, refused.field) == ("CONFIG_UNKNOWN_KEY", "HOLDFAST_ALERT_URL_FONE")
+
+
 def test_secret_is_not_repeated_in_the_refusal(tmp_path: Path) -> None:
     refused = refusal(tmp_path, changed(r'^key_file = ""', 'secret = "canary-value"'))
     assert "canary-value" not in str(refused)
