@@ -481,6 +481,52 @@ class WatchRecord(Frozen):
     evaluated_at: AwareDatetime | None = None
 
 
+# --- market data ---------------------------------------------------------------------------------
+
+
+class MarketWant(Frozen):
+    """A source (session, position, recording) needs bars of a symbol; it says so again in time."""
+
+    source: str
+    symbol: str
+    interval_s: int
+
+
+class RecordingState(StrEnum):
+    RECORDING = "recording"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class RecordingCounts(Frozen):
+    """What a recording holds so far. `gaps` are pieces of time without a connection."""
+
+    trades: int = 0
+    quotes: int = 0
+    parts: int = 0
+    size_bytes: int = 0
+    gaps: tuple[tuple[AwareDatetime, AwareDatetime], ...] = ()
+    gaps_left_out: int = 0
+    first_at: AwareDatetime | None = None
+    last_at: AwareDatetime | None = None
+    folder: str = ""
+
+
+class RecordingRecord(Frozen):
+    """A recording of the market: the streams worker works while its state is not `ended`."""
+
+    name: str
+    account: str
+    symbols: tuple[str, ...]
+    state: RecordingState = RecordingState.RECORDING
+    started_by: str
+    started_at: AwareDatetime
+    ends_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    reason: str = ""
+    counts: RecordingCounts = RecordingCounts()
+
+
 # --- operations --------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@
 | `RiskStore` | reservations and verdicts |
 | `TradeStore`, `WatchStore` | trades, signals, exit-watch rows |
 | `AlertStore` | the alert outbox and its deliveries |
+| `MarketStore` | halts, bars and recordings of the market-data stream |
 | `OperationStore`, `AuditStore` | leases, cursors, the hash-chained audit |
 
 All of them raise `LedgerDown` (code LEDGER_DOWN) within seconds when PostgreSQL is away. Schema:
@@ -24,6 +25,7 @@ from ledger.alert_store import AlertStore
 from ledger.audit import AuditStore
 from ledger.fill_store import FillStore
 from ledger.gate_store import GateStore
+from ledger.market_store import MarketStore
 from ledger.migrate import current_revision, head_revision
 from ledger.operation_store import OperationStore
 from ledger.order_store import OrderStore
@@ -45,6 +47,7 @@ class Ledger(
     TradeStore,
     StrategyStore,
     WatchStore,
+    MarketStore,
     OperationStore,
     AlertStore,
     AuditStore,

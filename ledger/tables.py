@@ -532,6 +532,59 @@ alert_deliveries = Table(
     ),
 )
 
+trading_halts = Table(
+    "trading_halts",
+    metadata,
+    _word("account"),
+    _word("symbol"),
+    _note("code"),
+    _note("reason"),
+    _instant("since"),
+    PrimaryKeyConstraint("account", "symbol"),
+)
+
+market_wants = Table(
+    "market_wants",
+    metadata,
+    _word("account"),
+    _word("source"),
+    _word("symbol"),
+    Column("interval_s", Integer, nullable=False),
+    _instant("until"),
+    PrimaryKeyConstraint("account", "source", "symbol"),
+)
+
+market_bars = Table(
+    "market_bars",
+    metadata,
+    _word("account"),
+    _word("symbol"),
+    Column("interval_s", Integer, nullable=False),
+    _instant("start"),
+    _instant("end"),
+    *(_number(name) for name in ("open", "high", "low", "close", "volume")),
+    _number("bid", required=False),
+    _number("ask", required=False),
+    PrimaryKeyConstraint("account", "interval_s", "end", "symbol"),
+)
+
+recordings = Table(
+    "recordings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _word("account"),
+    Column("symbols", ARRAY(Text), nullable=False),
+    _word("state"),
+    _word("started_by"),
+    _stamp("started_at"),
+    _instant("ends_at", required=False),
+    _instant("ended_at", required=False),
+    _note("reason"),
+    _document("document"),
+    CheckConstraint("state IN ('recording', 'stopping', 'ended')", name="state"),
+    Index("ix_recordings_open", "account", postgresql_where=text("state <> 'ended'")),
+)
+
 audit = Table(
     "audit",
     metadata,
