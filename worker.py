@@ -2,6 +2,9 @@
 
     python worker.py --config FILE --role trade|gateway|streams|all
 
+`--config` may be given several times, one file per account: one process then serves them all. Each
+account has its own order lane, kill sweeper and fill stream; the queue of workflows is shared.
+
 Composition root: wiring only, imported by nothing but tests and `starter.py`. Everything that a
 workflow needs is imported here before the first workflow starts (Python < 3.12 sandbox imports).
 """
@@ -15,11 +18,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from temporalio.client import Client
@@ -29,6 +34,7 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from activities.alert_sender import AlertSender
 from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
@@ -38,6 +44,7 @@ from activities.reconcile import ReconcileActivities
 from activities.risk import RiskActivities
 from activities.services import Services, wall_now
 from activities.session import SessionActivities
+from activities.session_days import SessionDayActivities
 from activities.streams import StreamActivities
 from activities.trades import TradeActivities
 from brokers.alpaca.config import AlpacaMode
@@ -55,6 +62,7 @@ from ledger.repository import Ledger
 from marketdata.feed import TapeFeed
 from marketdata.polled import PolledFeed
 from marketdata.port import MarketDataFeed
+from marketdata.session_days import next_day
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
@@ -63,7 +71,7 @@ from observability.plugin import holdfast_plugin
 from observability.tracing import file_exporter, tracing_interceptor
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
-from wiring import broker_of, config_hash, copy_journal
+from wiring import alert_policy, alert_sends, broker_of, config_hash, copy_journal
 from workflows.flatten import FlattenWorkflow
 from workflows.reconcile import ReconcileWorkflow
 from workflows.session import SessionWorkflow
@@ -71,15 +79,27 @@ from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
 WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow, FlattenWorkflow, ReconcileWorkflow)
+TAPES_KEPT = 4
 
 
 def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
-    """Where a session's bars come from: its tape, or the broker's quotes."""
+    """Where a session's bars come from: its tape, or the quotes of its account's broker.
+
+    Sessions on one tape share one feed: it holds no state of a session.
+    """
+    reading = threading.Lock()
+
+    @lru_cache(maxsize=TAPES_KEPT)
+    def tape_feed(path: Path, interval_s: int, _changed_ns: int) -> TapeFeed:
+        return TapeFeed.open(path, interval_s=interval_s)
 
     def opened(spec: SessionSpec) -> MarketDataFeed:
         if spec.tape:
-            return TapeFeed.open(Path(spec.tape), interval_s=spec.bar_interval_s)
-        return PolledFeed(services.broker.quotes, interval_s=spec.bar_interval_s)
+            path = Path(spec.tape)
+            with reading:
+                return tape_feed(path, spec.bar_interval_s, path.stat().st_mtime_ns)
+        quotes = services.of(spec.account).broker.quotes
+        return PolledFeed(quotes, interval_s=spec.bar_interval_s)
 
     return opened
 
@@ -102,6 +122,7 @@ def trade_worker(
     """Workflows and bookkeeping; versioned, because open trades are pinned to their build."""
     trades, operations = TradeActivities(services), OperationActivities(services)
     sessions = SessionActivities(services, feed_opener(services), open_strategy)
+    days = SessionDayActivities(services, sessions, next_day)
     deployment = WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(
             deployment_name=deployment_name, build_id=build or build_id()
@@ -122,6 +143,9 @@ def trade_worker(
             sessions.note_signal,
             sessions.note_session,
             sessions.close_session,
+            days.next_session_day,
+            days.begin_session_day,
+            days.drain_session,
         ],
         deployment_config=deployment,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=sticky_timeout_s),
@@ -168,16 +192,20 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
 
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 5.0
+# Connections to PostgreSQL for work, and for each further account of the process.
+POOL_SIZE, POOL_PER_PEER = 10, 2
 ROLES = ("trade", "gateway", "streams", "all")
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; roles may name their account as `gateway:<account>`."""
     parser = argparse.ArgumentParser(prog="worker", description="Holdfast worker process")
-    parser.add_argument("--config", type=Path, default=os.environ.get("HOLDFAST_CONFIG"))
+    parser.add_argument("--config", type=Path, action="append", help="repeatable")
     parser.add_argument("--role", default=os.environ.get("HOLDFAST_ROLE", "all"))
     parser.add_argument("--data", type=Path, default=os.environ.get("HOLDFAST_DATA_DIR"))
     options = parser.parse_args(argv)
+    if options.config is None and os.environ.get("HOLDFAST_CONFIG"):
+        options.config = [Path(os.environ["HOLDFAST_CONFIG"])]
     if options.config is None:
         parser.error("--config is needed")
     options.role, _, options.account = options.role.partition(":")
@@ -212,25 +240,34 @@ async def run_process(options: argparse.Namespace) -> int:
     stopped = _stop_on_signals()
     run_info = None if options.data is None else read_run_file(options.data)
     environment = {**({} if run_info is None else stack_environment(run_info)), **os.environ}
-    settings = load_settings(options.config, environment)
-    if options.account not in ("", settings.account.name):
-        raise BadInput("ACCOUNT_UNKNOWN", "role", options.account, settings.account.name)
+    every = accounts_of([load_settings(path, environment) for path in options.config])
+    if options.account and options.account not in every:
+        raise BadInput("ACCOUNT_UNKNOWN", "role", options.account, ", ".join(every))
+    # What is not of one account (servers, logs, metrics) comes from the first file.
+    settings = next(iter(every.values()))
     watched = settings.observability
     configure_logging(watched.log_level, json_lines=watched.log_json)
     journal = None if options.data is None else KillJournal(options.data)
     async with AsyncExitStack() as stack:
-        services = await build_services(settings, stack, journal)
-        sweeper: GatewaySweeper | None = None
+        served = await build_all_services(every, stack, journal)
+        if options.account:
+            served = {options.account: served[options.account]}
+        sweepers: list[GatewaySweeper] = []
         if options.role in ("gateway", "all"):
             # Before Temporal: a kill must work while the server is away (K8).
-            sweeper = await start_sweeper(settings, services, stack, journal)
+            sweepers = [
+                await start_sweeper(every[name], services, stack, journal)
+                for name, services in served.items()
+            ]
+        if options.role in ("streams", "all"):
+            await start_alerts(settings, services, stack)
         watched_by = _watched_by(options.role, settings, stack)
         client = await _connect_temporal(settings, stopped, watched_by)
         if client is None:
             return 0
-        if sweeper is not None:
+        for sweeper in sweepers:
             sweeper.use_client(client)
-        for each in workers_of(options.role, client, services, settings):
+        for each in workers_of(options.role, client, tuple(served.values()), settings):
             await stack.enter_async_context(each)
         ready_file = os.environ.get(READY_FILE_VARIABLE)
         if ready_file:
@@ -239,31 +276,84 @@ async def run_process(options: argparse.Namespace) -> int:
     return 0
 
 
-def workers_of(role: str, client: Client, services: Services, settings: Settings) -> list[Worker]:
-    """The Temporal workers of a role."""
+def accounts_of(read: Sequence[Settings]) -> dict[str, Settings]:
+    """The settings by account, in the order of the command line.
+
+    Raises:
+        BadInput: CONFIG_CONTRADICTION: an account twice, two accounts with one key (a variable of
+            the environment is for all files), or servers and installations that differ.
+    """
+    found: dict[str, Settings] = {}
+    keys: dict[str, str] = {}
+    for each in read:
+        name, first = each.account.name, read[0]
+        same = (
+            ("account.installation", each.account.installation, first.account.installation),
+            ("temporal.address", each.temporal.address, first.temporal.address),
+            ("temporal.namespace", each.temporal.namespace, first.temporal.namespace),
+            ("ledger.dsn", each.ledger.dsn == first.ledger.dsn, True),
+        )
+        for field, value, wanted in same:
+            if value != wanted:
+                allowed = "the same in every --config"
+                raise BadInput("CONFIG_CONTRADICTION", field, value, allowed)
+        key = each.alpaca().key_id
+        if name in found:
+            raise BadInput("CONFIG_CONTRADICTION", "account.name", name, "once in all --config")
+        if key in keys:
+            allowed = f"another key than account {keys[key]} has"
+            raise BadInput("CONFIG_CONTRADICTION", "broker.key_file", name, allowed)
+        found[name], keys[key] = each, name
+    return found
+
+
+async def build_all_services(
+    every: Mapping[str, Settings], stack: AsyncExitStack, journal: KillJournal | None = None
+) -> dict[str, Services]:
+    """Services of every account; they share the ledger's pool and know each other.
+
+    Raises:
+        Refused, LedgerDown: see `build_services`.
+    """
+    dsn = next(iter(every.values())).ledger.dsn.get_secret_value()
+    ledger = await Ledger.connect(dsn, pool_size=POOL_SIZE + POOL_PER_PEER * (len(every) - 1))
+    stack.push_async_callback(ledger.aclose)
+    served: dict[str, Services] = {}
+    for name, settings in every.items():
+        made = await build_services(settings, ledger, stack, journal)
+        served[name] = replace(made, peers=served)
+    return served
+
+
+def workers_of(
+    role: str, client: Client, served: Sequence[Services], settings: Settings
+) -> list[Worker]:
+    """The Temporal workers of a role: one of the shared queue, two of each account's own."""
     drain_s = settings.temporal.drain_timeout_s
     found: list[Worker] = []
     if role in ("trade", "all"):
         sticky_s = settings.temporal.sticky_timeout_s
-        found.append(trade_worker(client, services, sticky_timeout_s=sticky_s, drain_s=drain_s))
-    if role in ("gateway", "all"):
-        found.append(gateway_worker(client, services, drain_s=drain_s))
-    if role in ("streams", "all"):
-        found.append(streams_worker(client, services))
+        found.append(trade_worker(client, served[0], sticky_timeout_s=sticky_s, drain_s=drain_s))
+    for services in served:
+        if role in ("gateway", "all"):
+            found.append(gateway_worker(client, services, drain_s=drain_s))
+        if role in ("streams", "all"):
+            found.append(streams_worker(client, services))
     return found
 
 
 async def build_services(
-    settings: Settings, stack: AsyncExitStack, journal: KillJournal | None = None
+    settings: Settings,
+    ledger: Ledger,
+    stack: AsyncExitStack,
+    journal: KillJournal | None = None,
 ) -> Services:
-    """Ledger and broker behind their ports, closed with `stack`.
+    """Ledger and broker behind their ports; the broker is closed with `stack`.
 
     Raises:
         Refused: `INSTALLATION_DIFFERS`, `ACCOUNT_DIFFERS`.
         LedgerDown: PostgreSQL is away; the supervisor starts this process again.
     """
-    ledger = await Ledger.connect(settings.ledger.dsn.get_secret_value())
-    stack.push_async_callback(ledger.aclose)
     account, venue = settings.account, settings.broker.venue.value
     await ledger.ensure_installation(account.installation)
     await ledger.ensure_account(account.name, venue, account.currency)
@@ -326,6 +416,18 @@ async def start_sweeper(
 
     stack.push_async_callback(end)
     return sweeper
+
+
+async def start_alerts(settings: Settings, services: Services, stack: AsyncExitStack) -> None:
+    """The alert sender beside the streams; it needs no Temporal, so a kill is told without."""
+    sender = AlertSender(services, alert_policy(settings), alert_sends(settings))
+    task = asyncio.create_task(sender.run(), name="alert-sender")
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
 
 
 @dataclass(frozen=True)

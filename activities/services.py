@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,7 +24,7 @@ from domain.commands import (
     WalkStep,
     WatchExits,
 )
-from domain.errors import HoldfastError
+from domain.errors import HoldfastError, Transient
 from domain.ids import TRADE_QUEUE
 from domain.plan import TradePlan
 from domain.risk.limits import Limits, RestrictedList
@@ -43,7 +43,7 @@ class Services:
     `entry_blocked` answers why no increasing order may go out whatever the ledger says (a kill
     that waits in the local journal); empty = none. `failpoint` is called at the named durable
     steps (faults.md §2.1) and does nothing outside of crash tests. `broker_name` is the venue's
-    name in the ledger;
+    name in the ledger; `peers` are the other accounts of a process that serves several;
     `universe` are the symbols whose data must be fresh as a batch (requirement 181).
     """
 
@@ -65,8 +65,22 @@ class Services:
     failpoint: Callable[[str], None] = field(default=lambda name: None)
     entry_blocked: Callable[[], str] = field(default=lambda: "")
     alert_sinks: tuple[Callable[[AlertMessage], None], ...] = ()
+    peers: Mapping[str, Services] = field(default_factory=dict, repr=False)
     now: Callable[[], datetime] = wall_now
     monotonic: Callable[[], float] = time.monotonic
+
+    def of(self, account: str) -> Services:
+        """The services of this account, for activities on a queue that several accounts share.
+
+        Raises:
+            Transient: ACCOUNT_NOT_SERVED: another worker has it, and Temporal asks again.
+        """
+        if account == self.account:
+            return self
+        if account not in self.peers:
+            text = f"account was {account}, served here: {self.account}"
+            raise Transient(text, code="ACCOUNT_NOT_SERVED")
+        return self.peers[account]
 
 
 class TradeRef(Frozen):

@@ -47,7 +47,7 @@ class TradeActivities:
     @activity.defn(name="raise_alert")
     async def raise_alert(self, input: AlertInput) -> None:
         """Puts the alert into the outbox. Never blocks trading: it is its own activity."""
-        services, alert = self._services, input.command
+        services, alert = self._services.of(input.trade.account), input.command
         activity.logger.warning(
             "alert %s", alert.code, extra={"trade_id": input.trade.trade_id, "text": alert.text}
         )
@@ -68,7 +68,7 @@ class TradeActivities:
         Idempotent: every write is by trade id and the release counts once (I6). Fees are those
         booked by now; `fees_estimated` says whether some fill has none yet.
         """
-        services, trade_id = self._services, input.trade.trade_id
+        services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
         fills = await fills_of_trade(services, trade_id)
         booked = await services.ledger.fees(services.account, trade_id)
         result = trade_result(
