@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -15,10 +16,11 @@ from domain.bar import Bar
 from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.entry import is_late
-from domain.errors import BadInput
+from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id
 from domain.plan import TradePlan
 from domain.session import Candidate, Evaluation, SessionCounts, SessionSpec
+from domain.session_day import SessionDay, flat_by_of, window_refusal
 from domain.signal import (
     Decision,
     Signal,
@@ -49,13 +51,19 @@ class StrategyHost(Protocol):
 
 
 class DecideInput(Frozen):
-    """Look at all bars after the cursor up to `market_now`."""
+    """Look at all bars after the cursor up to `market_now`.
+
+    Strategies see bars after `history_after`: each day begins anew. `open_trades` are asked after.
+    """
 
     spec: SessionSpec
     clock: ClockMap
     cursor: AwareDatetime | None
     market_now: AwareDatetime
     paused: bool = False
+    day: SessionDay | None = None
+    history_after: AwareDatetime | None = None
+    open_trades: tuple[str, ...] = ()
 
 
 class AcceptInput(Frozen):
@@ -66,6 +74,19 @@ class AcceptInput(Frozen):
     market_now: AwareDatetime
     body: JsonValue
     paused: bool = False
+    day: SessionDay | None = None
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is known around a signal when it is judged. `halted`: symbols in a trading halt."""
+
+    spec: SessionSpec
+    clock: ClockMap
+    market_now: datetime
+    day: SessionDay
+    paused: bool = False
+    halted: tuple[str, ...] = ()
 
 
 class NoteSignalInput(Frozen):
@@ -119,19 +140,24 @@ class SessionActivities:
         bars = _whole_instants(page.bars)
         more = len(bars) < len(page.bars)
         counts, candidates = SessionCounts(bars=len(bars)), []
+        around = _around(input)
         for bar in bars:
-            history = (await feed.bars((bar.symbol,), None, bar.end)).bars
+            history = (await feed.bars((bar.symbol,), input.history_after, bar.end)).bars
             for name in spec.strategies:
-                decision = await self._ask(spec, name, bar, history)
+                decision = await self._ask(around, name, bar, history)
                 counts = counts.plus(decisions=1)
-                candidate, counted = await self._take(
-                    spec, input.clock, input.market_now, decision, paused=input.paused
-                )
+                candidate, counted = await self._take(around, decision)
                 counts = counts.plus(**counted)
                 if candidate is not None:
                     candidates.append(candidate)
         cursor = bars[-1].end if more else page.cursor
-        return Evaluation(cursor=cursor, more=more, candidates=tuple(candidates), counts=counts)
+        return Evaluation(
+            cursor=cursor,
+            more=more,
+            candidates=tuple(candidates),
+            counts=counts,
+            ended_trades=await self._ended(spec, input.open_trades),
+        )
 
     @activity.defn(name="accept_signal")
     async def accept_signal(self, input: AcceptInput) -> Evaluation:
@@ -150,9 +176,7 @@ class SessionActivities:
         known = await self._services.ledger.signal(signal.signal_id)
         if known is not None and known.decision != RECEIVED:
             return Evaluation()
-        candidate, counted = await self._take(
-            input.spec, input.clock, input.market_now, Decision.take(signal), paused=input.paused
-        )
+        candidate, counted = await self._take(_around(input), Decision.take(signal))
         candidates = () if candidate is None else (candidate,)
         return Evaluation(candidates=candidates, counts=SessionCounts().plus(**counted))
 
@@ -181,6 +205,24 @@ class SessionActivities:
             await asyncio.to_thread(self._hosts.pop(key).close)
         self._feeds.pop(name, None)
 
+    async def prepare(self, spec: SessionSpec) -> None:
+        """Opens the feed and starts every strategy anew: no state of yesterday reaches today."""
+        await self.close_session(spec.name)
+        await self._feed(spec)
+        for name in spec.strategies:
+            await self._host(spec, name)
+
+    async def _ended(self, spec: SessionSpec, trade_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the trades that the ledger has closed; one without a row only just begins."""
+        if not trade_ids:
+            return ()
+        ledger = self._services.ledger
+        still_open = {
+            t.trade_id for t in await ledger.list_trades(session=spec.name, open_only=True)
+        }
+        rows = [await ledger.trade(each) for each in trade_ids if each not in still_open]
+        return tuple(row.trade_id for row in rows if row is not None and row.closed_at is not None)
+
     async def _feed(self, spec: SessionSpec) -> MarketDataFeed:
         if spec.name not in self._feeds:
             # A tape takes a second to read; the event loop serves trades meanwhile.
@@ -197,9 +239,8 @@ class SessionActivities:
                 await asyncio.to_thread(host.load)
         return host
 
-    async def _ask(
-        self, spec: SessionSpec, name: str, bar: Bar, history: Sequence[Bar]
-    ) -> Decision:
+    async def _ask(self, around: Around, name: str, bar: Bar, history: Sequence[Bar]) -> Decision:
+        spec = around.spec
         instrument = next(i for i in spec.universe if i.symbol == bar.symbol)
         host = await self._host(spec, name)
         async with self._asking:
@@ -208,33 +249,38 @@ class SessionActivities:
                 strategy=host.name,
                 instrument=instrument,
                 now=bar.end,
-                session_open=spec.opens_at,
-                session_close=spec.closes_at,
+                session_open=around.day.opens_at,
+                session_close=around.day.closes_at,
                 parameters=spec.parameters,
             )
             return await asyncio.to_thread(host.decide, history, context)
 
     async def _take(
-        self,
-        spec: SessionSpec,
-        clock: ClockMap,
-        market_now: datetime,
-        decision: Decision,
-        *,
-        paused: bool,
+        self, around: Around, decision: Decision
     ) -> tuple[Candidate | None, dict[str, int]]:
         """Records the decision; a signal that may trade comes back as a candidate."""
+        spec = around.spec
         signal = decision.signal
         if signal is None:
             fault = decision.code != "NO_SIGNAL"
             word = "fault" if fault else "none"
             await self._record(spec, decision, word, decision.code, decision.reason)
             return None, {"strategy_faults": 1} if fault else {}
-        word, code, text, plan = _judge(spec, clock, market_now, signal, paused=paused)
+        if signal.kind is SignalKind.ENTRY and not around.paused:
+            around = replace(around, halted=await self._halted())
+        word, code, text, plan = _judge(around, signal)
         await self._record(spec, decision, word, code, text or decision.reason)
         if plan is None:
             return None, {"signals": 1, word: 1}
         return Candidate(signal_id=signal.signal_id, plan=plan), {"signals": 1}
+
+    async def _halted(self) -> tuple[str, ...]:
+        """Symbols that the venue says are halted. Unreadable: the risk gate reads it again."""
+        try:
+            return (await self._services.broker.market_clock()).halted_symbols
+        except HoldfastError as error:
+            activity.logger.warning("halts were not read: %s", error.code)
+            return ()
 
     async def _record(
         self, spec: SessionSpec, decision: Decision, word: str, code: str, text: str
@@ -272,24 +318,45 @@ def _whole_instants(bars: Sequence[Bar]) -> tuple[Bar, ...]:
     return tuple(bar for bar in bars if bar.end <= last)
 
 
-def _judge(
-    spec: SessionSpec, clock: ClockMap, market_now: datetime, signal: Signal, *, paused: bool
-) -> tuple[str, str, str, TradePlan | None]:
+def _around(input: DecideInput | AcceptInput) -> Around:
+    spec = input.spec
+    only = SessionDay.model_construct(opens_at=spec.opens_at, closes_at=spec.closes_at)
+    return Around(spec, input.clock, input.market_now, input.day or only, input.paused)
+
+
+def _judge(around: Around, signal: Signal) -> tuple[str, str, str, TradePlan | None]:
     """(decision, code, text, plan): what the session does with a signal, before the risk gate."""
+    spec, now = around.spec, around.market_now
     if signal.kind is not SignalKind.ENTRY or signal.draft is None:
         return "not_taken", "SIGNAL_KIND", f"{signal.kind} opens no trade", None
-    if paused:
+    if around.paused:
         return "not_taken", "SESSION_PAUSED", "the session takes no signals now", None
     instrument = next((i for i in spec.universe if i.symbol == signal.symbol), None)
     if instrument is None:
         return "refused", "SYMBOL_UNKNOWN", f"{signal.symbol} is not in the universe", None
-    if is_late(signal.bar_time, market_now, signal.draft.signal_max_age_s):
+    if is_late(signal.bar_time, now, signal.draft.signal_max_age_s):
         return "late", "SIGNAL_LATE", f"older than {signal.draft.signal_max_age_s} s", None
+    closed = window_refusal(around.day, now, spec.entry_blocked_first_s, spec.entry_blocked_last_s)
+    if closed:
+        return "refused", "ENTRY_WINDOW", closed, None
+    if signal.symbol in around.halted:
+        return "refused", "HALTED", f"{signal.symbol} is halted", None
     try:
-        plan = plan_of(signal, instrument, spec.account, config_version=spec.config_version)
-        context = PlanContext(
-            market_now=market_now, session_date=market_now.date(), clock_map=clock
+        plan = plan_of(
+            _flat_in_time(around, signal),
+            instrument,
+            spec.account,
+            config_version=spec.config_version,
         )
+        context = PlanContext(market_now=now, session_date=now.date(), clock_map=around.clock)
         return RECEIVED, "", "", check_plan(plan, context)
     except (BadInput, ValueError) as error:
         return "refused", getattr(error, "code", "PLAN_INVALID"), str(error)[:TEXT_MAX], None
+
+
+def _flat_in_time(around: Around, signal: Signal) -> Signal:
+    """The signal with a `flat_by` that the real close of the day allows (faults.md G4)."""
+    assert signal.draft is not None
+    flat_by = flat_by_of(around.day, signal.draft.flat_by, around.spec.flat_before_close_s)
+    draft = signal.draft.model_copy(update={"flat_by": flat_by})
+    return signal.model_copy(update={"draft": draft})

@@ -8,53 +8,50 @@ from typing import Any
 
 from pydantic import JsonValue
 from temporalio import workflow
-from temporalio.common import (
-    SearchAttributePair,
-    TypedSearchAttributes,
-    VersioningBehavior,
-    WorkflowIDReusePolicy,
-)
-from temporalio.exceptions import ActivityError, FailureError, WorkflowAlreadyStartedError
+from temporalio.common import VersioningBehavior
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
     from activities.flatten import FlattenInput, flatten_id
-    from activities.operations import EngageInput, OperationActivities
-    from activities.session import (
-        AcceptInput,
-        DecideInput,
-        NoteSessionInput,
-        NoteSignalInput,
-        SessionActivities,
-    )
-    from domain.commands import Urgency
+    from activities.operations import EngageInput
+    from activities.session import AcceptInput, DecideInput, SessionActivities
+    from activities.session_days import Drained
     from domain.control import KillMode, KillScope, KillScopeKind
-    from domain.facts import FactEnvelope, KillEngaged
-    from domain.ids import trade_workflow_id
-    from domain.messages import OperatorSignal, TradeInput, TradeResult
+    from domain.facts import FactEnvelope, FlattenRequested, KillEngaged
+    from domain.messages import OperatorSignal, VersionSignal
     from domain.session import (
-        OPEN_TRADES_MAX,
+        DAYS_KEPT_MAX,
         Candidate,
+        DayResult,
         Evaluation,
         SessionInput,
+        SessionReceipt,
+        SessionRequest,
         SessionResult,
         SessionState,
         SessionStatus,
         SignalEnvelope,
     )
-    from domain.trade_state import Stage
+    from domain.session_day import SessionDay
+    from domain.session_orders import SessionVerb, obey, request_fault
     from workflows import _lifecycle as life
+    from workflows import _session_steps as steps
+    from workflows._session_trades import start_trade, tell_trades
 
 INBOX_MAX = 1_000
+# Wall time before the open at which feed, strategies and the day's baseline are made ready.
+PREPARE = timedelta(seconds=10)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @workflow.defn(name="Session", versioning_behavior=VersioningBehavior.PINNED)
 class SessionWorkflow:
-    """One strategy set on one account and universe.
+    """One strategy set on one account and universe, for one day or many.
 
     Every bar interval an activity evaluates the new bars and records what each strategy said; a
     signal counts as taken once its `Trade` has *started*. Trades are children in name only
-    (ABANDON): they outlive the session. Continue-as-new carries the bar cursor.
+    (ABANDON): they outlive the session. Between two days one timer runs to the next open.
+    Continue-as-new carries the bar cursor, and hands over to a new build.
     """
 
     @workflow.init
@@ -64,53 +61,90 @@ class SessionWorkflow:
         self._state: SessionState = input.state
         self._inbox: list[JsonValue] = list(input.state.inbox)
         self._told = ""
+        self._has_ended = False
 
     @workflow.run
     async def run(self, input: SessionInput) -> SessionResult:
-        if self._state.looked_at is None:
-            await self._note("start", "session", f"strategies {', '.join(self._spec.strategies)}")
-        while not self._is_over():
-            await self._take_outside_signals()
-            await self._look_at_market()
-            self._tell()
-            if self._is_over():
+        if self._state.started_at is None:
+            self._change(started_at=self._market_now())
+            names = ", ".join(self._spec.strategies)
+            await self._note("start", self._spec.started_by or "session", f"strategies {names}")
+        while not self._state.stopping:
+            if self._state.day is None and not await self._plan_day():
                 break
             if self._wants_new_run():
                 await self._continue_as_new()
-            await self._wait()
-        await self._end()
-        return SessionResult(
-            name=self._spec.name,
-            reason=self._state.stopping,
-            counts=self._state.counts,
-            open_trades=self._state.open_trades,
-        )
+            await self._run_day_once()
+            self._tell()
+            if self._day_is_over():
+                await self._end_day()
+            elif not (self._state.stopping or self._wants_new_run()):
+                await self._wait()
+        return await self._end()
 
-    # --- messages: none of them may raise (A6) ----------------------------------------------------
+    async def _run_day_once(self) -> None:
+        """One look: the day begins shortly before its open; until then only the inbox is read."""
+        if not self._state.day_began and self._market_now() >= self._prepare_at(self._day):
+            await self._begin_day()
+        await self._take_outside_signals()
+        if self._state.day_began:
+            await self._look_at_market()
+
+    # --- messages: no signal may raise (A6) -------------------------------------------------------
 
     @workflow.signal
-    def signal_generated(self, envelope: SignalEnvelope) -> None:
+    async def signal_generated(self, envelope: SignalEnvelope) -> None:
         """A signal from outside; read, recorded and judged by an activity, once by its id."""
         if len(self._inbox) < INBOX_MAX:
             self._inbox.append(envelope.body)
+            return
+        self._count(dropped=1)
+        if self._state.counts.dropped == 1:
+            await self._note("inbox_full", envelope.sender, f"{INBOX_MAX} signals were waiting")
 
     @workflow.signal
     async def pause(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
         """Bars go on being evaluated and recorded; nothing is taken."""
-        self._change(paused=signal.reason or "paused")
-        await self._note("pause", signal.by, signal.reason)
+        await self._obey(SessionVerb.PAUSE, _request_of(signal))
 
     @workflow.signal
     async def resume(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
         """Takes signals again. It lifts no kill."""
-        self._change(paused="")
-        await self._note("resume", signal.by, signal.reason)
+        await self._obey(SessionVerb.RESUME, _request_of(signal))
 
     @workflow.signal
     async def stop(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
-        """Ends the session: working entries die, positions keep their exits and `flat_by`."""
-        self._change(stopping=signal.reason or f"stopped by {signal.by}")
-        await self._note("stop", signal.by, signal.reason)
+        """Ends the session: entries die; exits stay, or with mode `flatten` take all off now."""
+        await self._obey(SessionVerb.STOP, _request_of(signal))
+
+    @workflow.update
+    async def request_pause(self, request: SessionRequest) -> SessionReceipt:
+        return await self._obey(SessionVerb.PAUSE, request)
+
+    @workflow.update
+    async def request_resume(self, request: SessionRequest) -> SessionReceipt:
+        return await self._obey(SessionVerb.RESUME, request)
+
+    @workflow.update
+    async def request_stop(self, request: SessionRequest) -> SessionReceipt:
+        return await self._obey(SessionVerb.STOP, request)
+
+    @request_pause.validator
+    def _check_pause(self, request: SessionRequest) -> None:
+        self._check(request)
+
+    @request_resume.validator
+    def _check_resume(self, request: SessionRequest) -> None:
+        self._check(request)
+
+    @request_stop.validator
+    def _check_stop(self, request: SessionRequest) -> None:
+        self._check(request)
+
+    @workflow.signal
+    def version_changed(self, signal: VersionSignal) -> None:
+        """A new build is current: hand over at the next quiet point."""
+        self._change(new_build=signal.build_id or "next")
 
     @workflow.signal
     async def kill(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
@@ -154,7 +188,79 @@ class SessionWorkflow:
             cursor=state.cursor,
             counts=state.counts,
             open_trades=state.open_trades,
+            version=state.version,
+            day=state.day,
+            today=state.counts.minus(state.counts_before_day),
+            baseline=state.baseline,
+            days_done=len(state.days),
         )
+
+    # --- the day ----------------------------------------------------------------------------------
+
+    @property
+    def _day(self) -> SessionDay:
+        assert self._state.day is not None
+        return self._state.day
+
+    async def _plan_day(self) -> bool:
+        """The next day by the calendar; False when there is none."""
+        done = self._state.days
+        if done and not self._is_many_days:
+            return False
+        after = done[-1].day.opens_at if done else None
+        day = await steps.next_day(self._spec, self._market_now(), after)
+        if day is None:
+            return False
+        self._change(day=day, day_began=False, counts_before_day=self._state.counts)
+        self._tell()
+        return True
+
+    def _prepare_at(self, day: SessionDay) -> datetime:
+        return self._clock.market(self._clock.wall(day.opens_at) - PREPARE)
+
+    async def _begin_day(self) -> None:
+        """Baseline taken, strategies anew; what was between two days is no bar of either."""
+        begun = await steps.begin_day(self._spec, self._day)
+        cursor = self._state.cursor
+        if self._state.days:
+            cursor = max(cursor or self._day.opens_at, self._day.opens_at)
+        self._change(day_began=True, baseline=begun.baseline, cursor=cursor)
+        if self._is_many_days:
+            await self._note("day", "session", f"opens {self._day.opens_at.isoformat()}")
+
+    def _day_is_over(self) -> bool:
+        closes_at, looked = self._day.closes_at, self._state.looked_at
+        began = self._state.day_began and looked is not None
+        return began and closes_at is not None and looked is not None and looked >= closes_at
+
+    async def _end_day(self) -> None:
+        """Entries die with their day; resting exits stay with their trades overnight."""
+        state = self._state
+        ended = DayResult(
+            day=self._day,
+            counts=state.counts.minus(state.counts_before_day),
+            baseline=state.baseline,
+            open_trades=state.open_trades,
+        )
+        if self._is_many_days:
+            await self._tell_trades(
+                self._entries_die(f"close-{self._day.opens_at:%Y%m%d}", "close")
+            )
+        self._change(days=(*state.days, ended)[-DAYS_KEPT_MAX:], day=None, day_began=False)
+
+    @property
+    def _is_many_days(self) -> bool:
+        return bool(self._spec.calendar or self._spec.days)
+
+    def _entries_die(self, name: str, reason: str) -> FactEnvelope:
+        fact = KillEngaged(
+            at=workflow.now(),
+            command_id=f"{name}-{self._spec.name}",
+            mode=KillMode.CANCEL_ENTRIES,
+            by="session",
+            reason=reason,
+        )
+        return FactEnvelope.of(fact, sender="session")
 
     # --- the market -------------------------------------------------------------------------------
 
@@ -162,24 +268,33 @@ class SessionWorkflow:
         """Asks for decisions until the feed has no more bars before now."""
         while not self._state.stopping:
             now = self._market_now()
+            done, cursor = self._state.days, self._state.cursor
             found = await self._evaluate(
                 SessionActivities.next_decisions,
                 DecideInput(
                     spec=self._spec,
                     clock=self._clock,
-                    cursor=self._state.cursor,
+                    cursor=cursor,
                     market_now=now,
                     paused=bool(self._state.paused),
+                    day=self._day,
+                    history_after=self._day.opens_at if done else None,
+                    open_trades=self._state.open_trades,
                 ),
                 f"bars to {now:%H:%M} UTC",
             )
             await self._start_trades(found)
-            self._change(cursor=found.cursor, looked_at=now)
+            self._forget(*found.ended_trades)
+            self._change(cursor=found.cursor)
             if not found.more:
+                self._change(looked_at=now)
+                return
+            if self._wants_new_run():
                 return
 
     async def _take_outside_signals(self) -> None:
-        while self._inbox:
+        """Judges what waits; a long queue goes on in the next run, none of it is lost."""
+        while self._inbox and not (self._wants_new_run() and not self._state.stopping):
             body = self._inbox[0]
             found = await self._evaluate(
                 SessionActivities.accept_signal,
@@ -189,6 +304,7 @@ class SessionWorkflow:
                     market_now=self._market_now(),
                     body=body,
                     paused=bool(self._state.paused or self._state.stopping),
+                    day=self._state.day,
                 ),
                 "signal from outside",
             )
@@ -196,14 +312,7 @@ class SessionWorkflow:
             self._inbox.pop(0)
 
     async def _evaluate(self, step: Any, argument: Any, summary: str) -> Evaluation:
-        found: Evaluation = await workflow.execute_activity_method(
-            step,
-            argument,
-            start_to_close_timeout=life.DECIDE_TIMEOUT,
-            retry_policy=life.REPEAT,
-            priority=life.PRIORITY[Urgency.ENTRY],
-            summary=summary,
-        )
+        found = await steps.evaluate(step, argument, summary)
         self._count(**found.counts.model_dump())
         return found
 
@@ -220,28 +329,12 @@ class SessionWorkflow:
         """Starts the trade and waits for its start; only then the signal is taken."""
         plan = candidate.plan
         try:
-            child = await workflow.start_child_workflow(
-                "Trade",
-                TradeInput(
-                    plan=plan,
-                    installation=self._spec.installation,
-                    clock=self._clock,
-                    mode=self._spec.mode,
-                    build_id=self._spec.build_id,
-                ),
-                id=trade_workflow_id(plan.trade_id),
-                result_type=TradeResult,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                task_timeout=life.TASK_TIMEOUT,
-                search_attributes=self._attributes(candidate),
-                static_summary=f"{plan.side} {plan.symbol} · {plan.note or plan.strategy}",
-            )
+            child = await start_trade(plan, self._spec, self._clock)
         except WorkflowAlreadyStartedError:
             # A repeat after a crash, or the id was used by hand: one id is one trade.
             await self._note_signal(candidate, "taken", "TRADE_EXISTS", plan.trade_id)
             return
-        self._change(open_trades=(*self._state.open_trades, plan.trade_id)[-OPEN_TRADES_MAX:])
+        self._change(open_trades=(*self._state.open_trades, plan.trade_id))
         child.add_done_callback(lambda done: self._trade_ended(plan.trade_id, done))
         self._count(taken=1)
         await self._note_signal(candidate, "taken", "", plan.trade_id)
@@ -250,46 +343,42 @@ class SessionWorkflow:
         """A trade's end is its own affair; the session only stops counting it as open."""
         if not done.cancelled():
             done.exception()
-        rest = tuple(each for each in self._state.open_trades if each != trade_id)
+        self._forget(trade_id)
+
+    def _forget(self, *ended: str) -> None:
+        rest = tuple(each for each in self._state.open_trades if each not in ended)
         self._change(open_trades=rest)
 
-    def _attributes(self, candidate: Candidate) -> TypedSearchAttributes:
-        plan = candidate.plan
-        return TypedSearchAttributes(
-            [
-                SearchAttributePair(life.TRADE_ID, plan.trade_id),
-                SearchAttributePair(life.ACCOUNT, plan.account),
-                SearchAttributePair(life.STRATEGY, plan.strategy),
-                SearchAttributePair(life.SYMBOL, plan.symbol),
-                SearchAttributePair(life.MODE, self._spec.mode),
-                SearchAttributePair(life.STAGE, Stage.RESERVING),
-            ]
-        )
-
     # --- operators --------------------------------------------------------------------------------
+
+    def _check(self, request: SessionRequest) -> None:
+        """Refused before anything enters history."""
+        fault = "SESSION_ENDED the session has ended" if self._has_ended else ""
+        fault = fault or request_fault(self._state, request)
+        if fault:
+            raise ApplicationError(fault, type=fault.partition(" ")[0], non_retryable=True)
+
+    async def _obey(self, verb: SessionVerb, request: SessionRequest) -> SessionReceipt:
+        """Changes the state at once, then audits it; what changes nothing is not audited."""
+        self._state, receipt = obey(self._state, verb, request)
+        if receipt.changed:
+            with_flatten = " (flatten)" if request.flatten else ""
+            await self._note(verb, request.by, f"{request.reason}{with_flatten}")
+        return receipt
 
     async def _kill(self, mode: KillMode, signal: OperatorSignal, command_id: str) -> None:
         self._change(paused=f"kill {mode} by {signal.by}")
         reason = signal.reason or "session signal"
-        try:
-            await workflow.execute_activity_method(
-                OperationActivities.engage_kill,
-                EngageInput(
-                    account=self._spec.account,
-                    scope=KillScope(kind=KillScopeKind.ACCOUNT, value=self._spec.account),
-                    mode=mode,
-                    command_id=command_id,
-                    by=signal.by,
-                    reason=reason,
-                ),
-                start_to_close_timeout=life.BOOKKEEPING_TIMEOUT,
-                retry_policy=life.READ_RETRY,
-                priority=life.PRIORITY[Urgency.EXIT],
-                summary=f"kill {mode}",
+        await steps.engage_kill(
+            EngageInput(
+                account=self._spec.account,
+                scope=KillScope(kind=KillScopeKind.ACCOUNT, value=self._spec.account),
+                mode=mode,
+                command_id=command_id,
+                by=signal.by,
+                reason=reason,
             )
-        except ActivityError as error:
-            # Raised on, it would fail the session. The session takes nothing any more all the same.
-            workflow.logger.error("control row of the kill was not written: %s", error.cause)
+        )
         fact = KillEngaged(
             at=workflow.now(), command_id=command_id, mode=mode, by=signal.by, reason=reason
         )
@@ -300,56 +389,86 @@ class SessionWorkflow:
         return signal.command_id or f"ui-{verb}-{self._spec.name}-{self._state.commands}"
 
     async def _tell_trades(self, envelope: FactEnvelope) -> None:
-        """Doorbells to all open trades; one that has ended meanwhile does not hear it."""
-        await asyncio.gather(
-            *(self._tell_trade(trade_id, envelope) for trade_id in self._state.open_trades)
-        )
-
-    async def _tell_trade(self, trade_id: str, envelope: FactEnvelope) -> None:
-        handle = workflow.get_external_workflow_handle(trade_workflow_id(trade_id))
-        try:
-            await handle.signal("facts", envelope)
-        except FailureError as error:
-            workflow.logger.info("trade %s did not hear: %s", trade_id, error)
+        await tell_trades(self._state.open_trades, envelope)
 
     # --- platform ---------------------------------------------------------------------------------
 
-    async def _end(self) -> None:
-        """Entries that still work die with the session; exits stay with their trades."""
+    async def _end(self) -> SessionResult:
+        """Drains: entries die; exits stay with their trades, or with `flatten` go out now."""
         self._change(stopping=self._state.stopping or "session closed")
-        fact = KillEngaged(
-            at=workflow.now(),
-            command_id=f"stop-{self._spec.name}",
-            mode=KillMode.CANCEL_ENTRIES,
-            by="session",
-            reason=self._state.stopping,
-        )
-        await self._tell_trades(FactEnvelope.of(fact, sender="session"))
+        self._tell()
+        await self._tell_trades(self._entries_die("stop", self._state.stopping))
         await self._take_outside_signals()
-        await self._note("end", "session", self._state.stopping)
-        await workflow.execute_activity_method(
-            SessionActivities.close_session,
-            self._spec.name,
-            start_to_close_timeout=life.BOOKKEEPING_TIMEOUT,
-            retry_policy=life.READ_RETRY,
-            priority=life.REPORT_PRIORITY,
-        )
+        drained = await self._drain()
+        await self._note("end", "session", f"{self._state.stopping}; {_still_open(drained)}")
+        await steps.close_session(self._spec.name)
+        self._has_ended = True
         self._tell()
         await workflow.wait_condition(workflow.all_handlers_finished)
+        return self._result(drained)
+
+    async def _drain(self) -> Drained:
+        """Waits a while until what was asked for is so; asked for flatten meanwhile, goes on."""
+        while True:
+            flatten = self._state.flatten
+            if flatten:
+                asked = FlattenRequested(
+                    at=workflow.now(),
+                    command_id=f"stop-flatten-{self._spec.name}",
+                    by="session",
+                    reason=self._state.stopping,
+                )
+                await self._tell_trades(FactEnvelope.of(asked, sender="session"))
+            drained = await steps.drain(self._spec.name, self._state.open_trades, flatten=flatten)
+            self._change(open_trades=tuple(trade.trade_id for trade in drained.trades))
+            if flatten is self._state.flatten:
+                return drained
+
+    def _result(self, drained: Drained) -> SessionResult:
+        spec, state = self._spec, self._state
+        days = state.days
+        if state.day is not None and state.day_began:
+            counts = state.counts.minus(state.counts_before_day)
+            today = DayResult(
+                day=state.day,
+                counts=counts,
+                baseline=state.baseline,
+                open_trades=state.open_trades,
+            )
+            days = (*days, today)
+        return SessionResult(
+            name=spec.name,
+            reason=state.stopping,
+            counts=state.counts,
+            open_trades=state.open_trades,
+            account=spec.account,
+            strategies=spec.strategies,
+            symbols=tuple(instrument.symbol for instrument in spec.universe),
+            started_at=state.started_at,
+            ended_at=self._market_now(),
+            days=days,
+            flatten=state.flatten,
+            trades=drained.trades,
+        )
 
     async def _wait(self) -> None:
-        """Sleeps until the next bar is complete, the session's end, or somebody says something."""
+        """Sleeps until the next bar, the open or the close of a day, or somebody speaks."""
         now = workflow.now()
-        due = self._clock.wall(self._next_look())
-        if self._spec.closes_at is not None:
-            due = min(due, max(self._clock.wall(self._spec.closes_at), now))
-        wait = max(due - now, timedelta(milliseconds=1))
+        wait = max(self._clock.wall(self._next_due()) - now, timedelta(milliseconds=1))
         try:
             await workflow.wait_condition(
-                lambda: bool(self._inbox or self._state.stopping), timeout=wait
+                lambda: bool(self._inbox or self._state.stopping or self._state.new_build),
+                timeout=wait,
             )
         except TimeoutError:
             return
+
+    def _next_due(self) -> datetime:
+        """Market instant of the next look; before a day it is one timer to its beginning."""
+        if not self._state.day_began:
+            return self._prepare_at(self._day)
+        closes_at = self._day.closes_at
+        return self._next_look() if closes_at is None else min(self._next_look(), closes_at)
 
     def _next_look(self) -> datetime:
         """The next market instant that is a multiple of the polling interval."""
@@ -359,25 +478,31 @@ class SessionWorkflow:
             seconds=passed_s - passed_s % self._spec.poll_s + self._spec.poll_s
         )
 
-    def _is_over(self) -> bool:
-        closes_at = self._spec.closes_at
-        if self._state.stopping:
-            return True
-        looked = self._state.looked_at
-        return closes_at is not None and looked is not None and looked >= closes_at
-
     def _wants_new_run(self) -> bool:
         info = workflow.info()
         length = info.get_current_history_length()
-        return length >= life.EVENTS_WISH_MAX or info.is_continue_as_new_suggested()
+        is_long = length >= life.EVENTS_WISH_MAX or info.is_continue_as_new_suggested()
+        return is_long or bool(self._state.new_build)
 
     async def _continue_as_new(self) -> None:
-        """Hands over at a quiet point: no handler under way, nothing awaited."""
+        """Hands over at a quiet point: no handler under way, nothing awaited.
+
+        To the current build if a new one was told, which then starts the trades.
+        """
         await workflow.wait_condition(workflow.all_handlers_finished)
         if self._state.stopping:
             return
-        state = self._state.model_copy(update={"inbox": tuple(self._inbox)})
-        workflow.continue_as_new(SessionInput(spec=self._spec, clock=self._clock, state=state))
+        new_build = self._state.new_build
+        state = self._state.model_copy(update={"inbox": tuple(self._inbox), "new_build": ""})
+        spec = self._spec
+        if new_build:
+            spec = spec.model_copy(update={"build_id": new_build})
+        workflow.continue_as_new(
+            SessionInput(spec=spec, clock=self._clock, state=state),
+            initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE
+            if new_build
+            else None,
+        )
 
     def _market_now(self) -> datetime:
         return self._clock.market(workflow.now())
@@ -389,9 +514,13 @@ class SessionWorkflow:
         self._change(counts=self._state.counts.plus(**more))
 
     def _stage(self) -> str:
-        if self._is_over():
+        if self._has_ended:
             return "ended"
-        return "paused" if self._state.paused else "running"
+        if self._state.stopping:
+            return "draining"
+        if self._state.paused:
+            return "paused"
+        return "running" if self._state.day_began else "waiting"
 
     def _tell(self) -> None:
         """Shows the session in the Web UI; the search attribute moves only with the stage."""
@@ -405,33 +534,36 @@ class SessionWorkflow:
             f"- account {self._spec.account} · strategies {', '.join(self._spec.strategies)}\n"
             f"- {counts.bars} bars · {counts.signals} signals · {counts.taken} taken · "
             f"{counts.refused} refused · {counts.late} late · {counts.not_taken} not taken\n"
+            f"{self._day_line()}"
             f"- {len(state.open_trades)} open trades"
         )
 
+    def _day_line(self) -> str:
+        day = self._state.day
+        if day is None:
+            return ""
+        closes = "" if day.closes_at is None else f" to {day.closes_at:%H:%M} UTC"
+        return f"- day {len(self._state.days) + 1}: {day.opens_at:%Y-%m-%d %H:%M}{closes}\n"
+
     async def _note_signal(self, candidate: Candidate, word: str, code: str, trade: str) -> None:
-        await workflow.execute_activity_method(
-            SessionActivities.note_signal,
-            NoteSignalInput(
-                signal_id=candidate.signal_id, decision=word, code=code, trade_id=trade
-            ),
-            start_to_close_timeout=life.BOOKKEEPING_TIMEOUT,
-            retry_policy=life.REPEAT,
-            priority=life.REPORT_PRIORITY,
-            summary=f"signal {word}",
-        )
+        await steps.note_signal(candidate.signal_id, word, code, trade)
 
     async def _note(self, action: str, by: str, reason: str) -> None:
-        """Audits what happened to the session; a handler goes on when the ledger is away."""
-        try:
-            await workflow.execute_activity_method(
-                SessionActivities.note_session,
-                NoteSessionInput(
-                    session=self._spec.name, action=action, by=by or "unknown", reason=reason[:500]
-                ),
-                start_to_close_timeout=life.BOOKKEEPING_TIMEOUT,
-                retry_policy=life.READ_RETRY,
-                priority=life.REPORT_PRIORITY,
-                summary=f"session {action}",
-            )
-        except ActivityError as error:
-            workflow.logger.error("session %s was not audited: %s", action, error.cause)
+        await steps.note(self._spec.name, action, by, reason)
+
+
+def _request_of(signal: OperatorSignal) -> SessionRequest:
+    """A signal typed by hand; mode `flatten` counts with `stop` only."""
+    return SessionRequest(
+        command_id=signal.command_id,
+        by=signal.by,
+        reason=signal.reason,
+        flatten=signal.mode == KillMode.FLATTEN,
+    )
+
+
+def _still_open(drained: Drained) -> str:
+    if not drained.trades:
+        return "no trade is open"
+    names = ", ".join(f"{trade.trade_id} {trade.stage}" for trade in drained.trades[:5])
+    return f"{len(drained.trades)} trades are open: {names}"
