@@ -54,8 +54,16 @@ def layout(state: TradeState) -> Layout:
     if not ts.can_rest_stop(state):
         return Layout.TARGETS_ONLY if state.plan.targets else Layout.WATCHED
     if any(target.price is not None for target in state.plan.targets):
-        return Layout.OCO_PER_TRANCHE if state.ticket.capabilities.oco else Layout.STOP_PER_TRANCHE
+        return Layout.OCO_PER_TRANCHE if _rests_in_groups(state) else Layout.STOP_PER_TRANCHE
     return Layout.STOP_PER_TRANCHE
+
+
+def _rests_in_groups(state: TradeState) -> bool:
+    """OCO, where the venue has it; fractions of a share are simple DAY orders (alpaca.md §9)."""
+    assert state.ticket is not None
+    instrument = state.plan.instrument
+    fractional = instrument.kind == "equity" and instrument.lot_size % 1 != 0
+    return state.ticket.capabilities.oco and not fractional
 
 
 def _option_oco(state: TradeState) -> bool:
@@ -100,16 +108,17 @@ def _protected_units(state: TradeState, held: Decimal) -> Decimal:
 def watched_rules(state: TradeState) -> tuple[ExitRule, ...]:
     """Rules for the exit watch: the plan's, and its stop and target where no order may rest.
 
-    Options and combos rest no exits (architecture §6). Their first target takes the whole
-    position: the watch knows no tranches.
+    Options and combos rest no exits (architecture §6); beside a plain stop no target can rest.
+    The first target then takes the whole position: the watch knows no tranches.
     """
     rules = state.plan.rules
     average = ts.average_price(state, Role.ENTRY)
-    if layout(state) is not Layout.WATCHED or average is None:
+    chosen = layout(state)
+    if chosen not in (Layout.WATCHED, Layout.STOP_PER_TRANCHE) or average is None:
         return rules
     per_point = abs(ts.held_units(state)) * state.plan.multiplier * state.plan.side.sign
     wanted: list[tuple[str, RuleKind, Decimal]] = []
-    if state.stop_price is not None:
+    if state.stop_price is not None and chosen is Layout.WATCHED:
         wanted.append(("stop", RuleKind.LOSS_AMOUNT, (average - state.stop_price) * per_point))
     target = ts.target_price(state, 0)
     if target is not None:
