@@ -389,6 +389,19 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     return settings
 
 
+def origins_of(path: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Where each setting that is not a default comes from: `file:line` or the variable."""
+    environment = os.environ if environment is None else environment
+    values, located = _read_toml(path), _Locator(path, path.read_text())
+    found = {
+        f"{section}.{key}": located.of(f"{section}.{key}")
+        for section, table in values.items()
+        if isinstance(table, dict)
+        for key in table
+    }
+    return found | _apply_environment(values, environment)
+
+
 def _check_restricted(settings: Settings) -> None:
     given = (settings.restricted.symbols is not None, settings.restricted.file != "")
     if given == (False, False):

@@ -14,8 +14,19 @@ from typing import Annotated
 
 import typer
 
-from cli import control, history, recovery, session, stack, trade, verify
-from cli.context import Target, default_config, default_data_dir
+from cli import (
+    config,
+    control,
+    history,
+    init,
+    preflight,
+    recovery,
+    session,
+    stack,
+    trade,
+    verify,
+)
+from cli.context import Target, default_config, default_data_dir, demo_config
 
 app = typer.Typer(
     name="starter",
@@ -37,8 +48,9 @@ def root(
     context.obj = Target(default_config() if config is None else config, chosen)
 
 
-for flat in (stack.app, control.app, verify.app, recovery.app):
+for flat in (init.app, preflight.app, stack.app, control.app, verify.app, recovery.app):
     app.registered_commands += flat.registered_commands
+app.add_typer(config.app, name="config")
 app.add_typer(trade.app, name="trade")
 app.add_typer(history.app, name="history")
 app.add_typer(control.reset_app, name="reset")
@@ -58,10 +70,12 @@ def demo(
     """Plays a recorded day as a paper session and compares ledger and exchange at its end."""
     from cli.demo import SPEED, run_demo  # the tape's libraries are heavy
 
-    target = context.find_object(Target)
+    # Never the account that `init` described in this folder, unless it is named.
+    named = None if context.parent is None else context.parent.params.get("config")
+    chosen = named or os.environ.get("HOLDFAST_CONFIG") or demo_config()
     raise typer.Exit(
         run_demo(
-            config=default_config() if target is None else target.config,
+            config=Path(chosen),
             data_dir=data,
             tapes=tape or [],
             speed=Decimal(speed) if speed else SPEED,

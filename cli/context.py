@@ -63,11 +63,14 @@ class Target:
     def kill_journal(self) -> KillJournal:
         return KillJournal(self.data_dir)
 
+    def stack_environment(self) -> dict[str, str]:
+        """Variables of the running stack; empty when none runs."""
+        info = self.run_info
+        return {} if info is None else stack_environment(info)
+
     def settings(self) -> Settings:
         """The settings with the addresses of the running stack."""
-        info = self.run_info
-        found = {} if info is None else stack_environment(info)
-        return load_settings(self.config, {**found, **os.environ})
+        return load_settings(self.config, {**self.stack_environment(), **os.environ})
 
     @asynccontextmanager
     async def ledger(self) -> AsyncIterator[Ledger]:
@@ -137,8 +140,20 @@ class Target:
         )
 
 
+LOCAL_CONFIG = Path("holdfast.toml")
+
+
+def demo_config() -> Path:
+    """The settings of `make run`."""
+    return repository_root() / "config" / "demo.toml"
+
+
 def default_config() -> Path:
-    return Path(os.environ.get("HOLDFAST_CONFIG") or repository_root() / "config" / "demo.toml")
+    """HOLDFAST_CONFIG, else what `init` wrote into this folder, else the demonstration's."""
+    named = os.environ.get("HOLDFAST_CONFIG")
+    if named:
+        return Path(named)
+    return LOCAL_CONFIG if LOCAL_CONFIG.is_file() else demo_config()
 
 
 def default_data_dir() -> Path:
