@@ -267,17 +267,17 @@ class SessionActivities:
             await self._record(spec, decision, word, decision.code, decision.reason)
             return None, {"strategy_faults": 1} if fault else {}
         if signal.kind is SignalKind.ENTRY and not around.paused:
-            around = replace(around, halted=await self._halted())
+            around = replace(around, halted=await self._halted(spec.account))
         word, code, text, plan = _judge(around, signal)
         await self._record(spec, decision, word, code, text or decision.reason)
         if plan is None:
             return None, {"signals": 1, word: 1}
         return Candidate(signal_id=signal.signal_id, plan=plan), {"signals": 1}
 
-    async def _halted(self) -> tuple[str, ...]:
+    async def _halted(self, account: str) -> tuple[str, ...]:
         """Symbols that the venue says are halted. Unreadable: the risk gate reads it again."""
         try:
-            return (await self._services.broker.market_clock()).halted_symbols
+            return (await self._services.of(account).broker.market_clock()).halted_symbols
         except HoldfastError as error:
             activity.logger.warning("halts were not read: %s", error.code)
             return ()

@@ -94,7 +94,7 @@ class SessionDayActivities:
         """
         baseline = None
         try:
-            baseline = await take_baseline(self._services)
+            baseline = await take_baseline(self._services.of(input.spec.account))
         except HoldfastError as error:
             activity.logger.warning("equity baseline was not taken: %s", error.code)
         await self._sessions.prepare(input.spec)
