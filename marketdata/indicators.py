@@ -65,7 +65,7 @@ def ema(bars: Sequence[Bar], periods: int) -> Reading:
     _check(bars)
     value = bars[0].close
     for bar in bars[1:]:
-        value += divide(2 * (bar.close - value), Decimal(periods + 1))
+        value = ema_step(value, bar.close, periods)
     return Reading(value, _share(len(used), periods))
 
 
@@ -80,7 +80,7 @@ def atr(bars: Sequence[Bar], periods: int) -> Reading:
     _check(bars)
     value = bars[0].high - bars[0].low
     for count, (before, bar) in enumerate(pairwise(bars), start=2):
-        value += divide(true_range(bar, before.close) - value, Decimal(min(count, periods)))
+        value = atr_step(value, true_range(bar, before.close), count, periods)
     return Reading(value, _share(len(used), periods))
 
 
@@ -154,6 +154,16 @@ def volume_surge(
     return Reading(ratio, min(_covered(seconds, window), _covered(usual_seconds, reference)))
 
 
+def ema_step(value: Decimal, close: Decimal, periods: int) -> Decimal:
+    """The exponential average after one more close."""
+    return value + divide(2 * (close - value), Decimal(periods + 1))
+
+
+def atr_step(value: Decimal, newest_range: Decimal, count: int, periods: int) -> Decimal:
+    """The average true range after its `count`-th range."""
+    return value + divide(newest_range - value, Decimal(min(count, periods)))
+
+
 def true_range(bar: Bar, close_before: Decimal) -> Decimal:
     """The largest of high - low and the distances of both from the close before."""
     return max(bar.high, close_before) - min(bar.low, close_before)
@@ -165,11 +175,9 @@ def check_window(window: Window, field: str = "window") -> Window:
     Raises:
         BadInput: INDICATOR_WINDOW unless both are whole seconds and week >= t1 > t2 >= 0.
     """
-    allowed = f"(t1, t2) in whole seconds, {WINDOW_S_MAX} >= t1 > t2 >= 0"
-    # A whole number may come from anywhere at run time, bool included.
-    if len(window) != 2 or any(type(edge) is not int for edge in window):
-        raise BadInput("INDICATOR_WINDOW", field, window, allowed)
-    if not WINDOW_S_MAX >= window[0] > window[1] >= 0:
+    whole = len(window) == 2 and type(window[0]) is int and type(window[1]) is int
+    if not whole or not WINDOW_S_MAX >= window[0] > window[1] >= 0:
+        allowed = f"(t1, t2) in whole seconds, {WINDOW_S_MAX} >= t1 > t2 >= 0"
         raise BadInput("INDICATOR_WINDOW", field, window, allowed)
     return window
 
