@@ -159,8 +159,9 @@ class TickWindows:
         first, last = begin.ticks - 1, end.ticks - 1
         begin_us = begin.at_us
         if first < 0 or begin_us - times[first] >= self._hold_us:
-            first += 1
-            begin_us = times[first]
+            begin_us = times[first + 1]
+            # Of several ticks in that instant the last one is the price.
+            first = bisect_right(times, begin_us) - 1
         end_us = min(end.at_us, times[last] + self._hold_us)
         change = prices[last] - prices[first]
         return self._reading(change * MICROSECONDS, (end_us - begin_us) * UNITS, begin, end)
