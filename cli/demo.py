@@ -62,7 +62,7 @@ from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
 SPEED = Decimal(150)
-STRATEGY = "opening_breakout"
+STRATEGY = "every_road"
 OPERATOR = "demo-operator"
 LOOK_EVERY_S = 0.5
 # The operator's flatten comes after this share of the day; then trades have had time to open.

@@ -1,10 +1,8 @@
-"""Momentum breakout after the opening range. Does nothing useful with real money; examples only.
+"""Opening-range breakout with three tranches and a ratchet. An example, no advice.
 
-Every completed minute bar that closes beyond the high or low of the `LOOKBACK` bars before it is
-a breakout; one in `COOL_DOWN` bars becomes a signal. There is no edge in it: it exists to show
-every road a trade can take. Its signals walk through `MIX`, and so a day has trades with three
-tranches and a ratchet, passive entries that the market leaves behind, sizes larger than the
-displayed quantity, short time stops, and now and then an oversized wish for the risk gate.
+The first bars of the session make a range; a close that leaves it is an entry in that direction.
+The stop rests half a range away. Thirds are taken at half, one and one and a half ranges; after
+the first the stop goes to the average entry, after the second to the first target.
 """
 
 from __future__ import annotations
@@ -12,122 +10,82 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import NamedTuple
 
+from domain import plan
 from domain.bar import Bar
-from domain.order import Side, TimeInForce
-from domain.plan import (
-    FixedSize,
-    PlanPrice,
-    RatchetKind,
-    RatchetStep,
-    StopPlan,
-    TargetPlan,
-    WalkPlan,
-    WalkStart,
-)
+from domain.base import Frozen
+from domain.money import Number
+from domain.order import Side
 from domain.signal import Decision, PlanDraft, Signal, StrategyContext
 
-OPENING_BARS = 5
-LOOKBACK = 5
-COOL_DOWN = 6
-QUIET_BEFORE_CLOSE = timedelta(minutes=35)
-FLAT_BEFORE_CLOSE = timedelta(minutes=4)
-# Late in market time: at demo speed 900 s are 6 s of wall time on a busy machine.
-SIGNAL_AGE_S_MAX = Decimal(900)
-WALK_INTERVAL_S = Decimal(60)
-PARTIAL_WAIT_S = Decimal("0.5")  # wall time: what is held stands unprotected for so long
-
-
-class Variation(NamedTuple):
-    """One kind of trade of the mix; distances are in ticks, times in market seconds."""
-
-    name: str
-    quantity: int
-    start: WalkStart
-    steps: int
-    stop_ticks: int
-    target_ticks: tuple[int, ...]
-    time_stop_s: int
-    time_in_force: TimeInForce = TimeInForce.DAY
-
-
-STANDARD = Variation("three tranches", 8, WalkStart.MID, 4, 10, (4, 7, 11), 1200)
-TAKER = Variation("taker, three tranches", 8, WalkStart.FAR, 2, 10, (3, 6, 9), 1200)
-PASSIVE = Variation("passive entry, may not fill", 8, WalkStart.NEAR, 0, 10, (4, 8, 12), 1200)
-LARGE = Variation(
-    "larger than displayed, no waiting", 14, WalkStart.FAR, 0, 10, (3, 6, 9), 1200, TimeInForce.IOC
+RATCHET = (
+    plan.RatchetStep(after_target=1, kind=plan.RatchetKind.BREAK_EVEN),
+    plan.RatchetStep(after_target=2, kind=plan.RatchetKind.PREVIOUS_TARGET),
 )
-IMPATIENT = Variation("short time stop", 8, WalkStart.FAR, 2, 16, (24, 32, 40), 480)
-OVERSIZED = Variation("oversized, for the risk gate", 5000, WalkStart.MID, 2, 8, (4, 8, 14), 1200)
-MIX = (TAKER, LARGE, STANDARD, PASSIVE, TAKER, IMPATIENT, STANDARD, OVERSIZED, LARGE, PASSIVE)
-FRACTIONS = (Decimal("0.5"), Decimal("0.25"), Decimal("0.25"))
+TARGETS = ((1, Decimal("0.4")), (2, Decimal("0.3")), (3, Decimal("0.3")))
+
+PACE_S = Decimal(60)  # between two steps of the walking limit
+
+
+class Parameters(Frozen):
+    """Times in market seconds; fractions are of the capital; distances in ticks."""
+
+    opening_bars: int = 5
+    risk_fraction: Number = Decimal("0.01")
+    position_fraction: Number = Decimal("0.5")
+    stop_ticks_min: int = 4
+    long_only: bool = False
+    time_stop_s: Number = Decimal(2700)
+    quiet_before_close_s: int = 2100
+    flat_before_close_s: int = 300
+    signal_max_age_s: Number = Decimal(300)
+
+
+PARAMETERS = Parameters
 
 
 def generate_signal(bars: Sequence[Bar], context: StrategyContext) -> Decision:
-    """A breakout signal for the newest bar, or why there is none. A function of its bars only."""
-    if len(bars) <= OPENING_BARS + LOOKBACK:
-        return Decision.none(context, "opening range is forming")
+    """An entry when the newest close leaves the opening range that the close before was inside."""
+    asked = Parameters.model_validate(context.parameters)
+    if len(bars) <= asked.opening_bars:
+        return Decision.none(context, "the opening range is forming")
     close = context.session_close
-    if close is not None and context.now > close - QUIET_BEFORE_CLOSE:
+    if close is not None and context.now > close - timedelta(seconds=asked.quiet_before_close_s):
         return Decision.none(context, "too close to the end of the session")
-    signals = _signals(bars)
-    if not signals or signals[-1][0] != len(bars) - 1:
-        return Decision.none(context, "no breakout")
-    variation = MIX[(len(signals) - 1) % len(MIX)]
-    side = signals[-1][1]
-    signal = Signal.derive(
-        context,
-        side,
-        draft=draft_of(variation, side, context),
-        confidence=Decimal("0.6"),
-        reason=f"{side} breakout of {LOOKBACK} bars at {bars[-1].close}: {variation.name}",
-    )
-    return Decision.take(signal)
-
-
-def draft_of(variation: Variation, side: Side, context: StrategyContext) -> PlanDraft:
-    """The plan of one kind of trade, in ticks of the instrument."""
+    opening = bars[: asked.opening_bars]
+    high, low = max(bar.high for bar in opening), min(bar.low for bar in opening)
+    before, now = bars[-2].close, bars[-1].close
+    if before <= high < now:
+        side = Side.BUY
+    elif before >= low > now and not asked.long_only:
+        side = Side.SELL
+    else:
+        return Decision.none(context, "inside, or already out of the opening range")
     tick = context.instrument.tick_size
-    targets = zip(variation.target_ticks, FRACTIONS, strict=True)
-    close = context.session_close
+    half = max((high - low) / 2 // tick, Decimal(asked.stop_ticks_min)) * tick
+    reason = f"close {now} left the range {low}..{high}"
+    draft = _draft(asked, side.sign * half, context)
+    return Decision.take(Signal.derive(context, side, draft=draft, reason=reason))
+
+
+def _draft(asked: Parameters, half: Decimal, context: StrategyContext) -> PlanDraft:
+    """The plan; `half` is half the range, signed in the direction of the trade."""
+    tick, close = context.instrument.tick_size, context.session_close
     return PlanDraft(
-        size=FixedSize(quantity=variation.quantity),
-        walk=WalkPlan(
-            start=variation.start,
-            step=tick,
-            interval_s=WALK_INTERVAL_S,
-            steps_max=variation.steps,
-            worst_offset=tick * (variation.steps + 1),
-            max_time_s=WALK_INTERVAL_S * (variation.steps + 1),
-            time_in_force=variation.time_in_force,
-            partial_wait_s=PARTIAL_WAIT_S,
+        size=plan.CapitalSize(
+            risk_fraction=asked.risk_fraction, position_fraction=asked.position_fraction
         ),
-        stop=StopPlan(price=PlanPrice(offset=-side.sign * tick * variation.stop_ticks)),
+        walk=plan.WalkPlan(
+            step=tick, interval_s=PACE_S, steps_max=3, worst_offset=4 * tick, max_time_s=4 * PACE_S
+        ),
+        stop=plan.StopPlan(price=plan.PlanPrice(offset=-half)),
         targets=tuple(
-            TargetPlan(price=PlanPrice(offset=side.sign * tick * ticks), fraction=fraction)
-            for ticks, fraction in targets
+            plan.TargetPlan(price=plan.PlanPrice(offset=half * count), fraction=fraction)
+            for count, fraction in TARGETS
         ),
-        ratchet=(
-            RatchetStep(after_target=1, kind=RatchetKind.BREAK_EVEN),
-            RatchetStep(after_target=2, kind=RatchetKind.PREVIOUS_TARGET),
-        ),
-        time_stop_s=variation.time_stop_s,
-        flat_by=close - FLAT_BEFORE_CLOSE if close is not None else None,
-        signal_max_age_s=SIGNAL_AGE_S_MAX,
-        note=variation.name,
+        ratchet=RATCHET,
+        time_stop_s=asked.time_stop_s,
+        flat_by=None if close is None else close - timedelta(seconds=asked.flat_before_close_s),
+        signal_max_age_s=asked.signal_max_age_s,
+        note="opening range breakout",
     )
-
-
-def _signals(bars: Sequence[Bar]) -> list[tuple[int, Side]]:
-    """All signals of the day so far: (index of the bar, side). Nothing is remembered."""
-    signals: list[tuple[int, Side]] = []
-    for index in range(OPENING_BARS + LOOKBACK, len(bars)):
-        if signals and index - signals[-1][0] < COOL_DOWN:
-            continue
-        before = bars[index - LOOKBACK : index]
-        if bars[index].close > max(bar.high for bar in before):
-            signals.append((index, Side.BUY))
-        elif bars[index].close < min(bar.low for bar in before):
-            signals.append((index, Side.SELL))
-    return signals
