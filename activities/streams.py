@@ -199,6 +199,7 @@ class FillStream:
             case StreamReady():
                 self._is_connected = True
                 await self._booker.compare()
+                await self._tell_heard()
             case OrderUpdate():
                 await self._booker.take(event)
             case FrameProblem():

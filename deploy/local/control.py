@@ -14,7 +14,6 @@ from pathlib import Path
 from deploy.local.processes import POLL_S, kill_group, tail
 from deploy.local.runfile import ProcessEntry, RunInfo, StackState, read_run_file
 from deploy.local.supervisor import StackFailed, lock, sweep
-from observability.build import repository_root
 
 # PostgreSQL and Temporal start in about two seconds; a first `initdb` on a busy machine takes ten.
 START_TIMEOUT_S = 90.0
@@ -60,6 +59,8 @@ def start_detached(
 ) -> RunInfo:
     """Runs `command` (the foreground `up`) in a session of its own until its stack is ready.
 
+    It keeps the folder of the caller: `./holdfast.toml` and relative paths mean the same there.
+
     Raises:
         StackFailed: it ended or was not ready in time; the text shows the end of its log.
     """
@@ -69,7 +70,6 @@ def start_detached(
     with log_file.open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command line
             list(command),
-            cwd=repository_root(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
