@@ -36,6 +36,7 @@ from settings import Settings, TemporalSection, load_settings
 from wiring import broker_of
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_CONFLICT = 1, 2, 4
+CONFLICT_CODES = ("COMMAND_ID_USED", "TRADE_EXISTS", "SESSION_RUNS", "VERSION_CONFLICT")
 TEMPORAL_TIMEOUT_S = 2.0
 OPERATOR_VARIABLE = "HOLDFAST_OPERATOR"
 
@@ -211,7 +212,6 @@ def failed(error: HoldfastError) -> typer.Exit:
     if isinstance(error, VersionConflict):
         return typer.Exit(EXIT_CONFLICT)
     is_input = isinstance(error, BadInput)
-    conflict = isinstance(error, Refused) and error.code in ("COMMAND_ID_USED", "TRADE_EXISTS")
-    if conflict:
+    if isinstance(error, Refused) and error.code in CONFLICT_CODES:
         return typer.Exit(EXIT_CONFLICT)
     return typer.Exit(EXIT_BAD_INPUT if is_input else EXIT_FAILED)

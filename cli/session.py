@@ -8,29 +8,37 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+)
+from temporalio.service import RPCError
 
 from brokers.port import Broker
-from cli.context import Target, execute, operator_name, target_of
-from cli.output import print_fields, print_rows
+from cli.context import EXIT_FAILED, Target, execute, operator_name, target_of
+from cli.output import print_fields, print_json, print_rows
+from cli.session_calls import ask, is_running, receipt, session_handle, start_session
 from domain.clock import STRATEGY_DURATION_WALL_S_MIN, ClockMap
 from domain.errors import BadInput, Refused
-from domain.ids import TRADE_QUEUE, check_id, session_workflow_id
-from domain.messages import OperatorSignal
-from domain.session import SessionInput, SessionSpec, SessionStatus
+from domain.ids import check_id
+from domain.session import (
+    SessionReceipt,
+    SessionRequest,
+    SessionSpec,
+    SessionStatus,
+)
+from marketdata.session_days import check_days
 from observability.build import build_id
-from settings import Settings
 from strategies.registry import StrategyProcess, find_strategy
-from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
 app = typer.Typer(no_args_is_help=True, help="Start, stop and see strategy sessions.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
 Reason = Annotated[str, typer.Option("--reason", help="for the audit")]
+Version = Annotated[int | None, typer.Option("--version", help="refused if it changed; exit 4")]
+CommandId = Annotated[str | None, typer.Option("--command-id", help="repeat of an earlier one")]
+DAY = "%Y-%m-%d"
 # Signal ids are `<session>-<hhmm>-<8 hex>` and at most 48 characters long.
 SESSION_NAME_MAX = 34
 BAR_INTERVAL_S = 60
@@ -48,9 +56,17 @@ def start(
     bar_s: Annotated[int, typer.Option(help="seconds of market time in a bar")] = BAR_INTERVAL_S,
     poll_s: Annotated[int, typer.Option(help="seconds of market time between quotes")] = 0,
     tape: Annotated[Path | None, typer.Option(help="tape file to read the bars from")] = None,
+    calendar: Annotated[str, typer.Option(help="days of this calendar, such as XNYS")] = "",
+    first_day: Annotated[datetime | None, typer.Option(formats=[DAY], help="first day")] = None,
+    last_day: Annotated[datetime | None, typer.Option(formats=[DAY], help="last day")] = None,
+    no_entry_first_min: Annotated[int, typer.Option(min=0, help="minutes after the open")] = 0,
+    no_entry_last_min: Annotated[int, typer.Option(min=0, help="minutes before the close")] = 30,
+    window: Annotated[list[str] | None, typer.Option(help="HH:MM-HH:MM, local; repeatable")] = None,
+    flat_before_close_min: Annotated[int, typer.Option(min=0, help="0: hold overnight")] = 0,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
-    """Starts a session on the account; it ends at the close, or by `stop`."""
+    """Starts a session on the account; it ends at the last close, or by `stop`."""
     target = target_of(context)
 
     async def run() -> dict[str, Any]:
@@ -67,31 +83,86 @@ def start(
             installation=settings.account.installation,
             mode=settings.broker.mode.value,
             build_id=build_id(),
+            calendar=calendar,
+            first_day=None if first_day is None else first_day.date(),
+            last_day=None if last_day is None else last_day.date(),
+            entry_blocked_first_s=no_entry_first_min * 60,
+            entry_blocked_last_s=no_entry_last_min * 60,
+            entry_windows=tuple(window or ()),
+            flat_before_close_s=flat_before_close_min * 60,
+            started_by=operator_name(by),
         )
         _check_times(wanted, clock)
         async with target.broker() as broker:
             spec = await complete(wanted, universe, broker)
+        check_days(spec, clock.market(datetime.now(UTC)))
         return await start_session(await target.temporal(), spec, clock, settings)
 
     print_fields(execute(run), as_json=as_json)
 
 
 @app.command()
-def stop(context: typer.Context, name: str, reason: Reason = "", by: By = None) -> None:
-    """Ends a session: entries that still work die, positions keep their exits."""
-    _say(target_of(context), name, "stop", reason, operator_name(by))
+def stop(
+    context: typer.Context,
+    name: str,
+    flatten: Annotated[bool, typer.Option(help="take every position off, now")] = False,
+    wait_s: Annotated[float, typer.Option(help="for the receipt; 0: do not wait")] = 90.0,
+    reason: Reason = "",
+    by: By = None,
+    version: Version = None,
+    command_id: CommandId = None,
+    as_json: Json = False,
+) -> None:
+    """Ends a session: entries die, positions keep their exits or, with --flatten, go.
+
+    The receipt says which trades are still open. Exit 1: not all was flat that should be.
+    """
+    target = target_of(context)
+    request = _request("stop", name, reason, operator_name(by), version, command_id, flatten)
+
+    async def run() -> dict[str, Any]:
+        handle = session_handle(await target.temporal(), name)
+        if await is_running(handle, name):
+            await ask(handle, name, SessionWorkflow.request_stop, request)
+        return await receipt(handle, name, wait_s)
+
+    found = execute(run)
+    trades = found.pop("trades", [])
+    if as_json:
+        print_json({**found, "trades": trades})
+    else:
+        print_fields(found, as_json=False)
+        print_rows(trades, ("trade_id", "symbol", "stage", "protection"), as_json=False)
+    if found["stage"] != "ended" or (flatten and trades):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
-def pause(context: typer.Context, name: str, reason: Reason = "", by: By = None) -> None:
+def pause(
+    context: typer.Context,
+    name: str,
+    reason: Reason = "",
+    by: By = None,
+    version: Version = None,
+    command_id: CommandId = None,
+) -> None:
     """Goes on evaluating and recording, but takes no signal."""
-    _say(target_of(context), name, "pause", reason, operator_name(by))
+    request = _request("pause", name, reason, operator_name(by), version, command_id)
+    _say(target_of(context), name, SessionWorkflow.request_pause, request)
 
 
 @app.command()
-def resume(context: typer.Context, name: str, reason: Reason = "", by: By = None) -> None:
+def resume(
+    context: typer.Context,
+    name: str,
+    reason: Reason = "",
+    by: By = None,
+    version: Version = None,
+    command_id: CommandId = None,
+) -> None:
     """Takes signals again; it lifts no kill."""
-    _say(target_of(context), name, "resume", reason, operator_name(by))
+    request = _request("resume", name, reason, operator_name(by), version, command_id)
+    _say(target_of(context), name, SessionWorkflow.request_resume, request)
 
 
 @app.command("list")
@@ -102,7 +173,16 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
     async def run() -> list[dict[str, Any]]:
         return await sessions(await target.temporal())
 
-    columns = ("session", "stage", "started", "signals", "taken", "open trades", "reason")
+    columns = (
+        "session",
+        "stage",
+        "version",
+        "started",
+        "signals",
+        "taken",
+        "open trades",
+        "reason",
+    )
     print_rows(execute(run), columns, as_json=as_json)
 
 
@@ -129,37 +209,6 @@ async def complete(spec: SessionSpec, symbols: list[str], broker: Broker) -> Ses
             "closes_at": hours.next_close,
         }
     )
-
-
-async def start_session(
-    client: Client, spec: SessionSpec, clock: ClockMap, settings: Settings
-) -> dict[str, Any]:
-    """Starts the workflow `session/<name>`.
-
-    Raises:
-        Refused: SESSION_RUNS when one of this name runs already.
-    """
-    try:
-        handle = await client.start_workflow(
-            SessionWorkflow.run,
-            SessionInput(spec=spec, clock=clock),
-            id=session_workflow_id(spec.name),
-            task_queue=TRADE_QUEUE,
-            task_timeout=life.TASK_TIMEOUT,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            static_summary=f"{', '.join(spec.strategies)} on {_symbols(spec)}",
-        )
-    except WorkflowAlreadyStartedError:
-        raise Refused(f"session {spec.name} runs already", code="SESSION_RUNS") from None
-    return {
-        "session": spec.name,
-        "workflow": handle.id,
-        "account": settings.account.name,
-        "strategies": spec.strategies,
-        "universe": _symbols(spec),
-        "market_time": clock.market(datetime.now(UTC)),
-        "closes_at": spec.closes_at,
-    }
 
 
 async def sessions(client: Client) -> list[dict[str, Any]]:
@@ -193,6 +242,10 @@ async def _asked(client: Client, workflow_id: str) -> dict[str, Any]:
         "stage": status.stage,
         "reason": status.reason,
         "market_time": status.market_time,
+        "version": status.version,
+        "day": status.days_done + 1,
+        "closes_at": None if status.day is None else status.day.closes_at,
+        "baseline": status.baseline,
         **status.counts.model_dump(),
         "open trades": len(status.open_trades),
     }
@@ -241,22 +294,30 @@ def _check_times(spec: SessionSpec, clock: ClockMap) -> None:
             raise BadInput("DURATION_TOO_SHORT", field, duration_s, allowed)
 
 
-def _symbols(spec: SessionSpec) -> str:
-    return ", ".join(instrument.symbol for instrument in spec.universe)
+def _request(
+    word: str,
+    name: str,
+    reason: str,
+    by: str,
+    version: int | None,
+    command_id: str | None,
+    flatten: bool = False,
+) -> SessionRequest:
+    """Without an id of its own each call is a new command."""
+    made = f"{word}-{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    return SessionRequest(
+        command_id=command_id or made, by=by, reason=reason, version=version, flatten=flatten
+    )
 
 
-def _say(target: Target, name: str, word: str, reason: str, by: str) -> None:
-    """Signals the session; what becomes of it stands in the audit and in `session list`."""
+def _say(target: Target, name: str, word: Any, request: SessionRequest) -> None:
+    """Asks and prints what became of it."""
 
-    async def run() -> None:
-        client = await target.temporal()
-        handle = client.get_workflow_handle(session_workflow_id(check_id(name, "name")))
-        try:
-            await handle.signal(word, OperatorSignal(by=by, reason=reason))
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                raise Refused(f"session {name} does not run", code="SESSION_UNKNOWN") from None
-            raise
+    async def run() -> SessionReceipt:
+        handle = session_handle(await target.temporal(), name)
+        if not await is_running(handle, name):
+            raise Refused(f"session {name} has ended", code="SESSION_ENDED")
+        return await ask(handle, name, word, request)
 
-    execute(run)
-    typer.echo(f"{word} of session {name} is recorded")
+    answer = execute(run)
+    typer.echo(f"{answer.text}; session {name} has version {answer.version}")

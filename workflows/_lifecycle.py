@@ -21,6 +21,8 @@ ENTRY_QUEUE_TIMEOUT_MIN = timedelta(seconds=1)
 # A strategy may hang for its answer timeout at each of a page of bars.
 DECIDE_TIMEOUT = timedelta(seconds=120)
 TASK_TIMEOUT = timedelta(seconds=3)
+# Before the open of a day, feed, strategies and baseline are made ready (wall time).
+PREPARE_DAY = timedelta(seconds=10)
 
 ONE_ATTEMPT = RetryPolicy(maximum_attempts=1)
 REPEAT = RetryPolicy(

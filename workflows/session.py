@@ -39,8 +39,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows._session_trades import start_trade, tell_trades
 
 INBOX_MAX = 1_000
-# Wall time before the open at which feed, strategies and the day's baseline are made ready.
-PREPARE = timedelta(seconds=10)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -216,7 +214,7 @@ class SessionWorkflow:
         return True
 
     def _prepare_at(self, day: SessionDay) -> datetime:
-        return self._clock.market(self._clock.wall(day.opens_at) - PREPARE)
+        return self._clock.market(self._clock.wall(day.opens_at) - life.PREPARE_DAY)
 
     async def _begin_day(self) -> None:
         """Baseline taken, strategies anew; what was between two days is no bar of either."""

@@ -1,0 +1,169 @@
+"""Talking to sessions: start, ask, and the receipt of their end."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.clock import ClockMap
+from domain.errors import Refused, Transient
+from domain.ids import TRADE_QUEUE, check_id, session_workflow_id
+from domain.session import (
+    SessionInput,
+    SessionReceipt,
+    SessionRequest,
+    SessionResult,
+    SessionSpec,
+)
+from settings import Settings
+from workflows import _lifecycle as life
+from workflows.session import SessionWorkflow
+
+ANSWER_S = 15.0
+
+
+async def start_session(
+    client: Client, spec: SessionSpec, clock: ClockMap, settings: Settings
+) -> dict[str, Any]:
+    """Starts the workflow `session/<name>`; one that runs with the same wishes is left alone.
+
+    Raises:
+        Refused: SESSION_RUNS when one of this name runs with other wishes.
+    """
+    already = False
+    try:
+        await client.start_workflow(
+            SessionWorkflow.run,
+            SessionInput(spec=spec, clock=clock),
+            id=session_workflow_id(spec.name),
+            task_queue=TRADE_QUEUE,
+            task_timeout=life.TASK_TIMEOUT,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            static_summary=f"{', '.join(spec.strategies)} on {symbols_of(spec)}",
+        )
+    except WorkflowAlreadyStartedError:
+        running = await _spec_of(client, spec.name)
+        if running is None or wishes_of(running) != wishes_of(spec):
+            text = f"session {spec.name} runs already, with other strategies, symbols or days"
+            raise Refused(text, code="SESSION_RUNS") from None
+        already, spec = True, running
+    return {
+        "session": spec.name,
+        "workflow": session_workflow_id(spec.name),
+        "already": already,
+        "account": settings.account.name,
+        "strategies": spec.strategies,
+        "universe": symbols_of(spec),
+        "market_time": clock.market(datetime.now(UTC)),
+        "closes_at": spec.closes_at,
+        "calendar": spec.calendar or "this day",
+        "last_day": spec.last_day,
+    }
+
+
+def wishes_of(spec: SessionSpec) -> SessionSpec:
+    """What a person asked for: without the instants and names of the moment it was started."""
+    left_out = ("opens_at", "closes_at", "build_id", "started_by")
+    defaults = dict.fromkeys(left_out)
+    return spec.model_copy(update=defaults)
+
+
+async def _spec_of(client: Client, name: str) -> SessionSpec | None:
+    """The spec that the running session was started with; None if its history cannot be read."""
+    handle = client.get_workflow_handle(session_workflow_id(name))
+    try:
+        async for event in handle.fetch_history_events(page_size=1):
+            payloads = event.workflow_execution_started_event_attributes.input.payloads
+            (first,) = await client.data_converter.decode(payloads, [SessionInput])
+            return first.spec if isinstance(first, SessionInput) else None
+    except RPCError:
+        return None
+    return None
+
+
+def session_handle(client: Client, name: str) -> WorkflowHandle[SessionWorkflow, SessionResult]:
+    """The newest run of the session."""
+    return client.get_workflow_handle_for(
+        SessionWorkflow.run, session_workflow_id(check_id(name, "name"))
+    )
+
+
+async def is_running(handle: WorkflowHandle[Any, Any], name: str) -> bool:
+    """False if the session has ended.
+
+    Raises:
+        Refused: SESSION_UNKNOWN.
+    """
+    try:
+        found = await handle.describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise Refused(f"no session was called {name}", code="SESSION_UNKNOWN") from None
+        raise
+    return found.status is WorkflowExecutionStatus.RUNNING
+
+
+async def ask(
+    handle: WorkflowHandle[Any, Any], name: str, word: Any, request: SessionRequest
+) -> SessionReceipt:
+    """Sends the request; the session answers once it is recorded. A repeat gets its answer again.
+
+    Raises:
+        Refused: SESSION_ENDED, VERSION_CONFLICT (exit 4), or another code of the session.
+        Transient: SESSION_SILENT when no worker answers.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            answer: SessionReceipt = await handle.execute_update(
+                word, request, id=request.command_id
+            )
+    except WorkflowUpdateFailedError as error:
+        cause = error.cause
+        code = cause.type or "REFUSED" if isinstance(cause, ApplicationError) else "REFUSED"
+        raise Refused(getattr(cause, "message", str(cause)), code=code) from None
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise Refused(f"session {name} has ended", code="SESSION_ENDED") from None
+        raise
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        text = f"session {name} did not answer within {ANSWER_S:.0f} s; send it again"
+        raise Transient(text, code="SESSION_SILENT") from None
+    return answer
+
+
+async def receipt(
+    handle: WorkflowHandle[SessionWorkflow, SessionResult], name: str, wait_s: float
+) -> dict[str, Any]:
+    """How the session ended and which of its trades are still open."""
+    try:
+        async with asyncio.timeout(max(wait_s, 0.01)):
+            result = await handle.result()
+    except TimeoutError:
+        return {"session": name, "stage": "draining", "trades": []}
+    return {
+        "session": name,
+        "stage": "ended",
+        "reason": result.reason,
+        "flatten": result.flatten,
+        "signals": result.counts.signals,
+        "taken": result.counts.taken,
+        "open trades": len(result.trades),
+        "trades": [trade.model_dump(mode="json") for trade in result.trades],
+    }
+
+
+def symbols_of(spec: SessionSpec) -> str:
+    """The universe in words."""
+    return ", ".join(instrument.symbol for instrument in spec.universe)
