@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from heapq import merge
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
@@ -65,11 +64,6 @@ class TapeEvent:
     low: Decimal | None = None
     close: Decimal | None = None
     volume: Decimal | None = None
-
-
-def interleave(*streams: Iterable[TapeEvent]) -> Iterator[TapeEvent]:
-    """One stream ordered by time; at one instant the earlier argument comes first."""
-    return merge(*streams, key=lambda event: event.time)
 
 
 def write_tape(path: Path, events: Iterable[TapeEvent]) -> int:

@@ -34,9 +34,11 @@ from marketdata.demo_tape import (
     demo_instrument,
 )
 from marketdata.events import EventKind, TapeEvent, write_tape
+from marketdata.recording import recording_terms, tape_files
 from marketdata.tapes import SYNTHETIC_LABEL, load_tape, with_synthetic_quotes
 
 RECORDED_LABEL = "quotes recorded"
+SIMULATED_LABEL = "quotes recorded from a simulated market"
 DEFAULT_EQUITY_CALENDAR = "XNYS"
 _COIN_QUOTES = ("USD", "USDT", "USDC", "EUR", "BTC")
 
@@ -45,6 +47,13 @@ class AssetClass(StrEnum):
     EQUITY = "equity"
     OPTION = "option"
     CRYPTO = "crypto"
+
+
+_ASSETS = {
+    InstrumentKind.EQUITY: AssetClass.EQUITY,
+    InstrumentKind.OPTION: AssetClass.OPTION,
+    InstrumentKind.CRYPTO: AssetClass.CRYPTO,
+}
 
 
 class SessionTape(Frozen):
@@ -95,16 +104,23 @@ def prepare_files(
 ) -> SessionTape:
     """Writes one session of the given files to `path`; the first session they cover by default.
 
-    Without `asset` the symbols decide (OCC form = option, name ending in a coin's quote currency
-    of a venue-named file = crypto, else equity). Without `calendar`: XNYS, crypto around the
-    clock.
+    A folder stands for the parts of a recording in it; these know the terms of their
+    instruments. For other files the symbols decide where `asset` is not given (OCC form = option,
+    name ending in a coin's quote currency of a venue-named file = crypto, else equity). Without
+    `calendar`: XNYS, crypto around the clock.
 
     Raises:
         BadInput: as `load_tape`; SESSION_CLOSED if the session has no trading hours or no data.
     """
-    events = load_tape(paths, symbol=symbol, symbols=symbols, zone=zone)
+    files = [file for each in paths for file in tape_files(each)]
+    events = load_tape(files, symbol=symbol, symbols=symbols, zone=zone)
+    recorded = [terms for terms in map(recording_terms, files) if terms is not None]
+    known = {each.instrument.symbol: each.instrument for each in recorded if each.instrument}
     found = sorted({event.symbol for event in events})
-    kinds = {name: asset or _asset_of(name, paths) for name in found}
+    kinds = {
+        name: asset or (_ASSETS[known[name].kind] if name in known else _asset_of(name, files))
+        for name in found
+    }
     all_crypto = set(kinds.values()) == {AssetClass.CRYPTO}
     name = calendar or (ALWAYS_OPEN if all_crypto else DEFAULT_EQUITY_CALENDAR)
     trading = calendar_for(name, events[0].time)
@@ -113,8 +129,15 @@ def prepare_files(
     inside = [event for event in events if any(_belongs(event, stretch) for stretch in hours)]
     if not hours or not inside:
         raise BadInput("SESSION_CLOSED", "session", day or "", f"a session of {name} with data")
-    instruments = tuple(_instrument(item, kinds[item], inside, name) for item in found)
+    found = sorted({event.symbol for event in inside})
+    instruments = tuple(
+        known[item].model_copy(update={"calendar": name})
+        if item in known
+        else _instrument(item, kinds[item], inside, name)
+        for item in found
+    )
     synthetic = _symbols_without_quotes(inside, found)
+    simulated = any(not terms.quotes_are_real for terms in recorded)
     ticks = {item.symbol: item.tick_size for item in instruments}
     return SessionTape(
         path=str(path),
@@ -124,8 +147,8 @@ def prepare_files(
         begin=hours[0].open if not all_crypto else inside[0].time,
         end=hours[-1].close if not all_crypto else inside[-1].time + timedelta(seconds=1),
         events=write_tape(path, _quoted(inside, synthetic, ticks)),
-        synthetic_quotes=bool(synthetic),
-        label=_label(synthetic, found),
+        synthetic_quotes=bool(synthetic) or simulated,
+        label=_label(synthetic, found, simulated=simulated),
     )
 
 
@@ -157,9 +180,9 @@ def _quoted(
             yield event
 
 
-def _label(synthetic: Sequence[str], symbols: Sequence[str]) -> str:
+def _label(synthetic: Sequence[str], symbols: Sequence[str], *, simulated: bool) -> str:
     if not synthetic:
-        return RECORDED_LABEL
+        return SIMULATED_LABEL if simulated else RECORDED_LABEL
     if len(synthetic) == len(symbols):
         return SYNTHETIC_LABEL
     return f"{SYNTHETIC_LABEL} for {', '.join(synthetic)}"

@@ -29,8 +29,9 @@ from zoneinfo import ZoneInfo
 
 from domain.base import Frozen
 from domain.errors import BadInput
+from domain.money import CTX
 from marketdata.cells import float_text, named_zone, time_cell
-from marketdata.events import EventKind, TapeEvent, interleave, open_text
+from marketdata.events import EventKind, TapeEvent, open_text
 from marketdata.shapes import EVENTS_OF_SHAPE, Sides
 
 PROBLEMS_MAX = 20
@@ -96,7 +97,11 @@ def load_tape(
     end: datetime | None = None,
     gaps_max: int | None = None,
 ) -> tuple[TapeEvent, ...]:
-    """Events of all files, interleaved by time; quotes before trades before bars.
+    """Events of all files, interleaved by time.
+
+    At one instant symbols stand in the order of their names, and a symbol's quotes come before
+    its trades and bars, unless one file holds both and says otherwise. The order of the
+    arguments does not matter.
 
     `symbols` keeps only those instruments; `begin` (inclusive) and `end` (exclusive) cut.
 
@@ -104,7 +109,7 @@ def load_tape(
         BadInput: with the first problem of the first bad file; nothing is returned then.
     """
     streams: list[list[TapeEvent]] = []
-    for path in paths:
+    for path in sorted(paths, key=lambda path: path.name):
         table = _read(path, symbol, zone)
         if table.problems:
             raise table.problems[0]
@@ -120,8 +125,10 @@ def load_tape(
                 and (end is None or event.time < end)
             ]
         )
-    streams.sort(key=lambda events: _KIND_ORDER[events[0].kind] if events else 0)
-    events = tuple(interleave(*streams))
+    streams.sort(key=_rank)
+    # Sorting is stable: what is equal here stays in the order of its file.
+    both = (event for stream in streams for event in stream)
+    events = tuple(sorted(both, key=lambda event: (event.time, event.symbol)))
     if not events:
         raise BadInput("CSV_ROW", "file", ",".join(path.name for path in paths), ">= 1 event")
     return events
@@ -172,6 +179,12 @@ def with_synthetic_quotes(
 
 
 _KIND_ORDER = {EventKind.QUOTE: 0, EventKind.TRADE: 1, EventKind.BAR: 2}
+
+
+def _rank(events: Sequence[TapeEvent]) -> int:
+    """Files of one kind in the order of kinds; parts that mix kinds keep their own order."""
+    kinds = {event.kind for event in events}
+    return _KIND_ORDER[kinds.pop()] if len(kinds) == 1 else 0
 
 
 def _read(path: Path, symbol: str | None, zone_name: str | None) -> _Table:
@@ -269,6 +282,9 @@ def _parquet_text(value: object, name: str) -> str:
         return value.isoformat()
     if isinstance(value, bool):
         return str(value)
+    if isinstance(value, Decimal):
+        # 100.250000000000 is how a column of 12 decimals says 100.25.
+        return f"{value.normalize(CTX):f}"
     if isinstance(value, float):
         return float_text(value, name)
     return str(value)
