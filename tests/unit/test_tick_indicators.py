@@ -310,6 +310,15 @@ def test_price_is_not_carried_on_longer_than_the_hold() -> None:
     assert average == (Decimal(150), Decimal("0.2"))
 
 
+def test_velocity_begins_where_a_price_is_known_again() -> None:
+    store = TickWindows(100, hold_s=10)
+    for one in (tick(0, "100"), tick(30, "130"), tick(35, "140")):
+        store.add(*one)
+    # The window begins in the very instant in which the first price is no data any more.
+    assert store.velocity((30, 0), after(40)).value == 1
+    assert store.velocity((31, 0), after(40)).value == divide(Decimal(40), Decimal(31))
+
+
 @pytest.mark.parametrize("window", [(0, 0), (301, 0), (60, 60), (60, -1)])
 def test_window_that_is_none_or_reaches_too_far_is_refused(window: Window) -> None:
     with pytest.raises(BadInput) as caught:
