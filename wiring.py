@@ -6,13 +6,21 @@ Composition code, imported by composition roots only; light, because a kill wait
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from datetime import datetime, time
+from functools import partial
+from zoneinfo import ZoneInfo
 
 from brokers.alpaca.client import AlpacaBroker
 from brokers.port import Broker
 from brokers.shadow import DryRunBroker
 from deploy.local.kill_journal import KillJournal
+from domain.alerts import AlertChannel, AlertPolicy, AlertText, QuietHours
+from domain.errors import BadInput
+from keyring_store import read_keyring, service_name
 from ledger.repository import Ledger
-from settings import Settings
+from observability.apprise_channel import apprise_send
+from settings import AlertChannelSection, Settings
 
 
 def broker_of(settings: Settings, *, reserved: bool = False) -> Broker:
@@ -36,6 +44,47 @@ def config_hash(settings: Settings) -> str:
         }
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def alert_policy(settings: Settings) -> AlertPolicy:
+    """Who hears which alerts, with quiet hours in the zone of the people."""
+    told = settings.alerts
+    return AlertPolicy(
+        channels=tuple(
+            AlertChannel(name=each.name, minimum=each.minimum, escalation=each.escalation)
+            for each in told.channels
+        ),
+        is_quiet=_quiet(settings),
+        unacknowledged_after_s=told.unacknowledged_after_s,
+        repeats_max=told.repeats_max,
+    )
+
+
+def _quiet(settings: Settings) -> Callable[[datetime], bool]:
+    hours = settings.alerts.quiet_hours
+    if hours is None:
+        return lambda at: False
+    place = ZoneInfo(hours.zone or settings.account.time_zone)
+    start, end = time.fromisoformat(hours.start), time.fromisoformat(hours.end)
+    quiet = QuietHours(start=start, end=end)
+    return lambda at: quiet.contains(at.astimezone(place).time())
+
+
+def alert_sends(settings: Settings) -> dict[str, Callable[[AlertText], str]]:
+    """A sending function per channel; its URL is looked up when it sends."""
+
+    def url_of(channel: AlertChannelSection) -> str:
+        given = settings.alert_urls.get(channel.variable)
+        if given is not None:
+            return given.get_secret_value()
+        try:
+            return read_keyring(settings.account.name, f"alert_url/{channel.name}")
+        except BadInput:
+            allowed = f"{channel.variable} in the environment, or keyring set "
+            allowed += f"{service_name(settings.account.name)} alert_url/{channel.name}"
+            raise BadInput("ALERT_URL", channel.name, "", allowed) from None
+
+    return {each.name: apprise_send(partial(url_of, each)) for each in settings.alerts.channels}
 
 
 async def copy_journal(ledger: Ledger, journal: KillJournal) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from datetime import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
 
 from pydantic import AwareDatetime
 
@@ -71,6 +72,16 @@ class QuietHours(Frozen):
         if self.start <= self.end:
             return self.start <= local < self.end
         return local >= self.start or local < self.end
+
+
+@dataclass(frozen=True)
+class AlertPolicy:
+    """Who hears what, and how long a critical alert may stay without an owner (wall seconds)."""
+
+    channels: tuple[AlertChannel, ...] = ()
+    is_quiet: Callable[[datetime], bool] = lambda at: False
+    unacknowledged_after_s: float = 300.0
+    repeats_max: int = 12
 
 
 class Receiver(Frozen):

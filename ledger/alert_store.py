@@ -149,11 +149,12 @@ class AlertStore(LedgerConnection):
         return len(found)
 
     async def claim_deliveries(
-        self, channel: str, *, limit: int, claim_s: float
+        self, account: str, channel: str, *, limit: int, claim_s: float
     ) -> tuple[DueDelivery, ...]:
-        """Takes what is due on a channel, most severe first; it is due again after `claim_s`.
+        """Takes what is due on a channel of the account, most severe first.
 
-        A sender that dies in between sends again: a person is told twice rather than not at all.
+        It is due again after `claim_s`: when a sender dies in between, a person is told twice
+        rather than not at all.
         """
         now = func.clock_timestamp()
         urgency = case({"critical": 0, "warning": 1}, value=alerts.c.severity, else_=2)
@@ -161,6 +162,7 @@ class AlertStore(LedgerConnection):
             select(deliveries.c.alert_id, deliveries.c.round, deliveries.c.channel)
             .join(alerts, alerts.c.alert_id == deliveries.c.alert_id)
             .where(
+                alerts.c.account.in_((account, ALL_ACCOUNTS)),
                 deliveries.c.channel == channel,
                 deliveries.c.state == DeliveryState.PENDING.value,
                 deliveries.c.next_attempt_at <= now,

@@ -1,0 +1,171 @@
+"""Each event raises its alert once, in its own transaction (faults.md I18, control 17)."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from domain.alerts import AlertDraft, Receiver
+from domain.commands import AlertSeverity
+from domain.control import (
+    ApiBreakerState,
+    KillMode,
+    KillScope,
+    KillScopeKind,
+    KillSwitch,
+    TripReason,
+)
+from domain.errors import Refused
+from ledger import alert_store
+from ledger.records import AlertRecord, DeliveryState, IntentState
+from ledger.repository import Ledger
+from tests.ledger.samples import ACCOUNT, NOW, fill, intent, owner, plan, snapshot
+
+CRITICAL, WARNING = AlertSeverity.CRITICAL, AlertSeverity.WARNING
+
+
+async def codes(ledger: Ledger) -> list[str]:
+    return sorted(alert.code for alert in await ledger.list_alerts())
+
+
+def draft(text: str = "text", severity: AlertSeverity = CRITICAL) -> AlertDraft:
+    return AlertDraft.of(ACCOUNT, "trade-1", "CODE", severity, text)
+
+
+async def filled_trade(ledger: Ledger) -> None:
+    await ledger.create_trade(plan())
+    await ledger.open_gate(intent(), owner(), "t1", NOW)
+    await ledger.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    await ledger.record_fill(ACCOUNT, fill())
+
+
+async def test_kill_and_tripped_breakers_raise_one_alert_each(armed: Ledger) -> None:
+    kill = KillSwitch(
+        command_id="k-1",
+        scope=KillScope(kind=KillScopeKind.ALL),
+        mode=KillMode.BLOCK,
+        by="alice",
+        reason="drill",
+        engaged_at=NOW,
+    )
+    for _ in range(2):
+        await armed.engage_kill(None, kill)
+        await armed.trip_breaker(ACCOUNT, TripReason.DAILY_LOSS, "-5.1 %", "gate")
+        await armed.set_api_breaker("alpaca", ApiBreakerState.OPEN, 5)
+    assert await codes(armed) == ["API_BREAKER", "DAILY_LOSS", "KILL"]
+    await armed.reset_breaker(ACCOUNT, "alice", "looked at it")
+    await armed.trip_breaker(ACCOUNT, TripReason.DAILY_LOSS, "-5.2 %", "gate")
+    assert (await codes(armed)).count("DAILY_LOSS") == 2
+
+
+async def test_trade_is_told_once_as_opened_and_once_as_closed(armed: Ledger) -> None:
+    await filled_trade(armed)
+    await armed.record_fill(ACCOUNT, fill("f-2"))
+    for _ in range(2):
+        await armed.settle_trade(
+            "trade-1", Decimal("-12.34"), Decimal(1), fees_estimated=False, result="stop"
+        )
+    told = await armed.list_alerts(trade_id="trade-1")
+    assert [alert.code for alert in told] == ["TRADE_CLOSED", "TRADE_OPENED"]
+    assert [alert.severity for alert in told] == [AlertSeverity.INFO] * 2
+    assert "-12.34" in told[0].text
+    assert "buy 10 AAPL @ 100.25" in told[1].text
+
+
+async def test_trade_without_a_fill_is_neither_opened_nor_closed(armed: Ledger) -> None:
+    await armed.create_trade(plan())
+    await armed.settle_trade("trade-1", Decimal(0), Decimal(0), fees_estimated=False)
+    assert await codes(armed) == []
+
+
+async def test_fill_before_its_order_is_known_opens_the_trade_when_it_is_linked(
+    armed: Ledger,
+) -> None:
+    await armed.record_fill(ACCOUNT, fill())
+    assert await codes(armed) == []
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    assert await codes(armed) == ["TRADE_OPENED"]
+
+
+async def test_unknown_order_is_told_once_with_its_name(armed: Ledger) -> None:
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    client_id = intent().client_id
+    for _ in range(2):
+        await armed.record_answer(client_id, "t1", IntentState.UNKNOWN, code="TIMEOUT", at=NOW)
+    (told,) = await armed.list_alerts()
+    assert (told.code, told.severity, told.trade_id) == ("ORDER_UNKNOWN", WARNING, "trade-1")
+    assert client_id in told.text
+
+
+async def test_equal_alert_counts_and_returns_after_the_window(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await ledger.raise_alert(draft(), "test")
+    await ledger.plan_alerts(ACCOUNT, lambda alert: ())
+    assert not await ledger.raise_alert(draft(), "test")
+    (told,) = await ledger.list_alerts()
+    assert (told.occurrences, told.round) == (2, 1)
+    await ledger.acknowledge_alert(told.alert_id, "alice")
+
+    monkeypatch.setattr(alert_store, "REPEAT_WINDOW_S", 0)
+    assert await ledger.raise_alert(draft(), "test")
+    (told,) = await ledger.list_alerts()
+    assert (told.occurrences, told.round, told.acknowledged_at) == (3, 2, None)
+
+
+async def test_two_critical_events_of_one_code_are_two_alerts(ledger: Ledger) -> None:
+    await ledger.raise_alert(draft("order a"), "test")
+    await ledger.raise_alert(draft("order b"), "test")
+    await ledger.raise_alert(draft("5 s late", WARNING), "test")
+    await ledger.raise_alert(draft("6 s late", WARNING), "test")
+    assert sorted(alert.text for alert in await ledger.list_alerts()) == [
+        "6 s late",
+        "order a",
+        "order b",
+    ]
+
+
+async def test_two_raisers_at_once_make_one_alert(ledger: Ledger) -> None:
+    await asyncio.gather(*(ledger.raise_alert(draft(), "test") for _ in range(8)))
+    (told,) = await ledger.list_alerts()
+    assert told.occurrences == 8
+
+
+async def test_claimed_delivery_is_nobody_elses_until_the_claim_ends(ledger: Ledger) -> None:
+    await ledger.raise_alert(draft(), "test")
+
+    def plan_both(alert: AlertRecord) -> tuple[Receiver, ...]:
+        return (Receiver(channel="a"), Receiver(channel="b", is_muted=True))
+
+    assert await ledger.plan_alerts(ACCOUNT, plan_both) == 1
+    assert await ledger.plan_alerts(ACCOUNT, plan_both) == 0
+    (due,) = await ledger.claim_deliveries(ACCOUNT, "a", limit=5, claim_s=60)
+    assert await ledger.claim_deliveries(ACCOUNT, "a", limit=5, claim_s=60) == ()
+    assert await ledger.claim_deliveries(ACCOUNT, "b", limit=5, claim_s=60) == ()
+    assert await ledger.claim_deliveries("another", "a", limit=5, claim_s=60) == ()
+    await ledger.record_delivery(due.delivery, error="refused", retry_after_s=0)
+    (again,) = await ledger.claim_deliveries(ACCOUNT, "a", limit=5, claim_s=60)
+    assert (again.delivery.attempts, again.delivery.last_error) == (2, "refused")
+    await ledger.record_delivery(again.delivery)
+    rows = await ledger.deliveries_of([due.alert.alert_id])
+    assert [row.state for row in rows] == [DeliveryState.DELIVERED, DeliveryState.MUTED]
+
+
+async def test_acknowledgement_needs_a_name_is_audited_and_the_first_stands(
+    ledger: Ledger,
+) -> None:
+    await ledger.raise_alert(draft(), "test")
+    (told,) = await ledger.list_alerts(open_only=True)
+    with pytest.raises(Refused, match="name was empty"):
+        await ledger.acknowledge_alert(told.alert_id, " ")
+    with pytest.raises(Refused) as refused:
+        await ledger.acknowledge_alert(told.alert_id + 1, "alice")
+    assert refused.value.code == "ALERT_UNKNOWN"
+    assert (await ledger.acknowledge_alert(told.alert_id, "alice", "on it")).note == "on it"
+    assert (await ledger.acknowledge_alert(told.alert_id, "bob")).acknowledged_by == "alice"
+    assert await ledger.list_alerts(open_only=True) == ()
+    actions = [row.action for row in await ledger.list_audit()]
+    assert actions == ["alert.CODE", "alert_acknowledged"]
