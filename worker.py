@@ -266,7 +266,8 @@ async def run_process(options: argparse.Namespace) -> int:
                 for name, services in served.items()
             ]
         if options.role in ("streams", "all"):
-            await start_alerts(settings, services, stack)
+            for name, services in served.items():
+                await start_alerts(every[name], services, stack)
         watched_by = _watched_by(options.role, settings, stack)
         client = await _connect_temporal(settings, stopped, watched_by)
         if client is None:
