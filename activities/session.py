@@ -4,50 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 from pydantic import AwareDatetime, JsonValue, ValidationError
 from temporalio import activity
 
+from activities.judging import RECEIVED, TEXT_MAX, Around, Judged, judge
 from activities.services import Services
+from activities.strategy_hosts import (
+    Configured,
+    StrategyHost,
+    StrategyHosts,
+    configured,
+    context_of,
+)
 from domain.bar import Bar
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.entry import is_late
 from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id
-from domain.plan import TradePlan
-from domain.session import Candidate, Evaluation, SessionCounts, SessionSpec
-from domain.session_day import SessionDay, flat_by_of, window_refusal
-from domain.signal import (
-    Decision,
-    Signal,
-    SignalKind,
-    StrategyContext,
-    plan_of,
-    signal_id_of,
-)
-from domain.validation import PlanContext, check_plan
+from domain.money import Number
+from domain.session import Candidate, Evaluation, ExitWish, SessionCounts, SessionSpec
+from domain.session_day import SessionDay
+from domain.signal import Decision, Signal, SignalKind, signal_id_of
 from ledger.records import SignalRecord
 from marketdata.port import MarketDataFeed
 
 BARS_MAX = 20
-TEXT_MAX = 2000
-RECEIVED = "received"
-
-
-class StrategyHost(Protocol):
-    """A loaded strategy in a process of its own (`strategies.registry.StrategyProcess`)."""
-
-    name: str
-
-    def load(self) -> object: ...
-
-    def decide(self, bars: Sequence[Bar], context: StrategyContext) -> Decision: ...
-
-    def close(self) -> None: ...
+# What is no fault of the strategy: it had nothing to say, or was not asked.
+_QUIET = ("NO_SIGNAL", "STRATEGY_DISABLED")
 
 
 class DecideInput(Frozen):
@@ -77,16 +62,16 @@ class AcceptInput(Frozen):
     day: SessionDay | None = None
 
 
-@dataclass(frozen=True)
-class Around:
-    """What is known around a signal when it is judged. `halted`: symbols in a trading halt."""
+@dataclass
+class _Found:
+    """What one look has come to so far, in order."""
 
-    spec: SessionSpec
-    clock: ClockMap
-    market_now: datetime
-    day: SessionDay
-    paused: bool = False
-    halted: tuple[str, ...] = ()
+    counts: SessionCounts
+    candidates: list[Candidate] = field(default_factory=list)
+    exits: list[ExitWish] = field(default_factory=list)
+
+    def count(self, **more: int) -> None:
+        self.counts = self.counts.plus(**more)
 
 
 class NoteSignalInput(Frozen):
@@ -119,11 +104,8 @@ class SessionActivities:
     ) -> None:
         self._services = services
         self._open_feed = open_feed
-        self._open_strategy = open_strategy
         self._feeds: dict[str, MarketDataFeed] = {}
-        self._hosts: dict[tuple[str, str], StrategyHost] = {}
-        # A strategy process answers one question at a time.
-        self._asking = asyncio.Lock()
+        self._hosts = StrategyHosts(open_strategy)
 
     @activity.defn(name="next_decisions")
     async def next_decisions(self, input: DecideInput) -> Evaluation:
@@ -133,31 +115,54 @@ class SessionActivities:
         """
         spec = input.spec
         feed = await self._feed(spec)
-        for name in spec.strategies:
-            await self._host(spec, name)
+        strategies = await configured(self._services.ledger, spec)
+        asked = await self._asked(spec, strategies)
+        for strategy in strategies:
+            if strategy.name in asked:
+                await self._hosts.host(spec.name, strategy)
         symbols = [instrument.symbol for instrument in spec.universe]
         page = await feed.bars(symbols, input.cursor, input.market_now)
         bars = _whole_instants(page.bars)
         more = len(bars) < len(page.bars)
-        counts, candidates = SessionCounts(bars=len(bars)), []
-        around = _around(input)
+        found = _Found(SessionCounts(bars=len(bars)))
+        around = _around(input, strategies)
         for bar in bars:
             history = (await feed.bars((bar.symbol,), input.history_after, bar.end)).bars
-            for name in spec.strategies:
-                decision = await self._ask(around, name, bar, history)
-                counts = counts.plus(decisions=1)
-                candidate, counted = await self._take(around, decision)
-                counts = counts.plus(**counted)
-                if candidate is not None:
-                    candidates.append(candidate)
-        cursor = bars[-1].end if more else page.cursor
+            decisions = await asyncio.gather(
+                *(self._decide(around, asked, each, bar, history) for each in strategies)
+            )
+            for decision in decisions:
+                found.count(decisions=1)
+                await self._take(around, decision, found)
         return Evaluation(
-            cursor=cursor,
+            cursor=bars[-1].end if more else page.cursor,
             more=more,
-            candidates=tuple(candidates),
-            counts=counts,
+            candidates=tuple(found.candidates),
+            exits=tuple(found.exits),
+            counts=found.counts,
             ended_trades=await self._ended(spec, input.open_trades),
         )
+
+    async def _asked(self, spec: SessionSpec, strategies: Sequence[Configured]) -> set[str]:
+        """Names of those that are asked: a disabled one only while it may have to exit."""
+        if not any(each.disabled for each in strategies):
+            return {each.name for each in strategies}
+        rows = await self._services.ledger.list_trades(session=spec.name, open_only=True)
+        holding = {row.strategy for row in rows}
+        return {each.name for each in strategies if not each.disabled or each.name in holding}
+
+    async def _decide(
+        self,
+        around: Around,
+        asked: set[str],
+        strategy: Configured,
+        bar: Bar,
+        history: Sequence[Bar],
+    ) -> Decision:
+        if strategy.name in asked:
+            return await self._hosts.ask(around.spec, around.day, strategy, bar, history)
+        context = context_of(around.spec, around.day, strategy, bar)
+        return Decision.none(context, strategy.disabled, "STRATEGY_DISABLED")
 
     @activity.defn(name="accept_signal")
     async def accept_signal(self, input: AcceptInput) -> Evaluation:
@@ -175,10 +180,17 @@ class SessionActivities:
             return Evaluation(counts=SessionCounts(refused=1, signals=1))
         known = await self._services.ledger.signal(signal.signal_id)
         if known is not None and known.decision != RECEIVED:
+            repeated = {"session": signal.session, "decision": known.decision}
+            await self._services.ledger.append_audit(
+                "session", "signal.SIGNAL_REPEATED", signal.signal_id, repeated
+            )
             return Evaluation()
-        candidate, counted = await self._take(_around(input), Decision.take(signal))
-        candidates = () if candidate is None else (candidate,)
-        return Evaluation(candidates=candidates, counts=SessionCounts().plus(**counted))
+        found = _Found(SessionCounts())
+        strategies = await configured(self._services.ledger, input.spec)
+        await self._take(_around(input, strategies), Decision.take(signal), found)
+        return Evaluation(
+            candidates=tuple(found.candidates), exits=tuple(found.exits), counts=found.counts
+        )
 
     @activity.defn(name="note_signal")
     async def note_signal(self, input: NoteSignalInput) -> None:
@@ -201,16 +213,16 @@ class SessionActivities:
     @activity.defn(name="close_session")
     async def close_session(self, name: str) -> None:
         """Ends the strategy processes of the session that run in this worker."""
-        for key in [key for key in self._hosts if key[0] == name]:
-            await asyncio.to_thread(self._hosts.pop(key).close)
+        await self._hosts.close(name)
         self._feeds.pop(name, None)
 
     async def prepare(self, spec: SessionSpec) -> None:
         """Opens the feed and starts every strategy anew: no state of yesterday reaches today."""
         await self.close_session(spec.name)
         await self._feed(spec)
-        for name in spec.strategies:
-            await self._host(spec, name)
+        for strategy in await configured(self._services.ledger, spec):
+            if not strategy.disabled:
+                await self._hosts.host(spec.name, strategy)
 
     async def _ended(self, spec: SessionSpec, trade_ids: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the trades that the ledger has closed; one without a row only just begins."""
@@ -230,49 +242,57 @@ class SessionActivities:
             self._feeds.setdefault(spec.name, feed)
         return self._feeds[spec.name]
 
-    async def _host(self, spec: SessionSpec, name: str) -> StrategyHost:
-        """The strategy's process, started before its first bar: loading takes a second or two."""
-        async with self._asking:
-            host = self._hosts.get((spec.name, name))
-            if host is None:
-                host = self._hosts.setdefault((spec.name, name), self._open_strategy(name))
-                await asyncio.to_thread(host.load)
-        return host
-
-    async def _ask(self, around: Around, name: str, bar: Bar, history: Sequence[Bar]) -> Decision:
-        spec = around.spec
-        instrument = next(i for i in spec.universe if i.symbol == bar.symbol)
-        host = await self._host(spec, name)
-        async with self._asking:
-            context = StrategyContext(
-                session=spec.name,
-                strategy=host.name,
-                instrument=instrument,
-                now=bar.end,
-                session_open=around.day.opens_at,
-                session_close=around.day.closes_at,
-                parameters=spec.parameters,
-            )
-            return await asyncio.to_thread(host.decide, history, context)
-
-    async def _take(
-        self, around: Around, decision: Decision
-    ) -> tuple[Candidate | None, dict[str, int]]:
-        """Records the decision; a signal that may trade comes back as a candidate."""
-        spec = around.spec
-        signal = decision.signal
+    async def _take(self, around: Around, decision: Decision, found: _Found) -> None:
+        """Records the decision; a signal that may act goes into what was found."""
+        spec, signal = around.spec, decision.signal
         if signal is None:
-            fault = decision.code != "NO_SIGNAL"
+            fault = decision.code not in _QUIET
             word = "fault" if fault else "none"
-            await self._record(spec, decision, word, decision.code, decision.reason)
-            return None, {"strategy_faults": 1} if fault else {}
+            await self._record(spec, decision, Judged(word, decision.code, decision.reason))
+            found.count(strategy_faults=int(fault))
+            return
         if signal.kind is SignalKind.ENTRY and not around.paused:
             around = replace(around, halted=await self._halted(spec.account))
-        word, code, text, plan = _judge(around, signal)
-        await self._record(spec, decision, word, code, text or decision.reason)
-        if plan is None:
-            return None, {"signals": 1, word: 1}
-        return Candidate(signal_id=signal.signal_id, plan=plan), {"signals": 1}
+        judged = judge(around, signal)
+        wish = None
+        if judged.fraction is not None:
+            wish = await self._exit_wish(signal, judged.fraction, found)
+            if wish is None:
+                text = "no trade of this strategy in this symbol is open"
+                judged = Judged("not_taken", "NO_OPEN_TRADE", text)
+        await self._record(spec, decision, judged)
+        counted = {} if judged.word == RECEIVED else {judged.word: 1}
+        found.count(signals=1, **counted)
+        if judged.plan is not None:
+            found.candidates.append(Candidate(signal_id=signal.signal_id, plan=judged.plan))
+        if wish is not None:
+            found.exits.append(wish)
+
+    async def _exit_wish(self, signal: Signal, fraction: Number, found: _Found) -> ExitWish | None:
+        """The exit for the trades that the strategy has open in the symbol; None without one.
+
+        A trade that began after the signal's bar is not meant by it.
+        """
+        rows = await self._services.ledger.list_trades(
+            session=signal.session, strategy=signal.strategy, symbol=signal.symbol, open_only=True
+        )
+        begun = [row.plan for row in rows] + [each.plan for each in found.candidates]
+        meant = [
+            plan.trade_id
+            for plan in begun
+            if (plan.strategy, plan.symbol) == (signal.strategy, signal.symbol)
+            and plan.signal_time < signal.bar_time
+        ]
+        if not meant:
+            return None
+        return ExitWish(
+            signal_id=signal.signal_id,
+            trade_ids=tuple(dict.fromkeys(meant)),
+            by=signal.strategy,
+            fraction=fraction,
+            reason=signal.reason,
+            after=len(found.candidates),
+        )
 
     async def _halted(self, account: str) -> tuple[str, ...]:
         """Symbols that the venue says are halted. Unreadable: the risk gate reads it again."""
@@ -282,9 +302,7 @@ class SessionActivities:
             activity.logger.warning("halts were not read: %s", error.code)
             return ()
 
-    async def _record(
-        self, spec: SessionSpec, decision: Decision, word: str, code: str, text: str
-    ) -> None:
+    async def _record(self, spec: SessionSpec, decision: Decision, judged: Judged) -> None:
         signal = decision.signal
         signal_id = (
             signal.signal_id
@@ -301,9 +319,9 @@ class SessionActivities:
                 strategy=decision.strategy,
                 symbol=decision.symbol,
                 side=signal.side if signal is not None else None,
-                decision=word,
-                code=code,
-                text=text[:TEXT_MAX],
+                decision=judged.word,
+                code=judged.code,
+                text=(judged.text or decision.reason)[:TEXT_MAX],
                 signal_time=decision.bar_time,
                 recorded_at=self._services.now(),
             )
@@ -318,45 +336,14 @@ def _whole_instants(bars: Sequence[Bar]) -> tuple[Bar, ...]:
     return tuple(bar for bar in bars if bar.end <= last)
 
 
-def _around(input: DecideInput | AcceptInput) -> Around:
+def _around(input: DecideInput | AcceptInput, strategies: Sequence[Configured]) -> Around:
     spec = input.spec
     only = SessionDay.model_construct(opens_at=spec.opens_at, closes_at=spec.closes_at)
-    return Around(spec, input.clock, input.market_now, input.day or only, input.paused)
-
-
-def _judge(around: Around, signal: Signal) -> tuple[str, str, str, TradePlan | None]:
-    """(decision, code, text, plan): what the session does with a signal, before the risk gate."""
-    spec, now = around.spec, around.market_now
-    if signal.kind is not SignalKind.ENTRY or signal.draft is None:
-        return "not_taken", "SIGNAL_KIND", f"{signal.kind} opens no trade", None
-    if around.paused:
-        return "not_taken", "SESSION_PAUSED", "the session takes no signals now", None
-    instrument = next((i for i in spec.universe if i.symbol == signal.symbol), None)
-    if instrument is None:
-        return "refused", "SYMBOL_UNKNOWN", f"{signal.symbol} is not in the universe", None
-    if is_late(signal.bar_time, now, signal.draft.signal_max_age_s):
-        return "late", "SIGNAL_LATE", f"older than {signal.draft.signal_max_age_s} s", None
-    closed = window_refusal(around.day, now, spec.entry_blocked_first_s, spec.entry_blocked_last_s)
-    if closed:
-        return "refused", "ENTRY_WINDOW", closed, None
-    if signal.symbol in around.halted:
-        return "refused", "HALTED", f"{signal.symbol} is halted", None
-    try:
-        plan = plan_of(
-            _flat_in_time(around, signal),
-            instrument,
-            spec.account,
-            config_version=spec.config_version,
-        )
-        context = PlanContext(market_now=now, session_date=now.date(), clock_map=around.clock)
-        return RECEIVED, "", "", check_plan(plan, context)
-    except (BadInput, ValueError) as error:
-        return "refused", getattr(error, "code", "PLAN_INVALID"), str(error)[:TEXT_MAX], None
-
-
-def _flat_in_time(around: Around, signal: Signal) -> Signal:
-    """The signal with a `flat_by` that the real close of the day allows (faults.md G4)."""
-    assert signal.draft is not None
-    flat_by = flat_by_of(around.day, signal.draft.flat_by, around.spec.flat_before_close_s)
-    draft = signal.draft.model_copy(update={"flat_by": flat_by})
-    return signal.model_copy(update={"draft": draft})
+    return Around(
+        spec=spec,
+        clock=input.clock,
+        market_now=input.market_now,
+        day=input.day or only,
+        paused=input.paused,
+        disabled={each.name: each.disabled for each in strategies if each.disabled},
+    )

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, JsonValue
 from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.instrument import Instrument
-from domain.money import Amount
+from domain.money import Amount, Number
 from domain.plan import TradePlan
 from domain.session_day import SessionDay
 
@@ -57,7 +57,7 @@ class SessionSpec(Frozen):
 
 
 class SessionCounts(Frozen):
-    """What came of the bars. `signals` = taken + refused + late + not taken.
+    """What came of the bars. `signals` = taken + refused + late + not taken + watched + exits.
 
     `dropped` are signals from outside that found no room; they are audited, never judged.
     """
@@ -71,6 +71,8 @@ class SessionCounts(Frozen):
     not_taken: int = 0
     strategy_faults: int = 0
     dropped: int = 0
+    watched: int = 0
+    exits: int = 0
 
     def plus(self, **more: int) -> SessionCounts:
         """Counts with these added."""
@@ -214,6 +216,20 @@ class Candidate(Frozen):
     plan: TradePlan
 
 
+class ExitWish(Frozen):
+    """An exit signal for open trades: `fraction` of what each holds when it hears of it.
+
+    `after` is how many candidates of the same evaluation came before it.
+    """
+
+    signal_id: str
+    trade_ids: tuple[str, ...]
+    by: str
+    fraction: Number
+    reason: str = ""
+    after: int = 0
+
+
 class Evaluation(Frozen):
     """What one look at the market, or one signal from outside, came to; all of it is recorded.
 
@@ -225,3 +241,4 @@ class Evaluation(Frozen):
     candidates: tuple[Candidate, ...] = ()
     counts: SessionCounts = SessionCounts()
     ended_trades: tuple[str, ...] = ()
+    exits: tuple[ExitWish, ...] = ()

@@ -16,13 +16,15 @@ from temporalio.workflow import ChildWorkflowHandle
 
 with workflow.unsafe.imports_passed_through():
     from domain.clock import ClockMap
-    from domain.facts import FactEnvelope
+    from domain.facts import CloseRequested, FactEnvelope
     from domain.ids import trade_workflow_id
     from domain.messages import TradeInput, TradeResult
     from domain.plan import TradePlan
-    from domain.session import SessionSpec
+    from domain.session import ExitWish, SessionSpec
     from domain.trade_state import Stage
     from workflows import _lifecycle as life
+
+REASON_MAX = 500
 
 
 async def start_trade(
@@ -70,10 +72,30 @@ async def tell_trades(trade_ids: Iterable[str], envelope: FactEnvelope) -> None:
     await asyncio.gather(*(tell_trade(trade_id, envelope) for trade_id in trade_ids))
 
 
-async def tell_trade(trade_id: str, envelope: FactEnvelope) -> None:
-    """One doorbell."""
+async def send_exit(wish: ExitWish) -> tuple[str, ...]:
+    """Tells the trades to close a part or all; answers those that heard it.
+
+    The signal's id is the command's: however often it comes, it closes once.
+    """
+    fact = CloseRequested(
+        at=workflow.now(),
+        command_id=wish.signal_id,
+        by=wish.by,
+        reason=wish.reason[:REASON_MAX],
+        fraction=wish.fraction,
+        exit_name="exit_signal",
+    )
+    envelope = FactEnvelope.of(fact, sender="session")
+    heard = await asyncio.gather(*(tell_trade(each, envelope) for each in wish.trade_ids))
+    return tuple(each for each, told in zip(wish.trade_ids, heard, strict=True) if told)
+
+
+async def tell_trade(trade_id: str, envelope: FactEnvelope) -> bool:
+    """One doorbell; False if there is no such trade any more."""
     handle = workflow.get_external_workflow_handle(trade_workflow_id(trade_id))
     try:
         await handle.signal("facts", envelope)
     except FailureError as error:
         workflow.logger.info("trade %s did not hear: %s", trade_id, error)
+        return False
+    return True

@@ -36,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.session_orders import SessionVerb, obey, request_fault
     from workflows import _lifecycle as life
     from workflows import _session_steps as steps
-    from workflows._session_trades import start_trade, tell_trades
+    from workflows._session_trades import send_exit, start_trade, tell_trades
 
 INBOX_MAX = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -315,13 +315,25 @@ class SessionWorkflow:
         return found
 
     async def _start_trades(self, found: Evaluation) -> None:
-        for candidate in found.candidates:
+        for position, candidate in enumerate(found.candidates):
+            await self._send_exits(found, position)
             if self._state.stopping or self._state.paused:
                 reason = "SESSION_STOPPING" if self._state.stopping else "SESSION_PAUSED"
                 self._count(not_taken=1)
                 await self._note_signal(candidate, "not_taken", reason, "")
                 continue
             await self._start_trade(candidate)
+        await self._send_exits(found, len(found.candidates))
+
+    async def _send_exits(self, found: Evaluation, after: int) -> None:
+        """Exit signals in their order among the entries; whoever heard one closes by itself."""
+        for wish in found.exits:
+            if wish.after != after:
+                continue
+            heard = await send_exit(wish)
+            word, code = ("exit", "") if heard else ("not_taken", "NO_OPEN_TRADE")
+            self._count(**({"exits": 1} if heard else {"not_taken": 1}))
+            await steps.note_signal(wish.signal_id, word, code, heard[0] if heard else "")
 
     async def _start_trade(self, candidate: Candidate) -> None:
         """Starts the trade and waits for its start; only then the signal is taken."""
