@@ -133,7 +133,8 @@ class Target:
                 answer = await control.get(f"{info.exchange_control_url}/sim/clock")
             told: dict[str, Any] = answer.raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
-            raise Transient(f"the exchange's clock was not read: {error}", code="CLOCK") from error
+            text = f"the exchange's clock was not read: {error!r}"
+            raise Transient(text, code="CLOCK") from error
         if told["speed"] is None:
             return ClockMap(wall0=now, market0=told["market_time"])
         return ClockMap(

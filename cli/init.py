@@ -195,7 +195,8 @@ def answered(asked: list[Question], can_ask: bool) -> dict[str, object]:
     open_ones = [q for q in asked if q.given is None and not (q.offered and not can_ask)]
     if open_ones and not can_ask:
         for question in open_ones:
-            typer.echo(f"  --{question.flag:34} {question.meaning}", err=True)
+            value = "=..." if question.flag.startswith("limit ") else " ..."
+            typer.echo(f"  --{question.flag + value:38} {question.meaning}", err=True)
         flags = ", ".join(f"--{question.flag}" for question in open_ones[:3])
         more = f" and {len(open_ones) - 3} more" if len(open_ones) > 3 else ""
         raise BadInput("INIT_MISSING", "flags", flags + more, "a terminal, or each flag above")

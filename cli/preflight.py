@@ -29,6 +29,7 @@ from cli.checks import NOTE, OK, UNKNOWN, Finding, note, ok, unknown, wrong
 from cli.context import EXIT_FAILED, Target, execute, line_of, target_of
 from cli.output import console, print_json
 from domain.account import AccountSnapshot, MarketClock
+from domain.clock import ClockMap, real_time
 from domain.errors import HoldfastError
 from domain.order import OrderSnapshot, Position, Quote
 from domain.recon.classify import Discrepancy, Look, classify, confirmed
@@ -37,8 +38,8 @@ from ledger.repository import Ledger
 from settings import Settings
 
 app = typer.Typer()
-PART_TIMEOUT_S = 5.0
-QUOTES_TIMEOUT_S = 3.0
+# Two rounds of reading must fit into ten seconds, with everything down.
+PART_TIMEOUT_S = 4.0
 # Between the two looks of which a difference must be part; an order is in flight for less.
 SETTLE_S = 1.0
 SESSIONS_MAX = 50
@@ -138,8 +139,11 @@ async def examine(
     findings += _judge_temporal(temporal)
     findings += _judge_ledger(ledger, watched, now, want_armed=want_armed)
     findings += _judge_broker(broker, settings)
-    findings += await _judge_quotes(target, settings, broker, watched)
-    findings += await _judge_books(target, settings, ledger, broker, accepted)
+    for more in await asyncio.gather(
+        _judge_quotes(target, settings, broker, watched),
+        _judge_books(target, settings, ledger, broker, accepted),
+    ):
+        findings += more
     findings.append(_restricted(target, settings, now))
     return findings
 
@@ -307,24 +311,19 @@ async def _judge_quotes(
     if isinstance(reading, str):
         return [unknown("data age", "the broker was not read")]
 
-    async def ask() -> dict[str, Quote]:
+    async def ask() -> tuple[dict[str, Quote], ClockMap]:
+        if not watched:
+            return {}, real_time(datetime.now(UTC))
         async with target.broker() as broker:
-            return await broker.quotes(list(watched))
+            return await broker.quotes(list(watched)), await target.clock_map()
 
-    found = await _attempt(ask(), QUOTES_TIMEOUT_S) if watched else {}
-    if isinstance(found, str):
-        return [wrong("data age", found)]
-    mapped = await _attempt(target.clock_map(), QUOTES_TIMEOUT_S)
-    if isinstance(mapped, str):
-        return [unknown("data age", mapped)]
-    return lines.quotes(
-        watched,
-        found,
-        mapped,
-        datetime.now(UTC),
-        limits=settings.limits,
-        is_open=reading.clock.is_open,
-    )
+    answer = await _attempt(ask())
+    if isinstance(answer, str):
+        return [wrong("data age", answer)]
+    found, clock = answer
+    is_open = reading.clock.is_open
+    now = datetime.now(UTC)
+    return lines.quotes(watched, found, clock, now, limits=settings.limits, is_open=is_open)
 
 
 async def _judge_books(
