@@ -45,7 +45,6 @@ from activities.risk import RiskActivities
 from activities.services import Services, wall_now
 from activities.session import SessionActivities
 from activities.session_days import SessionDayActivities
-from activities.session_days import SessionDayActivities
 from activities.streams import StreamActivities
 from activities.trades import TradeActivities
 from brokers.alpaca.config import AlpacaMode
@@ -63,7 +62,6 @@ from ledger.repository import Ledger
 from marketdata.feed import TapeFeed
 from marketdata.polled import PolledFeed
 from marketdata.port import MarketDataFeed
-from marketdata.session_days import next_day
 from marketdata.session_days import next_day
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
@@ -125,7 +123,6 @@ def trade_worker(
     trades, operations = TradeActivities(services), OperationActivities(services)
     sessions = SessionActivities(services, feed_opener(services), open_strategy)
     days = SessionDayActivities(services, sessions, next_day)
-    days = SessionDayActivities(services, sessions, next_day)
     deployment = WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(
             deployment_name=deployment_name, build_id=build or build_id()
@@ -146,9 +143,6 @@ def trade_worker(
             sessions.note_signal,
             sessions.note_session,
             sessions.close_session,
-            days.next_session_day,
-            days.begin_session_day,
-            days.drain_session,
             days.next_session_day,
             days.begin_session_day,
             days.drain_session,
