@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from cli import (
+    alert,
     config,
     control,
     history,
@@ -57,6 +58,7 @@ app.add_typer(control.reset_app, name="reset")
 app.add_typer(control.operator_app, name="operator")
 app.add_typer(control.breaker_app, name="breaker")
 app.add_typer(session.app, name="session")
+app.add_typer(alert.app, name="alert")
 
 
 @app.command()

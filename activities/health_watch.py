@@ -1,0 +1,82 @@
+"""What nobody reports about itself: a trade whose workflow cannot go on, a reconcile that stopped.
+
+Runs beside the alert sender and looks every few seconds. A wedged workflow task is seen by
+Temporal's own search attribute; the ledger says which trades are this account's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from activities.reconcile import reconcile_age_s
+from activities.reporting import report
+from activities.services import Services
+from domain.errors import HoldfastError
+from domain.ids import trade_workflow_id
+
+LOOK_EVERY_S = 5.0
+RECONCILE_LATE_S = 660.0
+"""Two passes of five minutes and a minute: one pass that failed is not an alarm."""
+STUCK = (
+    "WorkflowType = 'Trade' AND ExecutionStatus = 'Running'"
+    " AND TemporalReportedProblems IS NOT NULL"
+)
+LIST_TIMEOUT = timedelta(seconds=3)
+
+_log = logging.getLogger(__name__)
+
+
+class HealthWatch:
+    """Raises TRADE_STUCK and RECONCILE_LATE for one account."""
+
+    def __init__(self, services: Services, client: Client) -> None:
+        self._services = services
+        self._client = client
+        self._began_s = services.monotonic()
+        self._stuck: frozenset[str] = frozenset()
+        self._is_late = False
+
+    async def run(self) -> None:
+        """Looks for ever; what cannot be asked now is asked again."""
+        while True:
+            try:
+                await self.look()
+            except (HoldfastError, RPCError, RuntimeError) as error:
+                _log.warning("health of %s was not seen: %s", self._services.account, error)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """One look at workflows and reconcile; each trouble is told when it begins."""
+        await self._look_for_stuck()
+        await self._look_at_reconcile()
+
+    async def _look_for_stuck(self) -> None:
+        found = self._client.list_workflows(STUCK, rpc_timeout=LIST_TIMEOUT)
+        reported = {each.id async for each in found}
+        if not reported:
+            self._stuck = frozenset()
+            return
+        trades = await self._services.ledger.list_trades(
+            account=self._services.account, open_only=True
+        )
+        stuck = {t.trade_id: t for t in trades if trade_workflow_id(t.trade_id) in reported}
+        for trade_id in sorted(stuck.keys() - self._stuck):
+            protection = stuck[trade_id].protection or "none known"
+            text = f"the workflow cannot go on (see its Web UI page); protection: {protection}"
+            await report(self._services, "TRADE_STUCK", text, trade_id)
+        self._stuck = frozenset(stuck)
+
+    async def _look_at_reconcile(self) -> None:
+        age_s = await reconcile_age_s(self._services)
+        if age_s is None:
+            age_s = self._services.monotonic() - self._began_s
+        is_late = age_s > RECONCILE_LATE_S
+        if is_late and not self._is_late:
+            text = "broker and ledger were not compared for more than eleven minutes"
+            await report(self._services, "RECONCILE_LATE", text)
+        self._is_late = is_late
