@@ -20,12 +20,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
@@ -37,6 +38,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.alert_sender import AlertSender
 from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
+from activities.health_watch import HealthWatch
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
@@ -261,13 +263,16 @@ async def run_process(options: argparse.Namespace) -> int:
             ]
         if options.role in ("streams", "all"):
             for name, services in served.items():
-                await start_alerts(every[name], services, stack)
+                start_alerts(every[name], services, stack)
         watched_by = _watched_by(options.role, settings, stack)
         client = await _connect_temporal(settings, stopped, watched_by)
         if client is None:
             return 0
         for sweeper in sweepers:
             sweeper.use_client(client)
+        if options.role in ("streams", "all"):
+            for services in served.values():
+                run_beside(HealthWatch(services, client).run(), "health-watch", stack)
         for each in workers_of(options.role, client, tuple(served.values()), settings):
             await stack.enter_async_context(each)
         ready_file = os.environ.get(READY_FILE_VARIABLE)
@@ -409,20 +414,19 @@ async def start_sweeper(
             await copy_journal(services.ledger, journal)
 
     sweeper = GatewaySweeper(services, reserved, copy_waiting=copy)
-    task = asyncio.create_task(sweeper.run(), name="kill-sweeper")
-
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    stack.push_async_callback(end)
+    run_beside(sweeper.run(), "kill-sweeper", stack)
     return sweeper
 
 
-async def start_alerts(settings: Settings, services: Services, stack: AsyncExitStack) -> None:
+def start_alerts(settings: Settings, services: Services, stack: AsyncExitStack) -> None:
     """The alert sender beside the streams; it needs no Temporal, so a kill is told without."""
     sender = AlertSender(services, alert_policy(settings), alert_sends(settings))
-    task = asyncio.create_task(sender.run(), name="alert-sender")
+    run_beside(sender.run(), "alert-sender", stack)
+
+
+def run_beside(work: Coroutine[Any, Any, None], name: str, stack: AsyncExitStack) -> None:
+    """Runs endless work until `stack` closes."""
+    task = asyncio.create_task(work, name=name)
 
     async def end() -> None:
         task.cancel()
