@@ -1,6 +1,6 @@
-"""`python -m tests.bench [trade] [recovery] [kill]`: the goals of speed and size, measured.
+"""`python -m tests.bench [trade|recovery|kill|indicators ...]`: the goals of speed and size.
 
-Ratios within one run on real parts; nothing here is a test with a time limit. Exit code 0 says
+Measured: ratios within one run on real parts; nothing here is a test with a time limit. Exit code 0 says
 that it ran, not that every goal was met: the lines say `met` or `MISSED`.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from tests.bench.figures import context_lines
+from tests.bench.indicator_rate import measure_indicators
 from tests.bench.kill_latency import measure_kill
 from tests.bench.recovery import measure_recovery
 from tests.bench.servers import Servers, running_servers
@@ -23,13 +24,18 @@ PARTS: dict[str, tuple[str, Callable[[Servers], Awaitable[list[str]]]]] = {
     "recovery": ("SIGKILL of the only worker with 50 open trades", measure_recovery),
     "kill": ("kill while 50 trades walk", measure_kill),
 }
+# Pure computation: no servers are started for these.
+ALONE: dict[str, tuple[str, Callable[[], list[str]]]] = {
+    "indicators": ("ticks through ten indicators on one core", measure_indicators),
+}
 
 
 async def main(names: list[str]) -> int:
     """Measures the named parts, all of them without names; each on servers of its own."""
-    unknown = [name for name in names if name not in PARTS]
+    known = {**PARTS, **ALONE}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        sys.stderr.write(f"part was {unknown[0]}, allowed: {' '.join(PARTS)}\n")
+        sys.stderr.write(f"part was {unknown[0]}, allowed: {' '.join(known)}\n")
         return 2
     # A kill refuses sends by the dozen, and each says so in the log.
     logging.disable(logging.CRITICAL)
@@ -37,17 +43,22 @@ async def main(names: list[str]) -> int:
     for line in context_lines():
         print(f"  {line}")
     failed = False
-    for name in names or PARTS:
-        title, measure = PARTS[name]
-        print(f"\n{name}: {title}", flush=True)
+    for name in names or known:
+        print(f"\n{name}: {known[name][0]}", flush=True)
         try:
-            async with running_servers() as servers:
-                lines = await measure(servers)
+            lines = await _measured(name)
         except AssertionError as error:
             failed, lines = True, [f"NOT MEASURED: {error}"]
         for line in lines:
             print(f"  {line}", flush=True)
     return int(failed)
+
+
+async def _measured(name: str) -> list[str]:
+    if name in ALONE:
+        return ALONE[name][1]()
+    async with running_servers() as servers:
+        return await PARTS[name][1](servers)
 
 
 if __name__ == "__main__":
