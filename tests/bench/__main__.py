@@ -1,7 +1,7 @@
 """`python -m tests.bench [trade|recovery|kill|indicators ...]`: the goals of speed and size.
 
-Measured: ratios within one run on real parts; nothing here is a test with a time limit. Exit code 0 says
-that it ran, not that every goal was met: the lines say `met` or `MISSED`.
+Measured: ratios and rates within one run on real parts; nothing here is a test with a time limit.
+Exit code 0 says that it ran, not that every goal was met: the lines say `met` or `MISSED`.
 """
 
 from __future__ import annotations
