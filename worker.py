@@ -20,10 +20,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.alert_sender import AlertSender
+from activities.by_hand import ByHandActivities
 from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
 from activities.health_watch import HealthWatch
@@ -55,6 +56,7 @@ from brokers.port import Broker
 from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import read_run_file
 from deploy.local.stack import READY_FILE_VARIABLE, stack_environment
+from domain.bar import Bar
 from domain.control import ApiBreakerState
 from domain.errors import BadInput, HoldfastError
 from domain.ids import TRADE_QUEUE, order_queue, stream_queue
@@ -65,6 +67,7 @@ from marketdata.feed import TapeFeed
 from marketdata.polled import PolledFeed
 from marketdata.port import MarketDataFeed
 from marketdata.session_days import next_day
+from marketdata.stream_feed import StreamFeed
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
@@ -73,7 +76,14 @@ from observability.plugin import holdfast_plugin
 from observability.tracing import file_exporter, tracing_interceptor
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
-from wiring import alert_policy, alert_sends, broker_of, config_hash, copy_journal
+from wiring import (
+    alert_policy,
+    alert_sends,
+    broker_of,
+    config_hash,
+    copy_journal,
+    market_parts,
+)
 from workflows.flatten import FlattenWorkflow
 from workflows.reconcile import ReconcileWorkflow
 from workflows.session import SessionWorkflow
@@ -85,7 +95,7 @@ TAPES_KEPT = 4
 
 
 def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
-    """Where a session's bars come from: its tape, or the quotes of its account's broker.
+    """Where a session's bars come from: its tape, else the stream or quotes of its account.
 
     Sessions on one tape share one feed: it holds no state of a session.
     """
@@ -100,10 +110,35 @@ def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
             path = Path(spec.tape)
             with reading:
                 return tape_feed(path, spec.bar_interval_s, path.stat().st_mtime_ns)
-        quotes = services.of(spec.account).broker.quotes
-        return PolledFeed(quotes, interval_s=spec.bar_interval_s)
+        own = services.of(spec.account)
+        if own.market is not None and own.market.follows_positions:
+            return stream_feed(own, spec)
+        return PolledFeed(own.broker.quotes, interval_s=spec.bar_interval_s)
 
     return opened
+
+
+WANTED_FOR = timedelta(minutes=10)
+
+
+def stream_feed(services: Services, spec: SessionSpec) -> StreamFeed:
+    """Bars that the streams worker stored; the session's symbols stay wanted while it asks."""
+    ledger, account, interval_s = services.ledger, services.account, spec.bar_interval_s
+    source = f"session:{spec.name}"
+
+    async def want(symbols: Sequence[str]) -> None:
+        until = services.now() + WANTED_FOR
+        await ledger.want_market(account, source, symbols, interval_s, until)
+
+    async def sealed() -> datetime | None:
+        return await ledger.bars_sealed_to(account, interval_s)
+
+    async def read(
+        symbols: Sequence[str], after: datetime | None, until: datetime
+    ) -> Sequence[Bar]:
+        return await ledger.market_bars(account, interval_s, symbols, after, until)
+
+    return StreamFeed(want, sealed, read, services.broker.quotes, interval_s=interval_s)
 
 
 def open_strategy(name: str) -> StrategyProcess:
@@ -139,6 +174,7 @@ def trade_worker(
             trades.watch_exits,
             trades.raise_alert,
             trades.settle_trade,
+            ByHandActivities(services).book_by_hand,
             operations.engage_kill,
             sessions.next_decisions,
             sessions.accept_signal,
@@ -251,7 +287,7 @@ async def run_process(options: argparse.Namespace) -> int:
     configure_logging(watched.log_level, json_lines=watched.log_json)
     journal = None if options.data is None else KillJournal(options.data)
     async with AsyncExitStack() as stack:
-        served = await build_all_services(every, stack, journal)
+        served = await build_all_services(every, stack, journal, options.data)
         if options.account:
             served = {options.account: served[options.account]}
         sweepers: list[GatewaySweeper] = []
@@ -314,7 +350,10 @@ def accounts_of(read: Sequence[Settings]) -> dict[str, Settings]:
 
 
 async def build_all_services(
-    every: Mapping[str, Settings], stack: AsyncExitStack, journal: KillJournal | None = None
+    every: Mapping[str, Settings],
+    stack: AsyncExitStack,
+    journal: KillJournal | None = None,
+    data_dir: Path | None = None,
 ) -> dict[str, Services]:
     """Services of every account; they share the ledger's pool and know each other.
 
@@ -327,7 +366,8 @@ async def build_all_services(
     served: dict[str, Services] = {}
     for name, settings in every.items():
         made = await build_services(settings, ledger, stack, journal)
-        served[name] = replace(made, peers=served)
+        market = market_parts(settings, data_dir)
+        served[name] = replace(made, peers=served, market=market)
     return served
 
 
@@ -365,7 +405,7 @@ async def build_services(
     await ledger.ensure_account(account.name, venue, account.currency)
     if journal is not None:
         await copy_journal(ledger, journal)
-    broker = await _guarded(broker_of(settings), ledger, venue)
+    broker = await _guarded(broker_of(settings), ledger, venue, account.name)
     stack.push_async_callback(broker.aclose)
     blocked = "a kill waits in the local journal"
     return Services(
@@ -387,8 +427,11 @@ async def build_services(
     )
 
 
-async def _guarded(broker: Broker, ledger: Ledger, venue: str) -> GuardedBroker:
-    """The adapter behind the API breaker, which goes on from what the ledger remembers."""
+async def _guarded(broker: Broker, ledger: Ledger, venue: str, account: str) -> GuardedBroker:
+    """The adapter behind the API breaker, which goes on from what the ledger remembers.
+
+    Halts come from the market-data stream by way of the ledger: every process sees them.
+    """
 
     async def on_change(state: ApiBreakerState, failures: int) -> None:
         try:
@@ -399,7 +442,17 @@ async def _guarded(broker: Broker, ledger: Ledger, venue: str) -> GuardedBroker:
     before = await ledger.api_breaker(venue)
     open_now = ApiBreaker(state=ApiBreakerState.OPEN, opened_at=wall_now())
     was_closed = before.state is ApiBreakerState.CLOSED
-    return GuardedBroker(broker, on_change, wall_now, None if was_closed else open_now)
+    breaker = None if was_closed else open_now
+    return GuardedBroker(broker, on_change, wall_now, breaker, halts_of(ledger, account))
+
+
+def halts_of(ledger: Ledger, account: str) -> Callable[[], Awaitable[Sequence[str]]]:
+    """Reads the symbols whose halt was told and not ended."""
+
+    async def halted() -> tuple[str, ...]:
+        return tuple(halt.symbol for halt in await ledger.halts(account))
+
+    return halted
 
 
 async def start_sweeper(

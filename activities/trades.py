@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from temporalio import activity
 
+from activities.by_hand import with_moves_by_hand
 from activities.executions import fills_of_trade
 from activities.services import (
     AlertInput,
@@ -70,10 +71,11 @@ class TradeActivities:
         """
         services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
         fills = await fills_of_trade(services, trade_id)
+        moved = await services.ledger.adjustments(services.account, trade_id)
         booked = await services.ledger.fees(services.account, trade_id)
         result = trade_result(
             [leg.instrument for leg in input.plan.legs],
-            fills,
+            with_moves_by_hand(fills, moved, input.plan.side),
             other_fees=total(row.amount for row in booked),
             account_currency=input.plan.instrument.currency,
         )
@@ -94,6 +96,8 @@ class TradeActivities:
             fees_estimated=estimated,
             result=input.command.exit_reason or input.command.outcome,
         )
+        # A row of losses ends with this trade or not at all: the rule is asked here.
+        await services.ledger.disable_after_losses(input.plan.strategy, services.account)
         settled = Settled(
             at=services.now(),
             realised=result.net,

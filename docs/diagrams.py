@@ -38,10 +38,15 @@ STAGE_MOVES: dict[Stage, dict[Stage, str]] = {
         Stage.CLOSING: "stop or last target",
         Stage.ENTERING: "late accept",
     },
-    Stage.EXITING: {Stage.CLOSING: "flat", Stage.ENTERING: "late accept"},
+    Stage.EXITING: {
+        Stage.CLOSING: "flat",
+        Stage.OPEN: "taken over",
+        Stage.ENTERING: "late accept",
+    },
     Stage.CLOSING: {
         Stage.CLOSED: "proven flat, booked",
         Stage.NOT_FILLED: "never filled, booked",
+        Stage.RELEASED: "given to EXTERNAL, booked",
         Stage.OPEN: "late fill",
         Stage.EXITING: "late fill",
         Stage.ENTERING: "late accept",
@@ -50,10 +55,12 @@ STAGE_MOVES: dict[Stage, dict[Stage, str]] = {
         **dict.fromkeys(_IN_WORK, "resolved"),
         Stage.CLOSED: "flat, booked",
         Stage.NOT_FILLED: "never filled, booked",
+        Stage.RELEASED: "given to EXTERNAL, booked",
     },
     Stage.REFUSED: {},
     Stage.NOT_FILLED: {},
     Stage.CLOSED: {},
+    Stage.RELEASED: {},
 }
 """Which stage may follow which. Stages are derived from the state; a test watches real trades."""
 

@@ -57,6 +57,21 @@ def end_walk(state: TradeState, reason: str) -> TradeState:
     return state.changed(walk=state.walk.model_copy(update={"ended": reason}))
 
 
+def count_version(before: TradeState, after: TradeState) -> TradeState:
+    """`after` with the next version if something changed that a person should know first."""
+    if _shape(before) == _shape(after):
+        return after
+    return after.changed(version=before.version + 1)
+
+
+def _shape(state: TradeState) -> tuple[object, ...]:
+    counts = (len(state.fills), len(state.busted), len(state.adjustments), len(state.moved_targets))
+    exiting = (state.exit.reason, state.exit.keep)
+    hands = (state.paused, state.taken_over, state.giving_back, state.withdrawn, state.releasing)
+    ends = (state.walk.ended, state.kill_mode, state.needs_operator, state.settled)
+    return (*counts, *exiting, *hands, *ends, state.stop_price, state.ticket is None)
+
+
 def move(record: OrderRecord, event: OrderEvent, now: datetime, **update: Any) -> OrderRecord:
     """Record after the event of the table; `changed_at` moves only if the state did."""
     after = next_order_state(record.state, event)

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from domain import trade_state as ts
-from domain.changes import alert, end_walk, start_exit
+from domain.changes import end_walk, start_exit
 from domain.commands import Urgency
 from domain.facts import CloseRequested
 from domain.intents import is_due
@@ -64,10 +64,7 @@ def why_not_close(state: TradeState, fact: CloseRequested) -> str:
 
 
 def begin_close(state: TradeState, fact: CloseRequested, now: datetime) -> TradeState:
-    """State that knows how much shall stay. What cannot be is refused with an alert."""
-    refusal = why_not_close(state, fact)
-    if refusal:
-        return alert(state, "CLOSE_REFUSED", refusal)
+    """State that knows how much shall stay. `why_not_close` has been asked."""
     held = open_units(state)
     wanted = fact.quantity
     if wanted is None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from domain.base import Frozen
+from domain.facts import PositionAdjusted
 from domain.money import NetPrice, Quantity
 from domain.order import OrderIntent, Side
 from domain.plan import ExitRule, PlanLeg, TradePlan
@@ -151,6 +152,26 @@ class WatchExits(Frozen):
         return "watch"
 
 
+class AnsweredOrder(Frozen):
+    """An unknown order that a person answered for."""
+
+    client_id: str
+    resolution: Literal["filled", "dead"]
+    evidence: str
+
+
+class BookByHand(Frozen):
+    """Write to the ledger what a person changed: positions and answers for unknown orders."""
+
+    kind: Literal["book_by_hand"] = "book_by_hand"
+    adjustments: tuple[PositionAdjusted, ...] = ()
+    answers: tuple[AnsweredOrder, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return "book"
+
+
 class AlertSeverity(StrEnum):
     INFO = "info"
     WARNING = "warning"
@@ -197,6 +218,7 @@ Command = Annotated[
     | ReadBroker
     | ReadQuote
     | WatchExits
+    | BookByHand
     | Alert
     | Settle,
     Field(discriminator="kind"),

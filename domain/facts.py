@@ -192,6 +192,7 @@ class CloseRequested(_Fact):
     quantity: Quantity | None = None
     fraction: Number | None = None
     exit_name: str = "close"
+    version: int | None = None
 
 
 class KillEngaged(_Fact):
@@ -244,6 +245,10 @@ class AdjustmentKind(StrEnum):
     ADL = "adl"
     DUST = "dust"
     EXTERNAL = "external"
+    # By a person: taken from EXTERNAL, given to it, an unknown order's fill.
+    ADOPTED = "adopted"
+    RELEASED = "released"
+    BY_HAND = "by_hand"
 
 
 class PositionAdjusted(_Fact):
@@ -255,6 +260,14 @@ class PositionAdjusted(_Fact):
     quantity: SignedQuantity
     price: NetPrice | None = None
     adjustment: AdjustmentKind
+
+
+class BookedByHand(_Fact):
+    """The ledger has what a person changed: these adjustments and answered orders."""
+
+    kind: Literal["booked_by_hand"] = "booked_by_hand"
+    adjustment_ids: tuple[str, ...] = ()
+    client_ids: tuple[str, ...] = ()
 
 
 class DiscrepancyFound(_Fact):
@@ -271,9 +284,18 @@ class OperatorVerb(StrEnum):
     MOVE_STOP = "move_stop"
     RESOLVE_ORDER = "resolve_order"
     CANCEL_ENTRY = "cancel_entry"
+    MOVE_TARGET = "move_target"
+    RELEASE = "release"
 
 
 class OperatorCommand(_Fact):
+    """What a person wants of one trade.
+
+    `version` is the trade's version that the person saw; another one refuses the command.
+    `reference` is the market's price on the side where a stop or target would fill at once.
+    `target` counts from 1. `release_orders` takes the resting exits down at a take-over.
+    """
+
     kind: Literal["operator_command"] = "operator_command"
     command_id: str
     by: str
@@ -284,6 +306,12 @@ class OperatorCommand(_Fact):
     client_id: str | None = None
     resolution: Literal["filled", "dead"] | None = None
     evidence: str = ""
+    version: int | None = None
+    reference: NetPrice | None = None
+    target: int | None = None
+    widen: bool = False
+    marketable: bool = False
+    release_orders: bool = False
 
 
 class VersionChanged(_Fact):
@@ -340,6 +368,7 @@ Fact = Annotated[
     | FeeBooked
     | FundingPaid
     | PositionAdjusted
+    | BookedByHand
     | DiscrepancyFound
     | OperatorCommand
     | VersionChanged

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from domain import trade_state as ts
-from domain.changes import alert, end_walk, move, start_exit, take_command_id
-from domain.closing import begin_close
+from domain.changes import alert, count_version, end_walk, start_exit, take_command_id
 from domain.commands import AlertSeverity
 from domain.control import KillMode
 from domain.errors import IllegalTransition
 from domain.facts import (
+    BookedByHand,
     BrokerSnapshot,
     CancelAsked,
     CancelRejected,
@@ -35,7 +35,6 @@ from domain.facts import (
     FundingPaid,
     KillEngaged,
     OperatorCommand,
-    OperatorVerb,
     OrderAccepted,
     OrderNotSent,
     OrderRejected,
@@ -75,9 +74,7 @@ from domain.fold_orders import (
     replace_confirmed,
     replace_rejected,
 )
-from domain.order import (
-    OrderEvent,
-)
+from domain.operator_fold import booked_by_hand, give_back, operate
 from domain.protection import ratcheted_stop
 from domain.trade_state import Role, TradeState
 
@@ -94,7 +91,7 @@ def apply(state: TradeState, fact: Fact, now: datetime) -> TradeState:
         return alert(state, "ILLEGAL_TRANSITION", f"{fact.kind}: {error.text}")
     if after.unclaimed and after.orders is not state.orders:
         after = claim_fills(after, now)
-    return _refresh_derived(state, after, now)
+    return count_version(state, _refresh_derived(state, after, now))
 
 
 def apply_all(state: TradeState, facts: Iterable[Fact], now: datetime) -> TradeState:
@@ -166,7 +163,7 @@ def _resumed(state: TradeState, fact: TradingResumed, now: datetime) -> TradeSta
 
 def _exit_triggered(state: TradeState, fact: ExitTriggered, now: datetime) -> TradeState:
     """Once per (rule, position epoch): two watchers or a restart give one exit."""
-    if fact.position_epoch != state.position_epoch or ts.is_flat(state):
+    if fact.position_epoch != state.position_epoch or ts.is_flat(state) or state.taken_over:
         return state
     return start_exit(state, fact.rule_id, f"{fact.rule_id}/{fact.position_epoch}")
 
@@ -174,11 +171,6 @@ def _exit_triggered(state: TradeState, fact: ExitTriggered, now: datetime) -> Tr
 def _flatten_requested(state: TradeState, fact: FlattenRequested, now: datetime) -> TradeState:
     seen = take_command_id(state, fact.command_id)
     return state if seen is None else start_exit(seen, "flatten", fact.command_id)
-
-
-def _close_requested(state: TradeState, fact: CloseRequested, now: datetime) -> TradeState:
-    seen = take_command_id(state, fact.command_id)
-    return state if seen is None else begin_close(seen, fact, now)
 
 
 def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeState:
@@ -194,46 +186,8 @@ def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeS
     return end_walk(state, "killed")
 
 
-def _operator_command(state: TradeState, fact: OperatorCommand, now: datetime) -> TradeState:
-    seen = take_command_id(state, fact.command_id)
-    if seen is None:
-        return state
-    state = seen
-    match fact.verb:
-        case OperatorVerb.PAUSE:
-            return state.changed(paused=True)
-        case OperatorVerb.RESUME:
-            return state.changed(paused=False, needs_operator="", read_needed="resumed")
-        case OperatorVerb.TAKE_OVER:
-            return state.changed(taken_over=True)
-        case OperatorVerb.HAND_BACK:
-            return state.changed(taken_over=False, needs_operator="", read_needed="handed back")
-        case OperatorVerb.CANCEL_ENTRY:
-            return end_walk(state, "cancelled_by_operator")
-        case OperatorVerb.MOVE_STOP:
-            return _move_stop(state, fact)
-        case OperatorVerb.RESOLVE_ORDER:
-            return _resolve_by_hand(state, fact, now)
-
-
-def _move_stop(state: TradeState, fact: OperatorCommand) -> TradeState:
-    """The operator may move a stop both ways; it is the one hand above the ratchet."""
-    if fact.price is None or fact.price <= 0 or state.plan.stop is None:
-        return alert(state, "MOVE_STOP_REFUSED", f"price was {fact.price}")
-    for stop in state.live(Role.STOP):
-        # What the venue refused at another price says nothing about this one.
-        state = state.with_order(stop.model_copy(update={"refusals": 0, "retry_at": None}))
-    return state.changed(stop_price=ts.protective_tick(state, fact.price))
-
-
-def _resolve_by_hand(state: TradeState, fact: OperatorCommand, now: datetime) -> TradeState:
-    """A person answers for an unknown order, with evidence (I10)."""
-    record = state.order(fact.client_id or "")
-    if record is None or not fact.evidence or fact.resolution is None:
-        return alert(state, "RESOLVE_REFUSED", f"order {fact.client_id}: evidence is required")
-    if fact.resolution == "dead":
-        state = state.with_order(move(record, OrderEvent.CANCELED, now, reject_code="BY_HAND"))
-    return state.changed(read_needed="order resolved by hand", needs_operator="")
+def _broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> TradeState:
+    return give_back(broker_snapshot(state, fact, now), fact)
 
 
 def _discrepancy(state: TradeState, fact: DiscrepancyFound, now: datetime) -> TradeState:
@@ -309,11 +263,11 @@ _HANDLERS: dict[type[Any], Callable[[TradeState, Any, datetime], TradeState]] = 
     ReplaceConfirmed: replace_confirmed,
     ReplaceRejected: replace_rejected,
     QuoteRead: _quote_read,
-    BrokerSnapshot: broker_snapshot,
+    BrokerSnapshot: _broker_snapshot,
     ExitTriggered: _exit_triggered,
     DeadlinePassed: _deadline,
     FlattenRequested: _flatten_requested,
-    CloseRequested: _close_requested,
+    CloseRequested: operate,
     KillEngaged: _kill_engaged,
     SessionChanged: _session_changed,
     TradingHalted: _halted,
@@ -321,8 +275,9 @@ _HANDLERS: dict[type[Any], Callable[[TradeState, Any, datetime], TradeState]] = 
     FeeBooked: fee_booked,
     FundingPaid: fee_booked,
     PositionAdjusted: position_adjusted,
+    BookedByHand: booked_by_hand,
     DiscrepancyFound: _discrepancy,
-    OperatorCommand: _operator_command,
+    OperatorCommand: operate,
     VersionChanged: _version_changed,
     Settled: _settled,
     CommandFailed: _command_failed,

@@ -16,7 +16,7 @@ from domain.facts import (
     FundingPaid,
     PositionAdjusted,
 )
-from domain.fold_orders import see_order
+from domain.fold_orders import BY_HAND, see_order, take_back
 from domain.money import ZERO
 from domain.order import (
     TERMINAL_STATES,
@@ -44,6 +44,9 @@ def book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
         text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
         state = alert(state, "FILL_UNATTRIBUTED", text, AlertSeverity.CRITICAL)
         return state.changed(read_needed="a fill of an unknown order")
+    if record.reject_code == BY_HAND:
+        state = take_back(state, record, f"the broker tells {fill.quantity} @ {fill.price}", now)
+        record = state.order(record.client_id) or record
     state = state.changed(
         fills=(*state.fills, fill),
         fees=state.fees + (fill.fee or ZERO),

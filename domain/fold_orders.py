@@ -33,6 +33,7 @@ from domain.trade_state import OrderRecord, Role, TradeState
 RETRY_DEFAULT_S = 1.0
 RETRY_MAX_S = 60.0
 CANCEL_AGAIN_S = 2.0
+BY_HAND = "by-hand"
 PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS"})
 
 _EVENT_OF_STATUS = {
@@ -175,6 +176,9 @@ def see_order(
             f"{record.client_id}: filled {seen.filled_quantity} of {seen.quantity}",
             AlertSeverity.CRITICAL,
         )
+    if record.reject_code == BY_HAND and _speaks_against(record, seen):
+        state = take_back(state, record, f"the broker says {seen.raw_status or seen.status}", now)
+        record = state.order(record.client_id) or record
     if _is_found_alive(record, seen):
         # The refusal was not this order's: what the broker shows working is live (I3, I10).
         state = alert(state, "ORDER_FOUND_ALIVE", record.client_id, AlertSeverity.CRITICAL)
@@ -189,10 +193,35 @@ def see_order(
     return state
 
 
+def take_back(state: TradeState, record: OrderRecord, told: str, now: datetime) -> TradeState:
+    """What a person entered for this order goes: the broker's own facts win over it (I10)."""
+    doubtful = record.model_copy(update={"state": OrderState.UNKNOWN, "reject_code": ""})
+    state = state.with_order(doubtful)
+    adjustment_id = f"{BY_HAND}/{record.client_id}"
+    known = {each.adjustment_id: each for each in state.adjustments}
+    back_id = f"{adjustment_id}/back"
+    text = f"{record.client_id} was resolved by hand; {told}"
+    state = alert(state, "RESOLUTION_CONTRADICTED", text, AlertSeverity.CRITICAL)
+    if adjustment_id not in known or back_id in known:
+        return state
+    entered = known[adjustment_id]
+    back = entered.model_copy(
+        update={"adjustment_id": back_id, "quantity": -entered.quantity, "at": now}
+    )
+    return state.changed(adjustments=(*state.adjustments, back), booking=(*state.booking, back))
+
+
 def _is_found_alive(record: OrderRecord, seen: OrderSnapshot) -> bool:
     """True if an order that was refused at its sending works at the broker all the same."""
     refused = record.state is OrderState.REJECTED and record.broker_order_id is None
     return refused and not seen.is_terminal
+
+
+def _speaks_against(record: OrderRecord, seen: OrderSnapshot) -> bool:
+    """True if the broker's view is not what the person said of the order."""
+    if not seen.is_terminal:
+        return True
+    return (record.state is OrderState.FILLED) != (seen.filled_quantity > ZERO)
 
 
 def _told(record: OrderRecord, seen: OrderSnapshot) -> dict[str, Any]:

@@ -6,14 +6,19 @@ decode would be dropped whole by the SDK (architecture §4).
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from pydantic import JsonValue
 
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.facts import FactBatch
-from domain.money import Amount, NetPrice, Quantity
+from domain.facts import CloseRequested, FactBatch, OperatorCommand, OperatorVerb
+from domain.money import Amount, NetPrice, Number, Quantity
 from domain.plan import TradePlan
 from domain.trade_state import TradeState
+
+CLOSE = "close"
+_CLOSE_FIELDS = frozenset(CloseRequested.model_fields)
 
 
 class TradeInput(Frozen):
@@ -68,14 +73,47 @@ class OperatorRequest(Frozen):
     client_id: str | None = None
     resolution: str = ""
     evidence: str = ""
+    version: int | None = None
+    quantity: Quantity | None = None
+    fraction: Number | None = None
+    target: int | None = None
+    reference: NetPrice | None = None
+    widen: bool = False
+    marketable: bool = False
+    release_orders: bool = False
+
+    def fact(self, verb: str, at: datetime) -> OperatorCommand | CloseRequested:
+        """The command as the trade folds it; `verb` is the name of the update.
+
+        Raises:
+            ValueError: there is no such verb.
+        """
+        values = self.model_dump(exclude_defaults=True) | {"at": at}
+        if verb == CLOSE:
+            return CloseRequested.model_validate(
+                {name: value for name, value in values.items() if name in _CLOSE_FIELDS}
+            )
+        values |= {"verb": OperatorVerb(verb), "resolution": self.resolution or None}
+        values.pop("fraction", None)
+        return OperatorCommand.model_validate(values)
 
 
 class Receipt(Frozen):
-    """Recorded, not done."""
+    """Recorded, not done. `body_hash` tells a repeat from another command under the same id."""
 
     command_id: str
     recorded: bool
     text: str = ""
+    body_hash: str = ""
+
+
+class CommandAnswer(Frozen):
+    """What the query `outcome` tells of one command: `progress` is a word of domain.outcomes."""
+
+    command_id: str
+    progress: str
+    text: str = ""
+    version: int = 0
 
 
 class TradeStatus(Frozen):
@@ -91,5 +129,7 @@ class TradeStatus(Frozen):
     exit_pending: str = ""
     needs_operator: str = ""
     working: tuple[str, ...] = ()
+    version: int = 0
+    hand: str = ""
     naked_s: float = 0.0
     details: JsonValue = None

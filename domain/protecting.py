@@ -112,10 +112,21 @@ def _protect_tranche(
     if wanted.stop_price is not None and not stops:
         # A target without its stop is not protection: take it down and place the pair.
         return cancel_orders(state, live, now, busy, Urgency.PROTECT)
+    if _has_moved_target(state, live, wanted):
+        return cancel_orders(state, live, now, busy, Urgency.PROTECT)
     for stop in stops:
         if wanted.stop_price is not None and stop.stop_price != wanted.stop_price:
             return _ratchet(state, stop, wanted, now)
     return state, ()
+
+
+def _has_moved_target(
+    state: TradeState, live: tuple[OrderRecord, ...], wanted: DesiredExit
+) -> bool:
+    """True if a person moved this target: the pair goes and comes back at the new price."""
+    if all(moved.tranche != wanted.tranche for moved in state.moved_targets):
+        return False
+    return any(o.role is Role.TARGET and o.limit_price != wanted.target_price for o in live)
 
 
 def _covers(state: TradeState, live: tuple[OrderRecord, ...], wanted: DesiredExit) -> bool:

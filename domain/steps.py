@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from domain import trade_state as ts
-from domain.changes import alert, end_walk, start_exit
+from domain.changes import alert, count_version, end_walk, start_exit
 from domain.closing import close_part
 from domain.commands import (
     AlertSeverity,
@@ -23,6 +23,7 @@ from domain.commands import (
     Settle,
     Urgency,
 )
+from domain.handing_over import book, is_proven, let_go, withdraw
 from domain.intents import is_due, urgency_of
 from domain.leaving import exit_deadlines, get_out
 from domain.moves import (
@@ -57,10 +58,11 @@ def decide(
     """
     if ts.is_final(state):
         return state.changed(alerts=()), state.alerts
+    before = state
     state = _pass_deadlines(state, now)
     state, commands = _run_phases(state, now, busy)
     told = state.alerts
-    return state.changed(alerts=()), (*told, *commands)
+    return count_version(before, state).changed(alerts=()), (*told, *commands)
 
 
 def _run_phases(
@@ -82,14 +84,15 @@ def _run_phases(
 
 
 def _phases(state: TradeState) -> tuple[Callable[..., Step], ...]:
-    """Phases in order of safety; a taken-over trade only reads unless it must get out."""
+    """Phases in order of safety; a taken-over trade only watches unless it must get out."""
     if state.ticket is None:
         return (_reserve,)
     if state.taken_over and not ts.wants_exit(state):
-        return (_know,)
+        return (_resolve_unknown, withdraw, book, _know, let_go, _close)
     return (
         _resolve_unknown,
         _drop_entries,
+        book,
         _know,
         _drop_doubles,
         _notice_wrong,
@@ -105,7 +108,9 @@ def _phases(state: TradeState) -> tuple[Callable[..., Step], ...]:
 
 
 def _pass_deadlines(state: TradeState, now: datetime) -> TradeState:
-    """Turns passed strategy deadlines into exits (market time)."""
+    """Turns passed strategy deadlines into exits (market time); none while taken over."""
+    if state.taken_over:
+        return state
     market_now = state.clock.market(now)
     flat_by = state.plan.flat_by
     if flat_by is not None and market_now >= flat_by:
@@ -130,7 +135,7 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
     candidates = [*walk_deadlines(state), *_order_deadlines(state), *exit_deadlines(state)]
     if state.read_after is not None and _wants_read(state):
         candidates.append(state.read_after)
-    if not ts.wants_exit(state):
+    if not ts.wants_exit(state) and not state.taken_over:
         instants = (_time_stop_at(state), state.plan.flat_by)
         candidates += [state.clock.wall(at) for at in instants if at is not None]
     if state.imbalance_since is not None:
@@ -206,6 +211,8 @@ def _is_still_wanted(state: TradeState, record: OrderRecord) -> bool:
 
     Without a position an exit would open one the other way round (I2).
     """
+    if state.taken_over:
+        return False
     if record.role is Role.ENTRY:
         return not state.walk.ended
     return not ts.is_flat(state)
@@ -317,24 +324,25 @@ def _close(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     if not dying:
         state, commands = cancel_orders(state, live, now, busy, Urgency.EXIT)
         return state, commands, True
-    changes = [o.changed_at for o in state.orders if o.state is not OrderState.NOT_SENT]
-    proven = not changes or (state.knowledge_at is not None and state.knowledge_at >= max(changes))
-    if live or not proven or ts.missing_fills(state):
+    if live or not is_proven(state):
         if not is_due(state.read_after, now):
             return state, (), True
         state, commands = read_orders(state, now, busy, "proof of the close")
         return state, commands, True
+    if state.booking or state.answers:
+        return state, (), True
     command = settle_command(state)
     return state, () if command.key in busy else (command,), True
 
 
 def settle_command(state: TradeState) -> Settle:
     """What the ledger needs to book the end of the trade."""
-    filled = ts.entry_quantity(state)
+    filled, released = ts.entry_quantity(state), ts.is_released(state)
+    ended = ts.Outcome.CLOSED if filled else ts.Outcome.NOT_FILLED
     arrival = state.ticket.arrival.mid if state.ticket is not None else None
     return Settle(
-        outcome=ts.Outcome.CLOSED if filled else ts.Outcome.NOT_FILLED,
-        exit_reason=ts.exit_reason(state),
+        outcome=ts.Outcome.RELEASED if released else ended,
+        exit_reason="released" if released else ts.exit_reason(state),
         entry_quantity=filled,
         average_entry=ts.average_price(state, Role.ENTRY),
         average_exit=ts.average_price(state, Role.STOP, Role.TARGET, Role.EXIT),

@@ -16,7 +16,8 @@ def story_of(state: TradeState) -> str:
     lines = [
         f"### {plan.side} {plan.symbol} · {ts.stage(state)}",
         "",
-        f"- trade `{plan.trade_id}` · strategy {plan.strategy} · account {plan.account}",
+        f"- trade `{plan.trade_id}` · strategy {plan.strategy} · account {plan.account}"
+        f" · version {state.version}",
         f"- {_plan_line(state)}",
     ]
     if state.refusal_code:
@@ -28,6 +29,8 @@ def story_of(state: TradeState) -> str:
     if state.exit.reason:
         pending = f" · pending: {state.exit.pending}" if state.exit.pending else ""
         lines.append(f"- exit: {state.exit.reason}{pending}")
+    if ts.hand(state):
+        lines.append(f"- **{ts.hand(state).replace('_', ' ')}** by a person")
     if state.needs_operator:
         lines.append(f"- **needs operator**: {state.needs_operator}")
     if state.realised is not None:

@@ -15,10 +15,10 @@ from pydantic import AwareDatetime, Field
 
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.commands import Alert
+from domain.commands import Alert, AnsweredOrder
 from domain.control import KillMode
 from domain.entry import EntryTicket
-from domain.facts import PositionAdjusted
+from domain.facts import AdjustmentKind, PositionAdjusted
 from domain.ids import IntentKey, Purpose
 from domain.money import CTX, ZERO, Amount, NetPrice, Quantity, divide, total
 from domain.order import (
@@ -54,15 +54,17 @@ class Stage(StrEnum):
     REFUSED = "refused"
     NOT_FILLED = "not_filled"
     CLOSED = "closed"
+    RELEASED = "released"
 
 
-FINAL_STAGES = frozenset({Stage.REFUSED, Stage.NOT_FILLED, Stage.CLOSED})
+FINAL_STAGES = frozenset({Stage.REFUSED, Stage.NOT_FILLED, Stage.CLOSED, Stage.RELEASED})
 
 
 class Outcome(StrEnum):
     REFUSED = "refused"
     NOT_FILLED = "not_filled"
     CLOSED = "closed"
+    RELEASED = "released"
 
 
 class OrderRecord(Frozen):
@@ -151,6 +153,28 @@ class Hours(Frozen):
     read_at: AwareDatetime | None = None
 
 
+class MovedTarget(Frozen):
+    """Where a person moved the target of a tranche (0-based) to."""
+
+    tranche: int
+    price: NetPrice
+
+
+class CommandOutcome(Frozen):
+    """A command of a person and, if it was refused, why: `CODE field: …`.
+
+    `body_hash` tells whether a repeat under the same id asks for the same (faults.md rows 36-37).
+    """
+
+    command_id: str
+    verb: str
+    by: str
+    reason: str = ""
+    at: AwareDatetime
+    body_hash: str = ""
+    refusal: str = ""
+
+
 class NakedClock(Frozen):
     """Wall seconds with a position and no live stop that should have one (I4)."""
 
@@ -162,6 +186,8 @@ class NakedClock(Frozen):
 class TradeState(Frozen):
     """Everything a trade knows. `installation` and `clock` never change.
 
+    `version` counts what a person should know before acting; `booking` and `answers` are what the
+    ledger does not have yet; `giving_back` waits for the read after which automation goes on.
     `unclaimed` are fills of an order whose broker ids are still on their way to us.
     """
 
@@ -196,6 +222,14 @@ class TradeState(Frozen):
     kill_mode: KillMode | None = None
     paused: bool = False
     taken_over: bool = False
+    giving_back: bool = False
+    withdrawn: bool = False
+    releasing: bool = False
+    moved_targets: tuple[MovedTarget, ...] = ()
+    booking: tuple[PositionAdjusted, ...] = ()
+    answers: tuple[AnsweredOrder, ...] = ()
+    outcomes: tuple[CommandOutcome, ...] = ()
+    version: int = 0
     needs_operator: str = ""
     seen_commands: tuple[str, ...] = ()
     naked: NakedClock = NakedClock()
@@ -365,9 +399,25 @@ def entry_fills(state: TradeState) -> tuple[Fill, ...]:
     )
 
 
+def entry_adjustments(state: TradeState) -> tuple[PositionAdjusted, ...]:
+    """What a person put into the trade: adopted positions, entries that filled by their word."""
+    return tuple(a for a in state.adjustments if _is_entry_by_hand(state, a))
+
+
+def _is_entry_by_hand(state: TradeState, adjusted: PositionAdjusted) -> bool:
+    if adjusted.adjustment is AdjustmentKind.ADOPTED:
+        return True
+    if adjusted.adjustment is not AdjustmentKind.BY_HAND:
+        return False
+    record = state.order(adjusted.adjustment_id.split("/")[1])
+    return record is not None and record.role is Role.ENTRY
+
+
 def entry_quantity(state: TradeState) -> Decimal:
     """Units that the entry has filled in total (never falls while the trade exits)."""
-    return total(filled_quantity(state, o) for o in state.orders if o.role is Role.ENTRY)
+    by_hand = total(a.quantity for a in entry_adjustments(state)) * state.plan.side.sign
+    filled = total(filled_quantity(state, o) for o in state.orders if o.role is Role.ENTRY)
+    return filled + by_hand
 
 
 def average_price(state: TradeState, *roles: Role) -> Decimal | None:
@@ -385,13 +435,25 @@ def average_price(state: TradeState, *roles: Role) -> Decimal | None:
             for f in fills_of(state, record)
             if f.symbol == leg.instrument.symbol
         ]
-        quantity = total(f.quantity for f in fills)
+        parts = [(f.quantity, f.price) for f in fills]
+        if Role.ENTRY in roles:
+            parts += _entry_parts_by_hand(state, leg.instrument.symbol)
+        quantity = total(part for part, _ in parts)
         if quantity == 0:
             return None
-        average = divide(total(f.quantity * f.price for f in fills), quantity)
+        average = divide(total(part * price for part, price in parts), quantity)
         sign = leg.side.sign if state.plan.is_combo else 1
         net += sign * leg.ratio * average
     return net.quantize(_AVERAGE_PLACES, context=CTX).normalize(CTX)
+
+
+def _entry_parts_by_hand(state: TradeState, symbol: str) -> list[tuple[Decimal, Decimal]]:
+    """(quantity in the trade's direction, price) of what a person put in."""
+    return [
+        (a.quantity * state.plan.side.sign, a.price)
+        for a in entry_adjustments(state)
+        if a.symbol == symbol and a.price is not None
+    ]
 
 
 def tranche_quantities(state: TradeState) -> tuple[Decimal, ...]:
@@ -420,6 +482,9 @@ def target_price(state: TradeState, tranche: int) -> Decimal | None:
     """Tick-valid target price of the tranche, or None for a runner."""
     if tranche >= len(state.plan.targets):
         return None
+    for moved in reversed(state.moved_targets):
+        if moved.tranche == tranche:
+            return moved.price
     price = state.plan.targets[tranche].price
     average = average_price(state, Role.ENTRY)
     if price is None or average is None:
@@ -535,6 +600,8 @@ def stage(state: TradeState) -> Stage:
     if state.refusal_code:
         return Stage.REFUSED
     if state.settled:
+        if is_released(state):
+            return Stage.RELEASED
         return Stage.CLOSED if entry_quantity(state) or state.fills else Stage.NOT_FILLED
     if state.needs_operator:
         return Stage.NEEDS_OPERATOR
@@ -550,6 +617,20 @@ def stage(state: TradeState) -> Stage:
 def entry_is_dead(state: TradeState) -> bool:
     """True if no entry can fill any more: the walk is over and none is live."""
     return bool(state.walk.ended) and not state.live(Role.ENTRY)
+
+
+def is_released(state: TradeState) -> bool:
+    """True if a person let the position go to EXTERNAL."""
+    return any(a.adjustment is AdjustmentKind.RELEASED for a in state.adjustments)
+
+
+def hand(state: TradeState) -> str:
+    """Whose hand the trade is in, in one word; empty for its own."""
+    if state.releasing:
+        return "releasing"
+    if state.taken_over:
+        return "taken_over"
+    return "paused" if state.paused else ""
 
 
 def is_final(state: TradeState) -> bool:

@@ -6,8 +6,9 @@ nothing that was booked is edited, except that a missing fee may be filled in on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, select, text, update
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.errors import Refused
 from domain.order import Fill
 from ledger.alert_store import tell_opening
-from ledger.connection import LedgerConnection
+from ledger.connection import LedgerConnection, lock_exclusive
 from ledger.order_store import owner_of_order
 from ledger.records import (
     EXTERNAL,
@@ -183,6 +184,39 @@ class FillStore(LedgerConnection):
             done = await connection.execute(statement.returning(adjustments.c.adjustment_id))
             is_new = done.one_or_none() is not None
         return is_new
+
+    async def move_positions(
+        self, account: str, rows: Sequence[AdjustmentRecord], *, takes: Mapping[str, Decimal]
+    ) -> bool:
+        """Books rows that belong together, all or none; False if they were booked before.
+
+        `takes` is what EXTERNAL must have of each symbol, signed, for the rows to be booked: two
+        people cannot adopt the same position (K6).
+
+        Raises:
+            Refused: `EXTERNAL_MOVED`, EXTERNAL has less by now.
+        """
+        values = [row.model_dump() | {"kind": row.kind.value} for row in rows]
+        statement = upsert(adjustments).values(values).on_conflict_do_nothing()
+        async with self._work() as connection:
+            await lock_exclusive(connection, f"holdfast/external/{account}")
+            known = select(adjustments.c.adjustment_id).where(
+                adjustments.c.account == account,
+                adjustments.c.adjustment_id.in_([row.adjustment_id for row in rows]),
+            )
+            if (await connection.execute(known)).first() is not None:
+                return False
+            held = {
+                row.symbol: row.quantity
+                for row in await positions_in(connection, account)
+                if row.trade_id == EXTERNAL
+            }
+            for symbol, quantity in takes.items():
+                has = held.get(symbol, Decimal(0))
+                if has * quantity <= 0 or abs(has) < abs(quantity):
+                    raise Refused(f"EXTERNAL has {has} {symbol}", code="EXTERNAL_MOVED")
+            await connection.execute(statement)
+        return True
 
     async def adjustments(
         self, account: str, trade_id: str | None = None

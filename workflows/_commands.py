@@ -20,6 +20,7 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    from activities.by_hand import ByHandActivities, ByHandInput
     from activities.orders import OrderActivities
     from activities.reads import ReadActivities
     from activities.risk import RiskActivities
@@ -40,6 +41,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.trades import TradeActivities
     from domain.commands import (
         Alert,
+        BookByHand,
         CancelOrder,
         Command,
         PlaceOrder,
@@ -152,6 +154,12 @@ class CommandTasks:
                     TradeActivities.watch_exits,
                     WatchInput(trade=trade, command=command),
                     f"watch {len(command.rules)} exit rules",
+                )
+            case BookByHand():
+                return await self._book(
+                    ByHandActivities.book_by_hand,
+                    ByHandInput(trade=trade, command=command),
+                    "book what a person changed",
                 )
             case Alert():
                 return await self._book(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import VersioningBehavior
+from temporalio.common import RawValue, VersioningBehavior
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
@@ -23,12 +24,11 @@ with workflow.unsafe.imports_passed_through():
         FactEnvelope,
         FlattenRequested,
         KillEngaged,
-        OperatorCommand,
-        OperatorVerb,
         VersionChanged,
     )
     from domain.fold import apply_all
     from domain.messages import (
+        CommandAnswer,
         OperatorRequest,
         OperatorSignal,
         Receipt,
@@ -37,6 +37,8 @@ with workflow.unsafe.imports_passed_through():
         TradeStatus,
         VersionSignal,
     )
+    from domain.operator_checks import body_of, why_not
+    from domain.outcomes import progress_of
     from domain.steps import decide, next_deadline
     from domain.story import story_of
     from domain.trade_state import TradeState
@@ -151,69 +153,31 @@ class TradeWorkflow:
         )
         return Receipt(command_id=request.command_id, recorded=True)
 
-    @workflow.update
-    def move_stop(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.MOVE_STOP, request)
+    @workflow.update(dynamic=True)
+    def operate(self, verb: str, arguments: Sequence[RawValue]) -> Receipt:
+        """A person's command; the update's name is its verb (`pause`, `close`, `move_stop`, …).
 
-    @workflow.update
-    def take_over(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.TAKE_OVER, request)
-
-    @workflow.update
-    def hand_back(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.HAND_BACK, request)
-
-    @workflow.update
-    def pause(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.PAUSE, request)
-
-    @workflow.update
-    def resume(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.RESUME, request)
-
-    @workflow.update
-    def cancel_entry(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.CANCEL_ENTRY, request)
-
-    @workflow.update
-    def resolve_order(self, request: OperatorRequest) -> Receipt:
-        return self._operator(OperatorVerb.RESOLVE_ORDER, request)
+        Answered once recorded. What became of it tells the query `outcome`.
+        """
+        fact = _request_of(arguments).fact(verb, workflow.now())
+        self._record(fact)
+        return Receipt(command_id=fact.command_id, recorded=True, body_hash=body_of(fact))
 
     @request_flatten.validator
     def _check_flatten(self, request: OperatorRequest) -> None:
         _check_request(request)
 
-    @move_stop.validator
-    def _check_move_stop(self, request: OperatorRequest) -> None:
+    @operate.validator
+    def _check_operate(self, verb: str, arguments: Sequence[RawValue]) -> None:
+        """Refused commands leave nothing in history (faults.md §3 rows 35-37, 65, 66)."""
+        request = _request_of(arguments)
         _check_request(request)
-        if request.price is None or request.price <= 0:
-            raise ApplicationError("PRICE_NOT_POSITIVE field=price", type="BadInput")
-
-    @take_over.validator
-    def _check_take_over(self, request: OperatorRequest) -> None:
-        _check_request(request)
-
-    @hand_back.validator
-    def _check_hand_back(self, request: OperatorRequest) -> None:
-        _check_request(request)
-
-    @pause.validator
-    def _check_pause(self, request: OperatorRequest) -> None:
-        _check_request(request)
-
-    @resume.validator
-    def _check_resume(self, request: OperatorRequest) -> None:
-        _check_request(request)
-
-    @cancel_entry.validator
-    def _check_cancel_entry(self, request: OperatorRequest) -> None:
-        _check_request(request)
-
-    @resolve_order.validator
-    def _check_resolve(self, request: OperatorRequest) -> None:
-        _check_request(request)
-        if request.resolution not in ("filled", "dead") or not request.evidence:
-            raise ApplicationError("EVIDENCE_REQUIRED field=evidence", type="BadInput")
+        try:
+            refusal = why_not(self._state, request.fact(verb, workflow.now()))
+        except ValueError as error:
+            raise ApplicationError(f"COMMAND_INVALID verb: {verb}", type="BadInput") from error
+        if refusal:
+            raise ApplicationError(refusal, type=refusal.split(" ", 1)[0])
 
     @workflow.query
     def status(self) -> TradeStatus:
@@ -234,6 +198,16 @@ class TradeWorkflow:
                 for o in state.live()
             ),
             naked_s=round(state.naked.total_s, 3),
+            version=state.version,
+            hand=ts.hand(state),
+        )
+
+    @workflow.query
+    def outcome(self, command_id: str) -> CommandAnswer:
+        """What became of a command of a person."""
+        progress, text = progress_of(self._state, command_id)
+        return CommandAnswer(
+            command_id=command_id, progress=progress, text=text, version=self._state.version
         )
 
     @workflow.query
@@ -252,22 +226,6 @@ class TradeWorkflow:
             self._inbox.append(DiscrepancyFound(at=workflow.now(), code="INBOX_FULL", text=text))
         if any(isinstance(f, KillEngaged | FlattenRequested) for f in facts):
             self._running.cancel_entries()
-
-    def _operator(self, verb: OperatorVerb, request: OperatorRequest) -> Receipt:
-        self._record(
-            OperatorCommand(
-                at=workflow.now(),
-                command_id=request.command_id,
-                by=request.by,
-                verb=verb,
-                reason=request.reason,
-                price=request.price,
-                client_id=request.client_id,
-                resolution="filled" if request.resolution == "filled" else "dead",
-                evidence=request.evidence,
-            )
-        )
-        return Receipt(command_id=request.command_id, recorded=True)
 
     async def _engage(self, command_id: str, mode: KillMode, signal: OperatorSignal) -> None:
         plan = self._input.plan
@@ -385,6 +343,24 @@ class TradeWorkflow:
             fees=state.fees,
             naked_s=round(state.naked.total_s, 3),
         )
+
+
+def _request_of(arguments: Sequence[RawValue]) -> OperatorRequest:
+    """The one argument of an operator's update.
+
+    Raises:
+        ApplicationError: COMMAND_INVALID, it does not decode (faults.md §3 row 64).
+    """
+    try:
+        payload = arguments[0].payload
+        request: OperatorRequest = workflow.payload_converter().from_payload(
+            payload, OperatorRequest
+        )
+    except (IndexError, ValueError, RuntimeError) as error:
+        raise ApplicationError(
+            "COMMAND_INVALID request: it does not decode", type="BadInput"
+        ) from error
+    return request
 
 
 def _check_request(request: OperatorRequest) -> None:

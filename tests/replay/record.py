@@ -118,7 +118,7 @@ async def stop_moved(rig: Rig) -> Handle:
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
     move = OperatorRequest(command_id="m-1", by="record", price=play.D(100))
-    await handle.execute_update(TradeWorkflow.move_stop, move)
+    await handle.execute_update("move_stop", move)
     await rig.until(lambda: play.stops_at(rig, play.D(100)) == 3, "three stops moved")
     play.fall(rig)
     return handle

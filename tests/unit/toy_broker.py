@@ -56,6 +56,7 @@ from domain.order import (
     OrderIntent,
     OrderSnapshot,
     OrderType,
+    Position,
     Quote,
     Side,
 )
@@ -426,7 +427,7 @@ class Trade:
             at=self.now + timedelta(milliseconds=1),
             started_at=self.now + timedelta(microseconds=1),
             orders=tuple(self.broker.snapshot(o) for o in top),
-            positions=(),
+            positions=(Position(symbol=self.broker.symbol, quantity=self.broker.position),),
             fills=tuple(self.broker.fills),
         )
 

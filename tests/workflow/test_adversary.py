@@ -229,7 +229,7 @@ async def test_storm_of_stop_moves_ends_at_the_last_one(rig: Rig) -> None:
     await asyncio.gather(
         *(
             handle.execute_update(
-                TradeWorkflow.move_stop,
+                "move_stop",
                 OperatorRequest(command_id=f"m{n}", by="test", price=D("99.30") + D(n) / 100),
             )
             for n in range(30)
@@ -237,7 +237,7 @@ async def test_storm_of_stop_moves_ends_at_the_last_one(rig: Rig) -> None:
         return_exceptions=True,
     )
     await handle.execute_update(
-        TradeWorkflow.move_stop, OperatorRequest(command_id="last", by="test", price=D("100.5"))
+        "move_stop", OperatorRequest(command_id="last", by="test", price=D("100.5"))
     )
     await rig.until(lambda: play.stops_at(rig, D("100.5")) == 1, "moved")
     assert len(rig.exchange.open_orders) == 1

@@ -53,7 +53,7 @@ async def test_open_trade_moves_to_the_new_build_with_its_stop_and_closes_there(
         assert status.protection == "resting"
         assert len(rig.journal("accepted")) == accepted, "a hand-over sends nothing"
         await newest.execute_update(
-            TradeWorkflow.move_stop,
+            "move_stop",
             OperatorRequest(command_id="m1", by="ann", price="98.75"),
         )
         await rig.until(

@@ -1,0 +1,111 @@
+"""The ledger's side of a person's hand on a trade: positions let go, unknown orders answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from temporalio import activity
+
+from activities.services import Services, TradeRef
+from domain.base import Frozen
+from domain.commands import AnsweredOrder, BookByHand
+from domain.facts import AdjustmentKind, BookedByHand, FactBatch, PositionAdjusted
+from domain.fold_orders import BY_HAND
+from domain.money import ZERO
+from domain.order import Fill, Side
+from ledger.records import AdjustmentRecord, IntentState
+
+
+class ByHandInput(Frozen):
+    trade: TradeRef
+    command: BookByHand
+
+
+class ByHandActivities:
+    """Books what a person changed, in the trade's name. Repeats change nothing."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @activity.defn(name="book_by_hand")
+    async def book_by_hand(self, input: ByHandInput) -> FactBatch:
+        """Writes adjustments and answers for unknown orders; idempotent by their ids."""
+        services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
+        for fact in input.command.adjustments:
+            rows = adjustment_rows(services.account, trade_id, fact)
+            await services.ledger.move_positions(services.account, rows, takes={})
+        for answer in input.command.answers:
+            await _settle(services, answer)
+        booked = BookedByHand(
+            at=services.now(),
+            adjustment_ids=tuple(fact.adjustment_id for fact in input.command.adjustments),
+            client_ids=tuple(answer.client_id for answer in input.command.answers),
+        )
+        return FactBatch(facts=(booked,))
+
+
+async def _settle(services: Services, answer: AnsweredOrder) -> None:
+    """The intent is no longer open. Evidence of the broker still overrules it (I10)."""
+    await services.ledger.record_answer(
+        answer.client_id,
+        None,
+        IntentState.NOT_SENT,
+        code=BY_HAND,
+        text=f"{answer.resolution}: {answer.evidence}"[:500],
+        at=services.now(),
+    )
+
+
+def adjustment_rows(
+    account: str, trade_id: str, fact: PositionAdjusted
+) -> tuple[AdjustmentRecord, ...]:
+    """The trade's row; what it adopts or releases has its counterpart at EXTERNAL (I20)."""
+    own = AdjustmentRecord(
+        adjustment_id=fact.adjustment_id,
+        account=account,
+        trade_id=trade_id,
+        symbol=fact.symbol,
+        quantity=fact.quantity,
+        price=fact.price,
+        kind=fact.adjustment,
+        at=fact.at,
+    )
+    if fact.adjustment not in (AdjustmentKind.RELEASED, AdjustmentKind.ADOPTED):
+        return (own,)
+    update = {
+        "adjustment_id": f"{fact.adjustment_id}/external",
+        "trade_id": None,
+        "quantity": -fact.quantity,
+        "text": f"{fact.adjustment} by trade {trade_id}",
+    }
+    return own, own.model_copy(update=update)
+
+
+def with_moves_by_hand(
+    fills: Sequence[Fill], rows: Sequence[AdjustmentRecord], side: Side
+) -> tuple[Fill, ...]:
+    """The fills with what a person put in or took out at a price, as the money law needs them.
+
+    Entries come first, exits last. What the broker's own facts took back does not count, and a
+    released position is no exit: nothing is claimed for it.
+    """
+    backs = {row.adjustment_id for row in rows if row.adjustment_id.endswith("/back")}
+    before: list[Fill] = []
+    after: list[Fill] = []
+    for row in rows:
+        is_cancelled = row.adjustment_id in backs or f"{row.adjustment_id}/back" in backs
+        is_move = row.kind in (AdjustmentKind.ADOPTED, AdjustmentKind.BY_HAND)
+        if is_cancelled or not is_move or row.price is None:
+            continue
+        moved = Fill(
+            fill_key=row.adjustment_id,
+            broker_order_id="",
+            symbol=row.symbol,
+            side=Side.BUY if row.quantity > 0 else Side.SELL,
+            quantity=abs(row.quantity),
+            price=row.price,
+            fee=ZERO,
+            venue_time=row.at,
+        )
+        (before if moved.side is side else after).append(moved)
+    return (*before, *fills, *after)

@@ -1,0 +1,139 @@
+"""What became of a person's command: refused, running or done, told from the trade as it is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from domain import trade_state as ts
+from domain.moves import is_settled
+from domain.operator_checks import outcome_of
+from domain.protecting import RATCHET_REFUSALS_MAX
+from domain.protection import Layout, layout
+from domain.trade_state import CommandOutcome, OrderRecord, Role, TradeState
+
+
+class Progress(StrEnum):
+    """UNKNOWN: the trade has not folded the command yet, or never heard of it."""
+
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+    RUNNING = "running"
+    DONE = "done"
+
+
+def progress_of(state: TradeState, command_id: str) -> tuple[Progress, str]:
+    """How far the command is, and in words what is true now.
+
+    Judged from the trade, not from what was sent: an order counts when the broker confirmed it.
+    """
+    outcome = outcome_of(state, command_id)
+    if outcome is None:
+        return Progress.UNKNOWN, ""
+    if outcome.refusal:
+        return Progress.REFUSED, outcome.refusal
+    return _PROGRESS[outcome.verb](state, outcome)
+
+
+def _pause(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    working = _orders(state.live(Role.ENTRY))
+    left = f"the working entry stays: {working}" if working else "no entry works"
+    return Progress.DONE, f"no new entry order; {left}; {_position(state)}"
+
+
+def _resume(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    if state.giving_back or state.read_needed:
+        return Progress.RUNNING, "comparing with the broker first"
+    return Progress.DONE, f"automation goes on; {_position(state)}"
+
+
+def _take_over(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    roles = [Role.ENTRY, Role.EXIT, *((Role.STOP, Role.TARGET) if state.withdrawn else ())]
+    leaving = state.live(*roles)
+    if leaving:
+        return Progress.RUNNING, f"taking back {_orders(leaving)}"
+    left = _orders(state.live())
+    return Progress.DONE, f"yours now; {_position(state)}; left resting: {left or 'nothing'}"
+
+
+def _cancel_entry(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    if not ts.entry_is_dead(state):
+        return Progress.RUNNING, f"cancelling {_orders(state.live(Role.ENTRY))}"
+    if not ts.is_flat(state) and ts.protection(state) is ts.Protection.NAKED:
+        return Progress.RUNNING, f"protecting what was filled; {_position(state)}"
+    return Progress.DONE, f"entry is dead; {_position(state)}"
+
+
+def _close(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    is_mine = bool(state.exit.reason) and state.exit.command_id == outcome.command_id
+    gone = ts.is_flat(state) and ts.entry_is_dead(state)
+    if gone or not is_mine:
+        return Progress.DONE, _position(state)
+    stays = f", {state.exit.keep} stay" if state.exit.keep else ""
+    pending = f"; pending: {state.exit.pending}" if state.exit.pending else ""
+    return Progress.RUNNING, f"{_position(state)}{stays}{pending}"
+
+
+def _move_stop(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    stops = state.live(Role.STOP)
+    if _is_watched(state) or (not stops and ts.is_flat(state)):
+        return Progress.DONE, _position(state)
+    at_price = all(o.stop_price == state.stop_price and is_settled(o) for o in stops)
+    if stops and at_price and ts.resting_stop_quantity(state) >= abs(ts.held_units(state)):
+        return Progress.DONE, f"stop rests at {state.stop_price}; {_position(state)}"
+    stuck = [o for o in stops if o.refusals >= RATCHET_REFUSALS_MAX]
+    if stuck:
+        return Progress.REFUSED, f"RATCHET_REFUSED stop: it stays at {stuck[0].stop_price}"
+    return Progress.RUNNING, f"moving the stop to {state.stop_price}"
+
+
+def _move_target(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    if _is_watched(state) or ts.is_flat(state):
+        return Progress.DONE, _position(state)
+    targets = state.live(Role.TARGET)
+    wrong = [o for o in targets if o.limit_price != ts.target_price(state, o.tranche or 0)]
+    complete = ts.reserved_units(state, Role.STOP, Role.TARGET) >= abs(ts.held_units(state))
+    if wrong or not complete or not all(map(is_settled, targets)):
+        return Progress.RUNNING, "the pair of target and stop is being placed again"
+    return Progress.DONE, f"working: {_orders(targets)}"
+
+
+def _resolve(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    if state.answers or state.booking:
+        return Progress.RUNNING, "booking your answer"
+    return Progress.DONE, f"the order is settled by your word; {_position(state)}"
+
+
+def _release(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    if state.settled:
+        return Progress.DONE, "the position is EXTERNAL now; the trade has ended"
+    working = _orders(state.live())
+    return Progress.RUNNING, f"taking back {working}" if working else "booking the release"
+
+
+_PROGRESS = {
+    "pause": _pause,
+    "resume": _resume,
+    "hand_back": _resume,
+    "take_over": _take_over,
+    "cancel_entry": _cancel_entry,
+    "close": _close,
+    "move_stop": _move_stop,
+    "move_target": _move_target,
+    "resolve_order": _resolve,
+    "release": _release,
+}
+
+
+def _is_watched(state: TradeState) -> bool:
+    return state.ticket is not None and layout(state) is Layout.WATCHED
+
+
+def _position(state: TradeState) -> str:
+    return f"held {ts.held_units(state)}, protection {ts.protection(state)}"
+
+
+def _orders(records: tuple[OrderRecord, ...]) -> str:
+    return ", ".join(
+        f"{o.role} {o.side} {o.quantity} @ {o.limit_price or o.stop_price or 'market'}"
+        for o in records
+    )

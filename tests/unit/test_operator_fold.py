@@ -1,0 +1,453 @@
+"""A person's hand on a trade: each command has one outcome, told as it is (I10, I17, K6)."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain import trade_state as ts
+from domain.commands import Alert, BookByHand, CancelOrder, Command, PlaceOrder
+from domain.facts import (
+    BookedByHand,
+    BrokerSnapshot,
+    ExitTriggered,
+    FillReported,
+    FlattenRequested,
+    OperatorCommand,
+    OperatorVerb,
+    OrderReported,
+)
+from domain.messages import OperatorRequest
+from domain.operator_checks import body_of, why_not
+from domain.order import BrokerOrderStatus, Fill, OrderSnapshot, OrderState, Position, Side
+from domain.outcomes import Progress, progress_of
+from domain.steps import decide
+from domain.trade_state import Role, Stage
+from tests.unit.test_part_close import close_fact, entered
+from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
+from tests.unit.test_trade_properties import PRICES, Checked, mischief_of
+from tests.unit.toy_broker import ToyBroker, Trade, live_exit_quantity
+
+D = Decimal
+
+
+def told(trade: Trade, verb: str, command_id: str = "x", **values: object) -> OperatorCommand:
+    return OperatorCommand.model_validate(
+        {"at": trade.now, "command_id": command_id, "by": "ann", "verb": verb, **values}
+    )
+
+
+def order(trade: Trade, verb: str, command_id: str = "x", **values: object) -> str:
+    """Gives the command and lets the trade act; the word of what became of it."""
+    trade.tell(told(trade, verb, command_id, **values))
+    trade.pass_time(5)
+    booked(trade)
+    return " ".join(progress_of(trade.state, command_id))
+
+
+def booked(trade: Trade) -> None:
+    """The ledger answers what it was asked to book."""
+    for command in [c for c in trade.waiting if isinstance(c, BookByHand)]:
+        trade.waiting.remove(command)
+    trade.tell(
+        BookedByHand(
+            at=trade.now,
+            adjustment_ids=tuple(a.adjustment_id for a in trade.state.booking),
+            client_ids=tuple(a.client_id for a in trade.state.answers),
+        )
+    )
+
+
+def refusal(trade: Trade, verb: str, command_id: str = "x", **values: object) -> str:
+    return why_not(trade.state, told(trade, verb, command_id, **values)).split(" ")[0]
+
+
+# --- versions and repeats -------------------------------------------------------------------------
+
+
+def test_stale_version_is_refused_and_the_shown_one_taken() -> None:
+    """K6: two operators, one winner."""
+    trade, _ = entered()
+    seen = trade.state.version
+    assert order(trade, "pause", "a", version=seen).startswith("done")
+    assert order(trade, "take_over", "b", version=seen).startswith("refused STALE_VERSION")
+    assert not trade.state.taken_over
+    assert order(trade, "take_over", "c", version=trade.state.version).startswith("done")
+
+
+def test_version_stands_still_while_only_quotes_and_reads_come() -> None:
+    trade, broker = entered()
+    seen = trade.state.version
+    broker.move(D("99.80"), D("100.05"))
+    trade.pass_time(30)
+    assert trade.state.version == seen
+    broker.move(D("105.10"), D("105.30"))
+    trade.pass_time(1)
+    assert trade.state.version > seen
+
+
+def test_same_id_with_another_body_is_a_mismatch_and_a_repeat_is_not() -> None:
+    """I17, faults.md §3 rows 36-37; also when the version has moved on."""
+    trade, _ = entered()
+    seen = trade.state.version
+    order(trade, "move_stop", price="97", version=seen)
+    again = told(trade, "move_stop", price="97", version=seen)
+    assert why_not(trade.state, again) == ""
+    other = told(trade, "move_stop", price="98")
+    assert why_not(trade.state, other).startswith("IDEMPOTENCY_MISMATCH")
+
+
+def test_request_and_fact_have_one_body_whoever_sends_it() -> None:
+    trade, _ = entered()
+    request = OperatorRequest(command_id="x", by="bob", price=D("97"), version=3)
+    assert body_of(request.fact("move_stop", trade.now)) == body_of(
+        told(trade, "move_stop", price="97", reason="else")
+    )
+    with pytest.raises(ValueError, match="fly"):
+        request.fact("fly", trade.now)
+
+
+# --- pause, take over, resume ---------------------------------------------------------------------
+
+
+def test_paused_trade_names_the_entry_that_still_works() -> None:
+    trade, _ = start()
+    trade.pass_time(1)
+    answer = order(trade, "pause")
+    assert answer.startswith("done no new entry order; the working entry stays: entry buy 10 @ 100")
+
+
+def test_taken_over_trade_takes_its_entry_back_and_leaves_protection() -> None:
+    trade, broker = start()
+    trade.pass_time(1)
+    assert order(trade, "take_over").startswith("done yours now; held 0")
+    assert not [o for o in broker.orders if o.live]
+    trade, broker = entered()
+    assert "left resting: target sell 10 @ 105, stop sell 10 @ 96" in order(trade, "take_over")
+    assert live_exit_quantity(broker, Side.SELL) == 10
+
+
+def test_taken_over_trade_ignores_rules_and_time_and_sends_nothing() -> None:
+    trade, _ = entered(time_stop_s=D(60))
+    order(trade, "take_over")
+    epoch = trade.state.position_epoch
+    trade.tell(ExitTriggered(at=trade.now, rule_id="r", position_epoch=epoch))
+    before = len(trade.commands)
+    trade.pass_time(120)
+    assert [c for c in trade.commands[before:] if isinstance(c, PlaceOrder | CancelOrder)] == []
+    assert order(trade, "resume", "r").startswith("done automation goes on")
+    trade.pass_time(10)
+    assert ts.exit_reason(trade.state) == "time_stop"
+
+
+def test_take_over_that_releases_orders_leaves_nothing_and_resume_protects_again() -> None:
+    trade, broker = entered(targets=THREE)
+    assert order(trade, "take_over", release_orders=True).endswith("left resting: nothing")
+    assert live_exit_quantity(broker, Side.SELL) == 0
+    order(trade, "resume", "r")
+    assert live_exit_quantity(broker, Side.SELL) == 10
+
+
+def test_taken_over_trade_whose_stop_fills_settles() -> None:
+    trade, broker = entered()
+    order(trade, "take_over")
+    broker.move(D("95"), D("95.25"))
+    trade.pass_time(20)
+    assert ts.stage(trade.state) is Stage.CLOSED
+
+
+def test_resume_is_refused_when_the_broker_holds_less_than_the_trade() -> None:
+    """I2: protecting what a person sold by hand would open a position the other way round."""
+    trade, broker = entered()
+    order(trade, "take_over", release_orders=True)
+    answer = trade.answer
+
+    def less(command: Command) -> list[object]:
+        facts = answer(command)
+        position = Position(symbol="AAPL", quantity=D(4))
+        return [
+            f.model_copy(update={"positions": (position,)}) if isinstance(f, BrokerSnapshot) else f
+            for f in facts
+        ]
+
+    trade.answer = less  # type: ignore[method-assign, assignment]
+    assert order(trade, "resume", "r").startswith("refused POSITION_DIFFERS AAPL")
+    assert trade.state.taken_over
+    assert live_exit_quantity(broker, Side.SELL) == 0
+
+
+# --- stop and target ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "values", "code"),
+    [
+        ("move_stop", {"price": "0"}, "PRICE_NOT_POSITIVE"),
+        ("move_stop", {"price": "95"}, "STOP_WIDER"),
+        ("move_stop", {"price": "99.75", "reference": "99.75"}, "STOP_BEYOND_MARKET"),
+        ("move_target", {"target": 2, "price": "104"}, "TARGET_UNKNOWN"),
+        ("move_target", {"target": 1, "price": "96"}, "TARGETS_INVALID"),
+        ("move_target", {"target": 1, "price": "99", "reference": "100"}, "TARGET_BEYOND_MARKET"),
+        ("cancel_entry", {}, "ENTRY_OVER"),
+        ("resolve_order", {"client_id": "nobody"}, "ORDER_NOT_FOUND"),
+    ],
+)
+def test_bad_command_is_named_and_nothing_moves(
+    verb: str, values: dict[str, object], code: str
+) -> None:
+    trade, _ = entered()
+    assert refusal(trade, verb, "x", **values) == code
+    assert order(trade, verb, "x", **values).startswith(f"refused {code}")
+    assert trade.state.stop_price == 96
+    assert ts.protection(trade.state) is ts.Protection.RESTING
+
+
+def test_plan_without_a_stop_says_so() -> None:
+    trade, _ = entered()
+    trade.state = trade.state.changed(plan=trade.state.plan.model_copy(update={"stop": None}))
+    assert refusal(trade, "move_stop", price="97") == "STOP_MISSING"
+
+
+def test_stop_moves_to_the_tick_that_protects_more_and_wider_only_if_meant() -> None:
+    trade, _ = entered()
+    assert order(trade, "move_stop", "a", price="97.001").startswith("done stop rests at 97.01")
+    assert order(trade, "move_stop", "b", price="95", widen=True).startswith(
+        "done stop rests at 95"
+    )
+
+
+def test_target_moves_with_its_stop_beside_it() -> None:
+    trade, broker = entered(targets=THREE)
+    answer = order(trade, "move_target", target=2, price="103")
+    assert answer.startswith("done working:")
+    assert sorted(o.limit_price for o in trade.state.live(Role.TARGET) if o.limit_price) == [
+        102,
+        103,
+        106,
+    ]
+    assert live_exit_quantity(broker, Side.SELL) == 10
+    assert ts.protection(trade.state) is ts.Protection.RESTING
+
+
+# --- unknown orders -------------------------------------------------------------------------------
+
+
+def unknown_stop() -> tuple[Trade, ToyBroker, str]:
+    """A trade whose protective order never got an answer and cannot be found."""
+    trade, broker = start()
+
+    def lost(command: Command) -> str:
+        is_exit = isinstance(command, PlaceOrder) and not command.intent.increasing
+        return "lost" if is_exit else ""
+
+    trade.mischief = lost
+    hidden = broker.by_client
+    broker.by_client = lambda client_id: None  # type: ignore[method-assign]
+    resolved = trade._resolved
+    trade._resolved = lambda command: []  # type: ignore[method-assign]
+    broker.move(D("99.75"), D(100))
+    for _ in range(8):
+        trade.deliver()
+        trade.look()
+    unknown = [o for o in trade.state.orders if o.state is OrderState.UNKNOWN]
+    assert len(unknown) == 1
+    broker.by_client, trade._resolved = hidden, resolved  # type: ignore[method-assign]
+    trade.mischief = lambda command: ""
+    return trade, broker, unknown[0].client_id
+
+
+def test_known_order_cannot_be_resolved_and_evidence_is_needed() -> None:
+    """I10."""
+    trade, _broker, client_id = unknown_stop()
+    asked = {"client_id": client_id, "resolution": "dead"}
+    assert refusal(trade, "resolve_order", **asked) == "EVIDENCE_REQUIRED"
+    known = trade.state.orders[0].client_id
+    asked = {"client_id": known, "resolution": "dead", "evidence": "screen"}
+    assert refusal(trade, "resolve_order", **asked) == "ORDER_IS_KNOWN"
+    asked = {"client_id": client_id, "resolution": "filled", "evidence": "s", "quantity": "11"}
+    assert refusal(trade, "resolve_order", **asked) == "QTY_RANGE"
+
+
+def test_order_filled_by_hand_moves_the_position_and_the_brokers_own_fill_takes_its_place() -> None:
+    """A contradiction is told and the broker wins; nothing is counted twice."""
+    trade, _broker, client_id = unknown_stop()
+    trade.tell(
+        told(
+            trade,
+            "resolve_order",
+            client_id=client_id,
+            resolution="filled",
+            quantity="10",
+            price="96.5",
+            evidence="broker's screen, order 4711",
+        )
+    )
+    assert ts.is_flat(trade.state)
+    assert [a.quantity for a in trade.state.booking] == [-10]
+    booked(trade)
+    assert not trade.state.booking
+    fill = Fill(
+        fill_key="late",
+        broker_order_id="b-late",
+        client_id=client_id,
+        symbol="AAPL",
+        side=Side.SELL,
+        quantity=D(4),
+        price=D("96.4"),
+        venue_time=trade.now,
+    )
+    trade.tell(FillReported(at=trade.now, fill=fill))
+    assert ts.held_units(trade.state) == 6
+    assert [a.quantity for a in trade.state.booking] == [10]
+    assert [a.code for a in trade.state.alerts].count("RESOLUTION_CONTRADICTED") == 1
+
+
+def test_order_said_dead_that_shows_up_working_is_known_again() -> None:
+    trade, _broker, client_id = unknown_stop()
+    trade.tell(
+        told(trade, "resolve_order", client_id=client_id, resolution="dead", evidence="screen")
+    )
+    record = trade.state.order(client_id)
+    assert record is not None
+    assert record.state is OrderState.CANCELED
+    assert [a.client_id for a in trade.state.answers] == [client_id]
+    shown = OrderSnapshot(
+        broker_order_id="b9",
+        client_id=client_id,
+        symbol="AAPL",
+        quantity=D(10),
+        status=BrokerOrderStatus.WORKING,
+    )
+    trade.tell(OrderReported(at=trade.now, order=shown))
+    record = trade.state.order(client_id)
+    assert record is not None
+    assert record.state is OrderState.WORKING
+    assert "RESOLUTION_CONTRADICTED" in [a.code for a in trade.state.alerts]
+
+
+# --- release --------------------------------------------------------------------------------------
+
+
+def test_released_trade_withdraws_its_orders_gives_the_position_away_and_ends() -> None:
+    """I3, I20: nothing of ours works any more; the quantity has another owner."""
+    trade, broker = entered(targets=THREE)
+    trade.tell(told(trade, "release"))
+    for _ in range(20):
+        trade.look()
+    assert not [o for o in broker.orders if o.live]
+    assert [a.quantity for a in trade.state.booking] == [D(-10)]
+    assert progress_of(trade.state, "x")[0] is Progress.RUNNING
+    booked(trade)
+    trade.pass_time(10)
+    assert ts.stage(trade.state) is Stage.RELEASED
+    assert broker.position == 10
+    assert progress_of(trade.state, "x")[0] is Progress.DONE
+    assert refusal(trade, "pause", command_id="y") == "ALREADY_CLOSED"
+
+
+def test_release_refuses_every_other_command_meanwhile() -> None:
+    trade, _ = entered()
+    trade.tell(told(trade, "release"))
+    assert refusal(trade, "resume", command_id="r") == "RELEASING"
+    assert why_not(trade.state, close_fact(trade, "c", quantity="1")).startswith("RELEASING")
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_close_answers_running_until_the_part_is_gone() -> None:
+    trade, broker = entered()
+    broker.open_session = False
+    trade.tell(close_fact(trade, "c", quantity="4"))
+    trade.pass_time(10)
+    progress, text = progress_of(trade.state, "c")
+    assert (progress, "6 stay; pending: session closed" in text) == (Progress.RUNNING, True)
+    broker.open_session = True
+    trade.pass_time(10)
+    assert progress_of(trade.state, "c") == (Progress.DONE, "held 6, protection resting")
+
+
+def test_cancelled_entry_is_done_when_what_filled_is_protected() -> None:
+    trade, broker = start()
+    trade.pass_time(1)
+    broker.size = D(4)
+    broker.move(D("99.75"), D(100))
+    broker.move(D("101"), D("101.25"))
+    answer = order(trade, "cancel_entry")
+    assert answer == "done entry is dead; held 4, protection resting"
+
+
+def test_every_verb_has_its_progress_and_unknown_ids_say_so() -> None:
+    trade, _ = entered()
+    assert progress_of(trade.state, "never") == (Progress.UNKNOWN, "")
+    for number, verb in enumerate(OperatorVerb):
+        trade.tell(told(trade, verb, f"v{number}"))
+        assert progress_of(trade.state, f"v{number}")[0] is not Progress.UNKNOWN
+    _, commands = decide(trade.state, trade.now)
+    assert any(isinstance(c, Alert) for c in commands)
+
+
+# --- all of it at any time ------------------------------------------------------------------------
+
+COMMANDS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("pause", {}),
+    ("resume", {}),
+    ("take_over", {}),
+    ("take_over", {"release_orders": True}),
+    ("cancel_entry", {}),
+    ("move_stop", {"price": "98", "widen": True}),
+    ("move_target", {"target": 1, "price": "103"}),
+    ("close", {"fraction": "0.5"}),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**9),
+    rate=st.sampled_from([0.0, 0.2]),
+    size=st.sampled_from([3, 100]),
+    given_at=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(COMMANDS)), max_size=4),
+)
+def test_any_commands_at_any_time_keep_the_invariants_and_flatten_still_ends_it(
+    seed: int,
+    rate: float,
+    size: int,
+    given_at: list[tuple[int, tuple[str, dict[str, object]]]],
+) -> None:
+    """I1, I4, I15; I11: after resume and flatten the trade ends flat, whatever was ordered."""
+    rng = random.Random(seed)
+    broker = ToyBroker(symbol="AAPL", bid=D("99.75"), ask=D(100), size=D(size))
+    plan = make_plan(targets=THREE, ratchet=RATCHET)
+    trade = Checked(plan, broker, rng=rng, mischief=mischief_of(rng, rate))
+    for turn in range(50):
+        for number, (at, (verb, values)) in enumerate(given_at):
+            if turn == at:
+                request = OperatorRequest.model_validate(
+                    {"command_id": f"c{number}", "by": "ann"} | values
+                )
+                trade.tell(request.fact(verb, trade.now))
+        if rng.random() < 0.4:
+            bid = rng.choice(PRICES)
+            broker.move(bid, bid + D("0.25"))
+            trade.check()
+        trade.deliver()
+        trade.look()
+        trade.check()
+        broker.now += timedelta(seconds=rng.choice([0, 0.2, 1, 4]))
+    trade.mischief = lambda command: ""
+    broker.size = D(10**6)
+    trade.tell(told(trade, "resume", "last"))
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="end of test"))
+    for _ in range(40):
+        trade.pass_time(10)
+        trade.check()
+        if ts.is_final(trade.state):
+            break
+    assert ts.is_final(trade.state), ts.stage(trade.state)
+    assert broker.position == 0
+    assert not [o for o in broker.orders if o.live], "I3"
