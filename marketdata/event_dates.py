@@ -2,7 +2,8 @@
 
 CSV with a header: `time, kind, symbol, name, importance` and, if times are local, `zone`; columns
 in any order, others are refused, because a misspelt one would be a date that nobody keeps. TOML:
-one `[[event]]` table with the same keys per date; `time` may be TOML's own date-time.
+one `[[event]]` table with the same keys per date; `time` may be TOML's own date-time. A TOML file
+may also hold the rules: `[[blackout]]` with kind, importance, before_minutes and after_minutes.
 
 * time: ISO-8601 with Z or an offset, or local with `zone` (America/New_York)
 * kind: macro or earnings; earnings name their symbol
@@ -22,7 +23,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from domain.errors import BadInput
-from domain.event_dates import ALL_SYMBOLS, DateKind, EventDate, Importance
+from domain.event_dates import (
+    ALL_SYMBOLS,
+    BLACKOUT_S_MAX,
+    USUAL_BLACKOUTS,
+    BlackoutRule,
+    DateKind,
+    EventDate,
+    Importance,
+)
 from domain.symbols import check_symbol
 from marketdata.cells import named_zone, time_cell
 
@@ -31,7 +40,8 @@ LINE_MAX = 4_096
 NAME_MAX = 80
 _NEEDED = ("time", "kind", "symbol", "name")
 _COLUMNS = (*_NEEDED, "importance", "zone")
-_EVENT_LINE = re.compile(r"\s*\[\[\s*event\s*\]\]")
+_TABLES = ("event", "blackout")
+_RULE_KEYS = ("kind", "before_minutes", "after_minutes", "importance")
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -61,20 +71,46 @@ def read_event_dates(paths: Sequence[Path]) -> tuple[EventDate, ...]:
     return tuple(sorted(events, key=lambda each: (each.time, each.symbol, each.name)))
 
 
+def read_blackouts(paths: Sequence[Path]) -> tuple[BlackoutRule, ...]:
+    """The `[[blackout]]` rules of the TOML files among these; the usual ones where none has any.
+
+    Raises:
+        BadInput: as `read_event_dates`; BLACKOUT_MINUTES for minutes that are no whole number
+            from 0 to a week.
+    """
+    rules = [
+        BlackoutRule(
+            kind=_word(DateKind, row["kind"], "EVENT_KIND", f"{where} kind"),
+            importance=_importance(row, where),
+            before_s=60 * _minutes(row, "before_minutes", where),
+            after_s=60 * _minutes(row, "after_minutes", where),
+        )
+        for path in paths
+        if path.suffix == ".toml"
+        for where, row in _tables(path.name, _text(path), "blackout")
+        if _check_columns(list(row), where, _RULE_KEYS, _RULE_KEYS[:3])
+    ]
+    return tuple(rules) or USUAL_BLACKOUTS
+
+
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """(file:line, cells) of every row, from either format."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-        raise BadInput("FILE_NOT_FOUND", "event_dates", path.name, f"a file: {reason}") from None
-    except UnicodeDecodeError as error:
-        raise BadInput("FILE_SYNTAX", path.name, error.reason, "UTF-8") from None
+    text = _text(path)
     rows = _toml_rows if path.suffix == ".toml" else _csv_rows
     for count, row in enumerate(rows(path.name, text), start=1):
         if count > ROWS_MAX:
             raise BadInput("FILE_SYNTAX", path.name, count, f"<= {ROWS_MAX} dates")
         yield row
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise BadInput("FILE_NOT_FOUND", "event_dates", path.name, f"a file: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput("FILE_SYNTAX", path.name, error.reason, "UTF-8") from None
 
 
 def _csv_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -103,34 +139,49 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, object]]
 
 
 def _toml_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for where, table in _tables(name, text, "event"):
+        _check_columns(list(table), where)
+        yield where, table
+
+
+def _tables(name: str, text: str, key: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """(file:line, table) of every `[[key]]` of the document."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         where = f"{name}:{line.group(1)}" if line else name
         raise BadInput("FILE_SYNTAX", where, str(error), "TOML") from None
-    tables = document.get("event", [])
-    foreign = sorted(set(document) - {"event"})
+    foreign = [each for each in document if each not in _TABLES]
+    tables = document.get(key, [])
     if foreign or not isinstance(tables, list):
-        raise BadInput("FILE_SYNTAX", name, ",".join(foreign) or "event", "[[event]] tables only")
-    numbers = [n for n, line in enumerate(text.splitlines(), 1) if _EVENT_LINE.match(line)]
+        allowed = "[[event]] and [[blackout]] tables only"
+        raise BadInput("FILE_SYNTAX", name, ",".join(foreign) or key, allowed)
+    header = re.compile(rf"\s*\[\[\s*{key}\s*\]\]")
+    numbers = [n for n, line in enumerate(text.splitlines(), 1) if header.match(line)]
     for index, table in enumerate(tables):
-        # The parser does not tell lines; where a text hides a header, the count of the date does.
+        # The parser does not tell lines; where a text hides a header, the count does.
         known = len(numbers) == len(tables)
-        where = f"{name}:{numbers[index]}" if known else f"{name} event {index + 1}"
+        where = f"{name}:{numbers[index]}" if known else f"{name} {key} {index + 1}"
         if not isinstance(table, dict):
             raise BadInput("FILE_SYNTAX", where, table, "a table")
-        _check_columns(list(table), where)
         yield where, table
 
 
-def _check_columns(names: Sequence[str], where: str) -> None:
+def _check_columns(
+    names: Sequence[str],
+    where: str,
+    known: Sequence[str] = _COLUMNS,
+    needed: Sequence[str] = _NEEDED,
+) -> bool:
+    """True, or BadInput with the column that is missing, doubled or unknown."""
     for name in names:
-        if name not in _COLUMNS or names.count(name) > 1:
-            raise BadInput("CSV_ROW", f"{where} {name}", name, f"each once of {','.join(_COLUMNS)}")
-    missing = [name for name in _NEEDED if name not in names]
+        if name not in known or names.count(name) > 1:
+            raise BadInput("CSV_ROW", f"{where} {name}", name, f"each once of {','.join(known)}")
+    missing = [name for name in needed if name not in names]
     if missing:
-        raise BadInput("CSV_ROW", f"{where} {missing[0]}", "", f"needs {','.join(_NEEDED)}")
+        raise BadInput("CSV_ROW", f"{where} {missing[0]}", "", f"needs {','.join(needed)}")
+    return True
 
 
 def _event_of(row: Mapping[str, object], where: str) -> EventDate:
@@ -144,14 +195,25 @@ def _event_of(row: Mapping[str, object], where: str) -> EventDate:
     if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX or not name.isprintable():
         allowed = f"1..{NAME_MAX} printable characters"
         raise BadInput("EVENT_NAME", f"{where} name", name, allowed)
-    importance = row.get("importance") or Importance.HIGH
     return EventDate(
         time=_time(row, where),
         kind=kind,
         symbol=ALL_SYMBOLS if symbol == ALL_SYMBOLS else str(symbol),
         name=name,
-        importance=_word(Importance, importance, "EVENT_IMPORTANCE", f"{where} importance"),
+        importance=_importance(row, where),
     )
+
+
+def _importance(row: Mapping[str, object], where: str) -> Importance:
+    value = row.get("importance") or Importance.HIGH
+    return _word(Importance, value, "EVENT_IMPORTANCE", f"{where} importance")
+
+
+def _minutes(row: Mapping[str, object], name: str, where: str) -> int:
+    value, most = row[name], BLACKOUT_S_MAX // 60
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise BadInput("BLACKOUT_MINUTES", f"{where} {name}", value, f"whole, 0..{most}")
+    return value
 
 
 def _time(row: Mapping[str, object], where: str) -> datetime:

@@ -23,10 +23,18 @@ class SubscriptionBook:
     """
 
     def __init__(self, held: Iterable[tuple[str, str]] = ()) -> None:
-        """`held` are (symbol, source) pairs, as the ledger has them."""
+        """`held` are (symbol, source) pairs, as the ledger has them.
+
+        A pair that is refused is left out and stands in `refused`: one bad row may not take the
+        market away from all the others.
+        """
         self._sources: dict[str, set[str]] = {}
+        self.refused: tuple[BadInput, ...] = ()
         for symbol, source in held:
-            self.subscribe(symbol, source)
+            try:
+                self.subscribe(symbol, source)
+            except BadInput as error:
+                self.refused += (error,)
 
     def subscribe(self, symbol: str, source: str) -> bool:
         """True if nobody held the symbol before: the feed must be asked for it now.

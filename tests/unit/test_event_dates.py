@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from domain.errors import BadInput
 from domain.event_dates import (
     ALL_SYMBOLS,
+    USUAL_BLACKOUTS,
     BlackoutRule,
     DateKind,
     EventDate,
@@ -19,7 +20,7 @@ from domain.event_dates import (
     blackout_of,
     events_between,
 )
-from marketdata.event_dates import read_event_dates
+from marketdata.event_dates import read_blackouts, read_event_dates
 
 ROOT = Path(__file__).resolve().parents[2]
 CPI_AT = datetime(2026, 12, 10, 13, 30, tzinfo=UTC)
@@ -125,6 +126,47 @@ def test_file_that_is_none_is_refused(
     with pytest.raises(BadInput) as caught:
         read_event_dates([written(tmp_path, text, name)])
     assert (caught.value.code, caught.value.field) == (code, field)
+
+
+RULES = """
+[[blackout]]
+kind = "macro"
+before_minutes = 10
+after_minutes = 5
+[[event]]
+time = "2026-12-10T13:30:00Z"
+kind = "macro"
+symbol = "all"
+name = "CPI"
+"""
+
+
+def test_rules_of_a_file_stand_in_for_the_usual_ones(tmp_path: Path) -> None:
+    files = [written(tmp_path, RULES, "dates.toml"), written(tmp_path, HEADER)]
+    assert read_blackouts(files) == (RULE,)
+    assert [each.name for each in read_event_dates(files)] == ["CPI"]
+    assert read_blackouts(files[1:]) == USUAL_BLACKOUTS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "column"),
+    [
+        ("10", "-1", "BLACKOUT_MINUTES", "before_minutes"),
+        ("10", "1.5", "BLACKOUT_MINUTES", "before_minutes"),
+        ("10", "true", "BLACKOUT_MINUTES", "before_minutes"),
+        ("10", "10081", "BLACKOUT_MINUTES", "before_minutes"),
+        ("before_minutes", "before_hours", "CSV_ROW", "before_hours"),
+        ("before_minutes = 10", "", "CSV_ROW", "before_minutes"),
+        ('"macro"', '"rumour"', "EVENT_KIND", "kind"),
+    ],
+)
+def test_bad_rule_is_named_by_its_line(
+    tmp_path: Path, before: str, after: str, code: str, column: str
+) -> None:
+    path = written(tmp_path, RULES.replace(before, after, 1), "dates.toml")
+    with pytest.raises(BadInput) as caught:
+        read_blackouts([path])
+    assert (caught.value.code, caught.value.field) == (code, f"dates.toml:2 {column}")
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

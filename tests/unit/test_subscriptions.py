@@ -50,6 +50,12 @@ def test_bad_symbol_is_refused_and_not_kept() -> None:
     assert book.symbols() == ()
 
 
+def test_bad_row_of_the_ledger_does_not_take_the_market_from_the_others() -> None:
+    book = SubscriptionBook([("=CMD()", "session:a"), ("AAA", "stranger"), ("BBB", "session:a")])
+    assert book.by_symbol() == {"BBB": ("session:a",)}
+    assert [each.code for each in book.refused] == ["SYMBOL_FORMAT", "SUBSCRIPTION_SOURCE"]
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(("subscribe", "release")), st.sampled_from(SYMBOLS),
               st.sampled_from(SOURCES)),
