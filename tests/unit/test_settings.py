@@ -124,9 +124,6 @@ def test_bad_file_is_refused_with_code_field_and_line(
 
 
 CHANNELS = """
-[alerts]
-unacknowledged_after_s = 60
-
 [alerts.quiet_hours]
 start = "22:00"
 end = "07:00"

@@ -1,0 +1,52 @@
+"""A trade whose workflow task fails again and again is told to a person (style.md rule 7)."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.health_watch import HealthWatch
+from domain.commands import AlertSeverity
+from domain.ids import trade_workflow_id
+from ledger.repository import Ledger
+from tests.ledger.samples import plan
+from tests.rig import running_rig
+from workflows import _lifecycle as life
+
+
+@workflow.defn(name="Trade")
+class WedgedTrade:
+    """Stands for a trade with a bug: its task fails, so it is suspended and tried again."""
+
+    @workflow.run
+    async def run(self) -> None:
+        raise KeyError("a bug")
+
+
+async def test_wedged_workflow_of_an_open_trade_is_told_once(
+    temporal_client: Client, ledger: Ledger, unique: str
+) -> None:
+    account = f"acct-{unique}"
+    async with running_rig(temporal_client, ledger, account, workers=False) as rig:
+        mine = plan(f"trade-{unique}").model_copy(update={"account": account})
+        await ledger.create_trade(mine)
+        watch = HealthWatch(rig.services, temporal_client)
+        async with Worker(temporal_client, task_queue=unique, workflows=[WedgedTrade]):
+            handle = await temporal_client.start_workflow(
+                WedgedTrade.run,
+                id=trade_workflow_id(mine.trade_id),
+                task_queue=unique,
+                task_timeout=life.TASK_TIMEOUT,
+            )
+
+            async def told() -> bool:
+                await watch.look()
+                return bool(await ledger.list_alerts(trade_id=mine.trade_id))
+
+            await rig.until_async(told, "nobody was told of the wedged trade")
+            await watch.look()
+            await handle.terminate()
+        (alert,) = await ledger.list_alerts(trade_id=mine.trade_id)
+        assert (alert.code, alert.severity) == ("TRADE_STUCK", AlertSeverity.CRITICAL)
+        assert alert.occurrences == 1
