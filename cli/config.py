@@ -15,7 +15,6 @@ from domain.errors import HoldfastError
 from settings import Settings, origins_of
 
 app = typer.Typer(help="The settings file: its schema, a check, and what is in force.")
-_NOT_OF_THE_FILE = ("broker_key_id", "broker_secret", "source", "read_at")
 
 
 @app.command()
@@ -79,8 +78,8 @@ def effective(target: Target) -> list[dict[str, Any]]:
 def json_schema() -> dict[str, Any]:
     """The schema of the file: what the code adds itself is left out."""
     found = Settings.model_json_schema()
-    for key in _NOT_OF_THE_FILE:
-        found["properties"].pop(key)
-    found["required"] = [key for key in found["required"] if key not in _NOT_OF_THE_FILE]
+    tables = sections()
+    found["properties"] = {k: v for k, v in found["properties"].items() if k in tables}
+    found["required"] = [key for key in found["required"] if key in tables]
     found["title"] = "holdfast.toml"
     return found

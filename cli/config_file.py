@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -62,12 +63,19 @@ def _key_lines(key: str, info: FieldInfo, given: object) -> list[str]:
     value = given
     if value is PydanticUndefined:
         value = info.get_default(call_default_factory=True)
-    text = toml_value(value)
-    line = f'# {key} = ""' if text is None else f"{key} = {text}"
+    # Tables of their own cannot stand here; an empty list in their place would forbid them.
+    text = None if _holds_tables(info.annotation) else toml_value(value)
+    line = f"# {key} = ..." if text is None else f"{key} = {text}"
     if not info.description:
         return [line]
     whole = f"{line:32}  # {info.description}"
     return [whole] if len(whole) <= COLUMNS_MAX else [f"# {info.description}", line]
+
+
+def _holds_tables(annotation: object) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(_holds_tables(each) for each in get_args(annotation))
 
 
 def toml_value(value: object) -> str | None:
