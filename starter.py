@@ -18,6 +18,7 @@ from cli import (
     alert,
     config,
     control,
+    deploy,
     history,
     init,
     preflight,
@@ -49,7 +50,7 @@ def root(
     context.obj = Target(default_config() if config is None else config, chosen)
 
 
-for flat in (init.app, preflight.app, stack.app, control.app, verify.app, recovery.app):
+for flat in (init.app, preflight.app, stack.app, deploy.app, control.app, verify.app, recovery.app):
     app.registered_commands += flat.registered_commands
 app.add_typer(config.app, name="config")
 app.add_typer(trade.app, name="trade")

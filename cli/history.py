@@ -82,12 +82,17 @@ async def replay_file(path: Path) -> dict[str, object]:
     Raises:
         BadInput: `HISTORY_FILE`: there is no such file, or it is no history.
     """
-    from worker import WORKFLOWS  # heavy; only replays need the workflow classes
-
     try:
         history = WorkflowHistory.from_json(path.stem, _text_of(path))
     except (OSError, ValueError) as error:
         raise BadInput("HISTORY_FILE", "path", str(path), str(error)[:80]) from None
+    return await replay_history(history)
+
+
+async def replay_history(history: WorkflowHistory) -> dict[str, object]:
+    """Verdict `ok` if this code decides as the history says."""
+    from worker import WORKFLOWS  # heavy; only replays need the workflow classes
+
     replayer = Replayer(workflows=list(WORKFLOWS), plugins=[holdfast_plugin()])
     result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
     failure = result.replay_failure

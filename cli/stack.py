@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import Schedule
+from temporalio.client import Client, Schedule
 from temporalio.common import WorkflowIDConflictPolicy
 
 from activities.reconcile import ReconcileInput
 from activities.services import StreamInput
 from brokers.alpaca.config import AlpacaMode
-from cli.context import EXIT_FAILED, Target, execute, failed, line_of, target_of
+from cli.context import (
+    EXIT_FAILED,
+    Target,
+    execute,
+    failed,
+    line_of,
+    operator_name,
+    target_of,
+)
+from cli.deploy import take_over_workflows
 from cli.doctor import examine
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
@@ -24,12 +33,13 @@ from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import exchange_child, prepare_ledger, prepare_temporal, worker_child
 from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
+from deploy.temporal.handover import pin_of, pinned_elsewhere
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.schedules import reconcile_schedule, reconcile_schedule_id
 from deploy.temporal.versions import set_current_version
 from domain.errors import HoldfastError
-from domain.ids import TRADE_QUEUE, streams_workflow_id
+from domain.ids import TRADE_QUEUE, streams_workflow_id, trade_workflow_id
 from ledger.repository import Ledger
 from observability.build import build_id, repository_root
 from settings import Settings
@@ -38,13 +48,22 @@ from workflows._lifecycle import TASK_TIMEOUT
 
 app = typer.Typer()
 LEDGER_FOLDER = "postgres"
+STREAMS = "Streams"
+# A build that is gone does not answer; waiting for it would only delay the override.
+OVERRIDE_WAIT_S = 5.0
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def stack_config(
-    target: Target, settings: Settings, *, workers: str, exchange_arguments: list[str]
+    target: Target,
+    settings: Settings,
+    *,
+    workers: str,
+    exchange_arguments: list[str],
+    override_pins: bool = False,
 ) -> StackConfig:
     """The usual stack: servers, exchange in mode simulator, workers of the named roles."""
+    account = settings.account.name
     simulated = settings.broker.mode is AlpacaMode.SIMULATOR
     lane = OrderLane(settings.account.name, settings.broker.requests_per_minute)
     return StackConfig(
@@ -53,10 +72,14 @@ def stack_config(
         workers=[worker_child(role, target.config) for role in workers.split(",") if role],
         prepare=(
             prepare_ledger,
-            lambda info: asyncio.run(prepare_account(info, settings)),
+            lambda info: asyncio.run(prepare_account(info, settings, override_pins=override_pins)),
             prepare_temporal(lanes=(lane,), schedules=_schedules(settings.account.name)),
         ),
-        after_start=(lambda info: asyncio.run(make_current(info, settings.account.name, workers)),),
+        after_start=(
+            lambda info: asyncio.run(
+                make_current(info, account, workers, override_pins=override_pins)
+            ),
+        ),
     )
 
 
@@ -83,11 +106,14 @@ def set_aside_simulation(target: Target, settings: Settings) -> Path | None:
     return aside
 
 
-async def prepare_account(info: RunInfo, settings: Settings) -> None:
+async def prepare_account(
+    info: RunInfo, settings: Settings, *, override_pins: bool = False
+) -> None:
     """Installation and account rows, kills from the local journal, and the check of the builds.
 
     Raises:
-        StackFailed: `BUILD_MISSING`: open trades are pinned to a build that is not here.
+        StackFailed: `BUILD_MISSING`: open trades or sessions are pinned to a build that is not
+            here, and nobody asked to override their pins.
     """
     ledger = await Ledger.connect(info.ledger_dsn)
     try:
@@ -98,38 +124,74 @@ async def prepare_account(info: RunInfo, settings: Settings) -> None:
         if copied:
             typer.echo(f"{copied} kills were copied from the local journal", err=True)
         mine = build_id()
-        foreign = Counter(
-            trade.build_id
+        builds = {
+            trade_workflow_id(trade.trade_id): trade.build_id
             for trade in await ledger.list_trades(open_only=True)
             if trade.build_id not in ("", mine)
-        )
+        }
+        builds |= await _pinned(info, mine)
+        foreign = Counter(builds.values())
     finally:
         await ledger.aclose()
-    if foreign:
+    if foreign and not override_pins:
         named = ", ".join(f"{count} on {build}" for build, count in sorted(foreign.items()))
         text = (
-            f"open trades are pinned to builds that are not here: {named}; this build is {mine}. "
-            "Either run the old build beside this one until they have handed over, or replay "
-            "their histories clean (starter.py history replay) and then override their pins"
+            f"open trades and sessions are pinned to builds that are not here: {named}; this "
+            f"build is {mine}. Either start the old build and run `deploy` of this one, or "
+            "`up --resume --override-pins`: moves every one whose history replays clean"
         )
         raise StackFailed(text, code="BUILD_MISSING")
 
 
-async def make_current(info: RunInfo, account: str, workers: str) -> None:
+async def _pinned(info: RunInfo, mine: str) -> dict[str, str]:
+    """Build by id of the open workflows that this build cannot serve; streams start anew."""
+    client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+    pins = await pinned_elsewhere(client, mine)
+    return {pin.workflow_id: pin.build_id for pin in pins if pin.kind != STREAMS}
+
+
+async def make_current(
+    info: RunInfo, account: str, workers: str, *, override_pins: bool = False
+) -> None:
     """New workflows start on this build from here on; the account's streams are hosted."""
     if not workers:
         return
     client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
     await set_current_version(client, build_id())
+    streams = await pin_of(client, streams_workflow_id(account))
+    # A streams workflow carries no state: one of a build that is gone starts anew.
+    is_foreign = streams is not None and streams.build_id not in ("", build_id())
+    replace = WorkflowIDConflictPolicy.TERMINATE_EXISTING
     await client.start_workflow(
-        "Streams",
+        STREAMS,
         StreamInput(account=account),
         id=streams_workflow_id(account),
         task_queue=TRADE_QUEUE,
         task_timeout=TASK_TIMEOUT,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_conflict_policy=replace if is_foreign else WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"fill stream and exit watch of {account}",
     )
+    if override_pins:
+        await _override_pins(client, info)
+
+
+async def _override_pins(client: Client, info: RunInfo) -> None:
+    """Moves what builds that are gone have left; what does not replay clean is named."""
+    ledger = await Ledger.connect(info.ledger_dsn)
+    try:
+        done = await take_over_workflows(
+            client, ledger, build_id(), wait_s=OVERRIDE_WAIT_S, override=True
+        )
+        await ledger.append_audit(
+            operator_name(None), "override_pins", build_id(), {"moved": done["moved"]}
+        )
+    finally:
+        await ledger.aclose()
+    typer.echo(
+        f"{done['moved']} of {done['found']} pins were moved to build {build_id()}", err=True
+    )
+    for row in done["left"]:
+        typer.echo(f"PIN_LEFT {row['workflow']} on {row['build']}: {row['why']}", err=True)
 
 
 @app.command()
@@ -142,6 +204,9 @@ def up(
     speed: Annotated[str, typer.Option(help="market seconds per wall second")] = "1",
     exchange_start: Annotated[str, typer.Option(help="market time at the start")] = "",
     resume: Annotated[bool, typer.Option(help="keep the data of an earlier simulation")] = False,
+    override_pins: Annotated[
+        bool, typer.Option(help="move trades of builds that are gone, if they replay clean")
+    ] = False,
 ) -> None:
     """Starts the stack: PostgreSQL, Temporal, simulated exchange, workers."""
     target = target_of(context)
@@ -155,7 +220,13 @@ def up(
             _print_addresses(info)
             return
         settings = target.settings()
-        config = stack_config(target, settings, workers=workers, exchange_arguments=arguments)
+        config = stack_config(
+            target,
+            settings,
+            workers=workers,
+            exchange_arguments=arguments,
+            override_pins=override_pins,
+        )
         Supervisor(config).run()
     except HoldfastError as error:
         raise failed(error) from None

@@ -499,6 +499,9 @@ class SessionWorkflow:
 
         To the current build if a new one was told, which then starts the trades.
         """
+        if self._state.new_build:
+            # The strategies run on in processes of the old build's worker otherwise.
+            await steps.close_session(self._spec.name)
         await workflow.wait_condition(workflow.all_handlers_finished)
         if self._state.stopping:
             return

@@ -30,21 +30,25 @@ LOOK_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One open workflow and the build that it is pinned to."""
+    """One open workflow and the build of its deployment that it is pinned to."""
 
     workflow_id: str
     run_id: str
     kind: str
     build_id: str
+    deployment: str = DEPLOYMENT_NAME
 
 
-async def pinned_elsewhere(client: Client, build_id: str) -> list[Pinned]:
+async def pinned_elsewhere(
+    client: Client, build_id: str, deployment: str = DEPLOYMENT_NAME
+) -> list[Pinned]:
     """Open workflows that another build than `build_id` has to serve, by kind and id."""
     kinds = " OR ".join(f"WorkflowType = '{kind}'" for kind in KINDS)
     query = f"ExecutionStatus = 'Running' AND ({kinds})"
     names = sorted({found.id async for found in client.list_workflows(query)})
-    pins = [await pin_of(client, name) for name in names]
-    others = [pin for pin in pins if pin is not None and pin.build_id not in ("", build_id)]
+    pins = [pin for name in names if (pin := await pin_of(client, name)) is not None]
+    ours = [pin for pin in pins if pin.deployment == deployment]
+    others = [pin for pin in ours if pin.build_id not in ("", build_id)]
     return sorted(others, key=lambda pin: (pin.kind, pin.workflow_id))
 
 
@@ -59,9 +63,13 @@ async def pin_of(client: Client, workflow_id: str) -> Pinned | None:
     info = described.raw_description.workflow_execution_info
     if info.status != Status.WORKFLOW_EXECUTION_STATUS_RUNNING:
         return None
-    pinned = info.versioning_info
+    version = info.versioning_info.deployment_version
     return Pinned(
-        workflow_id, info.execution.run_id, info.type.name, pinned.deployment_version.build_id
+        workflow_id,
+        info.execution.run_id,
+        info.type.name,
+        version.build_id,
+        version.deployment_name,
     )
 
 
@@ -92,15 +100,13 @@ async def _tell(client: Client, pin: Pinned, build_id: str) -> None:
             raise
 
 
-async def move_pin(
-    client: Client, pin: Pinned, build_id: str, deployment: str = DEPLOYMENT_NAME
-) -> None:
+async def move_pin(client: Client, pin: Pinned, build_id: str) -> None:
     """Pins the open run to `build_id` by force. Its history must have replayed clean before.
 
     Raises:
         RPCError: the server refused, for instance a build that no worker has announced.
     """
-    version = WorkerDeploymentVersion(deployment_name=deployment, build_id=build_id)
+    version = WorkerDeploymentVersion(deployment_name=pin.deployment, build_id=build_id)
     # The SDK sends an override only with a start; this is the same value.
     await _set_override(client, pin, PinnedVersioningOverride(version)._to_proto())
     if pin.kind in KINDS_THAT_HEAR:

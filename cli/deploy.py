@@ -1,0 +1,202 @@
+"""`deploy`: the new build takes over open trades and sessions, then serves the stack.
+
+A worker of the code that is on disk starts beside the old one, becomes current, and every open
+workflow of another build is told. When the old build has none left its workers are restarted by
+the supervisor: they come back with the new code (architecture §4, Versions).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from cli.context import EXIT_FAILED, Target, execute, failed, operator_name, target_of
+from cli.history import replay_history
+from cli.output import print_fields, print_json, print_rows
+from deploy.local import control
+from deploy.local.processes import Child
+from deploy.local.runfile import ProcessEntry
+from deploy.local.stack import worker_child
+from deploy.temporal.handover import (
+    Pinned,
+    free_pin,
+    hand_over,
+    move_pin,
+    pin_of,
+    pinned_elsewhere,
+)
+from deploy.temporal.versions import current_version, set_current_version
+from domain.errors import HoldfastError, Refused
+from domain.ids import trade_workflow_id
+from ledger.repository import Ledger
+from observability.build import DEPLOYMENT_NAME, build_id
+
+app = typer.Typer()
+NEXT_WORKER = "next-build"
+WORKERS = "worker-"
+ALREADY_POLLS_S = 1.0
+RESTART_TIMEOUT_S = 60.0
+LOOK_S = 0.2
+NOT_IN_TIME = "did not hand over in time"
+
+
+@app.command()
+def deploy(
+    context: typer.Context,
+    wait_s: Annotated[float, typer.Option(help="for the old build to hand over")] = 60.0,
+    override_pins: Annotated[
+        bool, typer.Option(help="move what does not hand over, if it replays clean")
+    ] = False,
+    restart: Annotated[bool, typer.Option(help="restart the stack's workers at the end")] = True,
+    by: Annotated[str | None, typer.Option("--by", help="operator; default: login name")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Hands open trades and sessions to the code on disk. Exit 1: some are left, and named."""
+    target = target_of(context)
+    who = operator_name(by)
+    try:
+        with _worker_of_this_build(target):
+            found = execute(lambda: _deploy(target, wait_s, override_pins, who))
+            if restart and not found["left"]:
+                found["restarted"] = restart_workers(target.data_dir)
+    except HoldfastError as error:
+        raise failed(error) from None
+    left = found.pop("left")
+    if as_json:
+        print_json({**found, "left": left})
+    else:
+        print_fields(found, as_json=False)
+        print_rows(left, ("workflow", "build", "why"), as_json=False)
+    if left:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _deploy(target: Target, wait_s: float, override: bool, by: str) -> dict[str, Any]:
+    client, mine = await target.temporal(), build_id()
+    before = await current_version(client)
+    await set_current_version(client, mine)
+    async with target.ledger() as ledger:
+        done = await take_over_workflows(client, ledger, mine, wait_s=wait_s, override=override)
+        text = {"before": before or "", "moved": done["moved"], "left": len(done["left"])}
+        await ledger.append_audit(by, "deploy", mine, {**text, "override": override})
+    return {"build": mine, "before": before, **done}
+
+
+async def take_over_workflows(
+    client: Client,
+    ledger: Ledger,
+    mine: str,
+    *,
+    wait_s: float,
+    override: bool,
+    deployment: str = DEPLOYMENT_NAME,
+) -> dict[str, Any]:
+    """Moves open workflows of other builds to `mine`, which must be current.
+
+    Answers how many were found and moved, and the rows of those that are left, with the reason.
+    """
+    pins = await pinned_elsewhere(client, mine, deployment)
+    waiting = await hand_over(client, mine, pins, wait_s=wait_s)
+    left = []
+    for pin in waiting:
+        why = (
+            await _override(client, pin, mine, wait_s) if override else "did not hand over in time"
+        )
+        if why:
+            left.append({"workflow": pin.workflow_id, "build": pin.build_id, "why": why})
+    await note_builds(client, ledger, mine)
+    return {"found": len(pins), "moved": len(pins) - len(left), "left": left}
+
+
+async def _override(client: Client, pin: Pinned, mine: str, wait_s: float) -> str:
+    """Moves one pin by force; answers why not, empty if it is served now."""
+    handle = client.get_workflow_handle(pin.workflow_id, run_id=pin.run_id)
+    replayed = await replay_history(await handle.fetch_history())
+    if replayed["verdict"] != "ok":
+        return f"REPLAY_DIFFERS {replayed['text']}"
+    try:
+        await move_pin(client, pin, mine)
+    except RPCError as error:
+        return f"the server refused: {error.message}"
+    left = await hand_over(client, mine, [pin], wait_s=wait_s)
+    await free_pin(client, pin.workflow_id)
+    return "moved, but no worker has served it yet" if left else ""
+
+
+async def note_builds(client: Client, ledger: Ledger, mine: str) -> None:
+    """Writes the build of trades that were handed over; `up` reads it before it starts."""
+    for trade in await ledger.list_trades(open_only=True, limit=10_000):
+        if trade.build_id in ("", mine):
+            continue
+        pin = await pin_of(client, trade_workflow_id(trade.trade_id))
+        if pin is not None and pin.build_id == mine:
+            await ledger.update_trade(trade.trade_id, build_id=mine)
+
+
+@contextmanager
+def _worker_of_this_build(target: Target) -> Iterator[None]:
+    """A worker of the code on disk as long as the hand-over lasts, unless one polls already."""
+    info = target.run_info
+    if info is None:
+        raise Refused("no stack runs here: starter.py up", code="NO_STACK")
+    if execute(lambda: _polls_already(target)):
+        yield
+        return
+    spec = worker_child("trade", target.config, name=NEXT_WORKER)(info)
+    child = Child(spec, Path(info.data_dir) / "logs" / f"{NEXT_WORKER}.log")
+    try:
+        child.wait_until_ready()
+        yield
+    finally:
+        child.send_stop()
+        child.wait_stopped()
+
+
+async def _polls_already(target: Target) -> bool:
+    client = await target.temporal()
+    try:
+        await set_current_version(client, build_id(), timeout_s=ALREADY_POLLS_S)
+    except RPCError:
+        return False
+    return True
+
+
+def restart_workers(data_dir: Path) -> int:
+    """Ends the stack's workers one by one; the supervisor starts each again with this code.
+
+    Raises:
+        Refused: WORKER_NOT_BACK: one did not come back in time.
+    """
+    before = [each.entry for each in control.status(data_dir).processes if _is_worker(each.entry)]
+    for entry in before:
+        (data_dir / f"{entry.name}.ready").unlink(missing_ok=True)
+        with suppress(ProcessLookupError):
+            os.kill(entry.pid, signal.SIGTERM)
+        deadline = time.monotonic() + RESTART_TIMEOUT_S
+        while not _is_back(data_dir, entry):
+            if time.monotonic() > deadline:
+                text = f"{entry.name} did not come back; see the stack's logs"
+                raise Refused(text, code="WORKER_NOT_BACK")
+            time.sleep(LOOK_S)
+    return len(before)
+
+
+def _is_worker(entry: ProcessEntry) -> bool:
+    return entry.name.startswith(WORKERS)
+
+
+def _is_back(data_dir: Path, old: ProcessEntry) -> bool:
+    """True if a new process of the name lives and says that it polls."""
+    for each in control.status(data_dir).processes:
+        if each.entry.name == old.name and each.entry.pid != old.pid and each.alive:
+            return (data_dir / f"{old.name}.ready").exists()
+    return False
