@@ -31,6 +31,7 @@ from domain.event_dates import (
     DateKind,
     EventDate,
     Importance,
+    blackout_of,
 )
 from domain.symbols import check_symbol
 from marketdata.cells import named_zone, time_cell
@@ -91,6 +92,36 @@ def read_blackouts(paths: Sequence[Path]) -> tuple[BlackoutRule, ...]:
         if _check_columns(list(row), where, _RULE_KEYS, _RULE_KEYS[:3])
     ]
     return tuple(rules) or USUAL_BLACKOUTS
+
+
+class KeptDates:
+    """Files of dates as they are now: read again when one changes, kept between.
+
+    A file that cannot be read rests all entries, because nobody knows what it would say; the
+    answer tells why (ADR 0011: entries fail closed, exits fail open).
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, tuple[int, tuple[EventDate, ...], tuple[BlackoutRule, ...]]] = {}
+
+    def blackout(self, path: Path, symbol: str, now: datetime) -> str:
+        """As `domain.event_dates.blackout_of` with the dates and rules of the file."""
+        try:
+            events, rules = self._read(path)
+        except BadInput as error:
+            return f"the dates were not readable: {error.text}"
+        return blackout_of(events, symbol, now, rules)
+
+    def _read(self, path: Path) -> tuple[tuple[EventDate, ...], tuple[BlackoutRule, ...]]:
+        try:
+            changed_ns = path.stat().st_mtime_ns
+        except OSError:
+            changed_ns = -1  # the reader tells what is wrong with it
+        kept = self._kept.get(path)
+        if kept is None or kept[0] != changed_ns:
+            kept = (changed_ns, read_event_dates([path]), read_blackouts([path]))
+            self._kept[path] = kept
+        return kept[1:]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:

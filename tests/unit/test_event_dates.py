@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from domain.event_dates import (
     blackout_of,
     events_between,
 )
-from marketdata.event_dates import read_blackouts, read_event_dates
+from marketdata.event_dates import KeptDates, read_blackouts, read_event_dates
 
 ROOT = Path(__file__).resolve().parents[2]
 CPI_AT = datetime(2026, 12, 10, 13, 30, tzinfo=UTC)
@@ -167,6 +168,23 @@ def test_bad_rule_is_named_by_its_line(
     with pytest.raises(BadInput) as caught:
         read_blackouts([path])
     assert (caught.value.code, caught.value.field) == (code, f"dates.toml:2 {column}")
+
+
+def test_changed_file_is_read_again_and_a_broken_one_rests_all_entries(tmp_path: Path) -> None:
+    dates, path = KeptDates(), written(tmp_path, RULES, "dates.toml")
+    assert dates.blackout(path, "ACME", CPI_AT).startswith("macro CPI")
+    assert not dates.blackout(path, "ACME", CPI_AT + timedelta(hours=1))
+    written(tmp_path, RULES.replace("13:30", "14:30"), "dates.toml")
+    os.utime(path, ns=(1, 1))
+    assert not dates.blackout(path, "ACME", CPI_AT)
+    assert dates.blackout(path, "ACME", CPI_AT + timedelta(hours=1))
+    written(tmp_path, RULES.replace("macro", "rumour"), "dates.toml")
+    os.utime(path, ns=(2, 2))
+    assert "EVENT_KIND" in dates.blackout(path, "ACME", CPI_AT + timedelta(hours=9))
+    path.unlink()
+    assert "FILE_NOT_FOUND" in dates.blackout(path, "ACME", CPI_AT + timedelta(hours=9))
+    written(tmp_path, RULES, "dates.toml")
+    assert dates.blackout(path, "ACME", CPI_AT).startswith("macro CPI")
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
