@@ -25,7 +25,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from brokers.alpaca.config import AlpacaConfig, AlpacaMode
+from brokers.alpaca.config import AlpacaConfig, AlpacaMode, MarketFeed
 from domain.commands import AlertSeverity
 from domain.errors import BadInput
 from domain.risk.limits import Limits, RestrictedList, read_limits
@@ -250,6 +250,31 @@ class AlertChannelSection(Section):
 LocalTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
+class BarSource(StrEnum):
+    POLLED = "polled"
+    STREAM = "stream"
+
+
+class MarketDataSection(Section):
+    """Where bars and halts come from (docs/operator.md). The venue allows one stream per key."""
+
+    source: Annotated[
+        BarSource,
+        Field(strict=False, description="bars of sessions: polled quotes, or stream ticks"),
+    ] = BarSource.POLLED
+    feed: Annotated[
+        MarketFeed,
+        Field(strict=False, description="iex: free, 15 symbols; sip: paid, all exchanges"),
+    ] = MarketFeed.IEX
+    halts: bool = Field(
+        True, description="keep the stream open for halts even where nobody wants ticks"
+    )
+    silence_s: Annotated[
+        Seconds, Field(description="seconds without a tick after which the stream is replaced")
+    ] = 30.0
+    url: str = Field("", description="market-data stream; empty = the venue's own")
+
+
 class QuietHoursSection(Section):
     """When info and warning alerts are recorded and not sent; critical ones always are."""
 
@@ -267,8 +292,13 @@ class AlertsSection(Section):
         Seconds, Field(description="critical: repeated when nobody acknowledged for so long")
     ] = 300.0
     repeats_max: Annotated[int, Field(ge=0, le=1000, description="how often it is repeated")] = 12
-    quiet_hours: QuietHoursSection | None = None
-    channels: Annotated[tuple[AlertChannelSection, ...], Field(strict=False)] = ()
+    quiet_hours: QuietHoursSection | None = Field(
+        None, description="table [alerts.quiet_hours] with start, end and zone; none: always loud"
+    )
+    channels: Annotated[
+        tuple[AlertChannelSection, ...],
+        Field(strict=False, description="tables [[alerts.channels]], see docs/alerts.md"),
+    ] = ()
 
 
 class Settings(Section):
@@ -283,6 +313,7 @@ class Settings(Section):
     ledger: LedgerSection = LedgerSection()
     trade: TradeSection = TradeSection()
     observability: ObservabilitySection = ObservabilitySection()
+    market_data: MarketDataSection = MarketDataSection()
     alerts: AlertsSection = AlertsSection()
     alert_urls: dict[str, SecretStr] = Field(default_factory=dict)
     broker_key_id: SecretStr = SecretStr("")
@@ -308,6 +339,8 @@ class Settings(Section):
             trading_url=self.broker.trading_url,
             data_url=self.broker.data_url,
             stream_url=self.broker.stream_url,
+            market_stream_url=self.market_data.url,
+            market_feed=self.market_data.feed,
             request_timeout_s=self.broker.request_timeout_s,
         )
 
@@ -384,7 +417,8 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     except ConfigError:
         raise
     except BadInput as error:
-        field = error.field.replace("alpaca.", "broker.", 1)
+        field = error.field.replace("alpaca.market_stream_url", "market_data.url", 1)
+        field = field.replace("alpaca.", "broker.", 1)
         raise _relocated(error, field, origins.get(field) or located.of(field)) from None
     return settings
 

@@ -6,21 +6,32 @@ Composition code, imported by composition roots only; light, because a kill wait
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from datetime import datetime, time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, time
 from functools import partial
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from activities.market_parts import MarketParts, OpenRecorder
 from brokers.alpaca.client import AlpacaBroker
+from brokers.alpaca.config import AlpacaMode
+from brokers.alpaca.market_stream import AlpacaMarketStream
 from brokers.port import Broker
 from brokers.shadow import DryRunBroker
 from deploy.local.kill_journal import KillJournal
 from domain.alerts import AlertChannel, AlertPolicy, AlertText, QuietHours
-from domain.errors import BadInput
+from domain.errors import BadInput, Refused
+from domain.instrument import Instrument
 from keyring_store import read_keyring, service_name
+from ledger.records import RecordingRecord
 from ledger.repository import Ledger
+from marketdata.live_bars import LiveBars
+from marketdata.recording import RecordingTerms, TapeRecorder, drop_unfinished
+from marketdata.subscriptions import SubscriptionBook
 from observability.apprise_channel import apprise_send
-from settings import AlertChannelSection, Settings
+from settings import AlertChannelSection, BarSource, Settings
+
+RECORDINGS = "recordings"
 
 
 def broker_of(settings: Settings, *, reserved: bool = False) -> Broker:
@@ -38,12 +49,38 @@ def config_hash(settings: Settings) -> str:
     text = settings.model_dump_json(
         exclude={
             "broker": addresses,
+            "market_data": {"url"},
             **dict.fromkeys(("broker_key_id", "broker_secret", "ledger", "temporal"), True),
             **dict.fromkeys(("observability", "alerts", "alert_urls"), True),
             **dict.fromkeys(("read_at", "source"), True),
         }
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def market_parts(settings: Settings, data_dir: Path | None) -> MarketParts:
+    """The market-data stream of the account; recordings go below the data directory."""
+    config, told = settings.alpaca(), settings.market_data
+    simulated = settings.broker.mode is AlpacaMode.SIMULATOR
+    feed = f"{settings.broker.venue} {settings.broker.mode} {told.feed}"
+
+    def recorder(record: RecordingRecord, instruments: Mapping[str, Instrument]) -> OpenRecorder:
+        if data_dir is None:
+            raise Refused("the worker has no data directory", code="NO_DATA_DIR")
+        folder = data_dir / RECORDINGS / record.name
+        drop_unfinished(folder)
+        terms = RecordingTerms(recording=record.name, source=feed, quotes_are_real=not simulated)
+        return OpenRecorder(TapeRecorder(folder, terms, instruments), str(folder))
+
+    return MarketParts(
+        stream=lambda: AlpacaMarketStream(config, lambda: datetime.now(UTC)),
+        bars=LiveBars,
+        book=SubscriptionBook,
+        recorder=recorder,
+        stays_connected=told.halts or told.source is BarSource.STREAM,
+        follows_positions=told.source is BarSource.STREAM,
+        silence_s=told.silence_s,
+    )
 
 
 def alert_policy(settings: Settings) -> AlertPolicy:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Coroutine
 from typing import Any
 
 from temporalio import activity
 
 HEARTBEAT_S = 0.5
+BACKOFF_S_MAX = 15.0
+
+
+def backoff_s(failures: int) -> float:
+    """Exponential with jitter, so that a venue that comes back is not stormed."""
+    ceiling = min(0.1 * 2 ** min(failures, 10), BACKOFF_S_MAX)
+    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spread, no secret
 
 
 async def run_until_shutdown(work: Coroutine[Any, Any, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from temporalio import activity
 
@@ -15,10 +16,16 @@ from ledger.records import TradeRecord
 
 
 class MarketWatch:
-    """Polls the venue's clock; rings only what differs from the poll before."""
+    """Polls the venue's clock; rings only what differs from the poll before.
 
-    def __init__(self, services: Services, doorbell: Doorbell) -> None:
+    `on_clock` gets every reading.
+    """
+
+    def __init__(
+        self, services: Services, doorbell: Doorbell, on_clock: Callable[[MarketClock], None]
+    ) -> None:
         self._services = services
+        self._on_clock = on_clock
         self._doorbell = doorbell
         self._known: MarketClock | None = None
 
@@ -35,6 +42,7 @@ class MarketWatch:
         """One look. The first one tells everybody: nobody knows what changed before it."""
         services = self._services
         clock, before = await services.broker.market_clock(), self._known
+        self._on_clock(clock)
         if before is not None and _same(before, clock):
             return
         for trade in await services.ledger.list_trades(account=services.account, open_only=True):

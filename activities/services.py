@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
+from activities.market_parts import MarketParts
 from brokers.port import Broker
 from domain.base import Frozen
 from domain.clock import ClockMap
@@ -44,6 +45,7 @@ class Services:
     that waits in the local journal); empty = none. `failpoint` is called at the named durable
     steps (faults.md §2.1) and does nothing outside of crash tests. `broker_name` is the venue's
     name in the ledger; `peers` are the other accounts of a process that serves several;
+    `market` is the market-data stream, None where the venue's adapter has none;
     `universe` are the symbols whose data must be fresh as a batch (requirement 181).
     """
 
@@ -65,6 +67,7 @@ class Services:
     failpoint: Callable[[str], None] = field(default=lambda name: None)
     entry_blocked: Callable[[], str] = field(default=lambda: "")
     alert_sinks: tuple[Callable[[AlertMessage], None], ...] = ()
+    market: MarketParts | None = None
     peers: Mapping[str, Services] = field(default_factory=dict, repr=False)
     now: Callable[[], datetime] = wall_now
     monotonic: Callable[[], float] = time.monotonic

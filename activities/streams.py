@@ -7,7 +7,6 @@ It holds no cursor of its own: whatever it missed, the compare pass reads again 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from datetime import timedelta
@@ -19,20 +18,21 @@ from temporalio.client import Client
 
 from activities.doorbell import Doorbell, temporal_sender
 from activities.exit_watch import ExitWatch
-from activities.hosting import run_until_shutdown
+from activities.hosting import BACKOFF_S_MAX, backoff_s, run_until_shutdown
 from activities.lease import lead_for_ever
+from activities.market_stream import MarketStreamer
 from activities.market_watch import MarketWatch
 from activities.reporting import report
 from activities.restore import Restorer
 from activities.services import Services, StreamInput, attempt_token
 from activities.stream_events import StreamBooker, told_keys
 from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
+from domain.account import MarketClock
 from domain.base import Frozen
 from domain.commands import AlertSeverity
 from domain.errors import HoldfastError
 from domain.facts import Fact
 
-BACKOFF_S_MAX = 15.0
 SILENT_S = 5.0
 OUTBOX_INTERVAL_S = 1.0
 # A fresh connection that fails at once so often in a row, within about two seconds.
@@ -42,12 +42,6 @@ DOWN_AFTER_FAILURES = 4
 def lease_name(account: str) -> str:
     """Ledger lease of the account's fill stream."""
     return f"stream/{account}"
-
-
-def backoff_s(failures: int) -> float:
-    """Exponential with jitter, so that a venue that comes back is not stormed."""
-    ceiling = min(0.1 * 2 ** min(failures, 10), BACKOFF_S_MAX)
-    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spread, no secret
 
 
 def heard_cursor(account: str) -> str:
@@ -88,7 +82,7 @@ class StreamActivities:
 
 
 class FillStream:
-    """One streamer: lease, connection, compare pass, market clock."""
+    """One streamer: lease, connection, compare pass, market clock, market data beside it."""
 
     def __init__(self, services: Services, client: Client, input: StreamInput) -> None:
         self._services = services
@@ -102,7 +96,12 @@ class FillStream:
         )
         self._booker = StreamBooker(services, self._doorbell)
         self._restorer = Restorer(services, client, input.trade_queue)
-        self._market = MarketWatch(services, self._doorbell)
+        self._hours = MarketWatch(services, self._doorbell, self._see_clock)
+        self._market = (
+            None
+            if services.market is None
+            else MarketStreamer(services, services.market, self._hours.look)
+        )
         self._last_frame_s = services.monotonic()
         self._is_connected = False
         self._reconnect = asyncio.Event()
@@ -122,8 +121,13 @@ class FillStream:
             self._stay_connected(),
             self._compare_always(),
             self._ring_always(),
-            self._market.run(self._input.clock_interval_s),
+            self._hours.run(self._input.clock_interval_s),
+            *(() if self._market is None else self._market.jobs()),
         ]
+
+    def _see_clock(self, clock: MarketClock) -> None:
+        if self._market is not None:
+            self._market.see_clock(clock)
 
     async def _delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
         await self._booker.delivered(trade_id, facts)

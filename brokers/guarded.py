@@ -42,6 +42,7 @@ class GuardedBroker:
         on_change: gets the new state and the number of failures that count.
         now: wall clock, aware UTC.
         breaker: what an earlier process left; closed if nothing is known.
+        halted: symbols whose halt was told elsewhere than on the venue's clock (ADR 0007).
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class GuardedBroker:
         on_change: Callable[[ApiBreakerState, int], Awaitable[None]],
         now: Callable[[], datetime],
         breaker: ApiBreaker | None = None,
+        halted: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self._inner = inner
         self._on_change = on_change
         self._now = now
+        self._halted = halted
         self.breaker = breaker or ApiBreaker()
         self._shared = SharedReads()
 
@@ -100,7 +103,22 @@ class GuardedBroker:
         return await self._read(self._inner.quotes(symbols))
 
     async def market_clock(self) -> MarketClock:
-        return await self._read_together("market_clock", self._inner.market_clock)
+        """The venue's clock with the halts that were told elsewhere.
+
+        Where these cannot be read the clock stands alone: exits go on, and entries are refused by
+        the gate, which needs the same ledger.
+        """
+        return await self._read_together("market_clock", self._clock_with_halts)
+
+    async def _clock_with_halts(self) -> MarketClock:
+        clock = await self._inner.market_clock()
+        if self._halted is None:
+            return clock
+        try:
+            halted = {*clock.halted_symbols, *await self._halted()}
+        except Transient:
+            return clock
+        return clock.model_copy(update={"halted_symbols": tuple(sorted(halted))})
 
     async def asset(self, symbol: str) -> AssetInfo:
         return await self._read(self._inner.asset(symbol))

@@ -50,7 +50,8 @@ class MarketStore(LedgerConnection):
         """Halts that were told and not ended, oldest first."""
         query = select(trading_halts).where(trading_halts.c.account == account)
         async with self._work() as connection:
-            rows = (await connection.execute(query.order_by(trading_halts.c.since))).mappings()
+            ordered = query.order_by(trading_halts.c.since, trading_halts.c.symbol)
+            rows = (await connection.execute(ordered)).mappings()
             return tuple(
                 TradingStatus(
                     symbol=row["symbol"],
@@ -121,6 +122,14 @@ class MarketStore(LedgerConnection):
                     set_={"value": mark.excluded.value, "updated_at": func.clock_timestamp()},
                 )
             )
+
+    async def bars_sealed_to(self, account: str, interval_s: int) -> datetime | None:
+        """Market instant up to which every whole bar is stored; None before the first one."""
+        name = sealed_cursor(account, interval_s)
+        query = select(cursors.c.value).where(cursors.c.name == name)
+        async with self._work() as connection:
+            value = (await connection.execute(query)).scalar_one_or_none()
+        return None if value is None else datetime.fromisoformat(str(value))
 
     async def market_bars(
         self,

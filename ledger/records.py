@@ -509,6 +509,7 @@ class RecordingCounts(Frozen):
     gaps_left_out: int = 0
     first_at: AwareDatetime | None = None
     last_at: AwareDatetime | None = None
+    saved_at: AwareDatetime | None = None
     folder: str = ""
 
 

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime
 from domain.bar import Bar
 from domain.base import Frozen
 from domain.order import Quote
+from domain.tick import TradePrint
 
 
 class BarPage(Frozen):
@@ -38,3 +39,36 @@ class MarketDataFeed(Protocol):
     async def quotes(self, symbols: Sequence[str], now: datetime) -> dict[str, Quote]:
         """Newest valid quote of every symbol as of `now`; all of them or an error."""
         ...
+
+
+class GrowingBars(Protocol):
+    """Bars of one length out of a live stream (`marketdata.live_bars`); market time."""
+
+    late: int
+
+    def began(self, symbol: str, at: datetime) -> None: ...
+
+    def ended(self, symbol: str) -> None: ...
+
+    def take(self, tick: TradePrint | Quote) -> None: ...
+
+    def seal(self, now: datetime) -> tuple[tuple[Bar, ...], datetime] | None: ...
+
+
+class TickRecorder(Protocol):
+    """Ticks into files (`marketdata.recording`)."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    def take(self, tick: TradePrint | Quote) -> None: ...
+
+    def flush(self) -> tuple[int, int]: ...
+
+
+class WantedSymbols(Protocol):
+    """Who wants which symbol (`marketdata.subscriptions`)."""
+
+    def symbols(self) -> tuple[str, ...]: ...
+
+    def by_symbol(self) -> dict[str, tuple[str, ...]]: ...

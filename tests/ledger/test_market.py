@@ -8,7 +8,6 @@ from typing import Any
 
 from domain.bar import Bar
 from domain.tick import TradingStatus
-from ledger.market_store import sealed_cursor
 from ledger.records import MarketWant, RecordingCounts, RecordingRecord, RecordingState
 from ledger.repository import Ledger
 
@@ -62,7 +61,8 @@ async def test_bars_come_back_as_they_were_and_once(ledger: Ledger) -> None:
     assert found == (bar("AAA", 0), bar("BBB", 0), bar("AAA", 1))
     assert await ledger.market_bars(ACCOUNT, 60, ["AAA"], NOON + MINUTE, end) == (bar("AAA", 1),)
     assert await ledger.market_bars(ACCOUNT, 300, ["AAA"], None, end) == ()
-    assert await ledger.get_cursor(sealed_cursor(ACCOUNT, 60)) == end.isoformat()
+    assert await ledger.bars_sealed_to(ACCOUNT, 60) == end
+    assert await ledger.bars_sealed_to(ACCOUNT, 300) is None
     assert await ledger.drop_old_bars(ACCOUNT, NOON + timedelta(days=8)) == 3
 
 

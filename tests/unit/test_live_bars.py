@@ -59,12 +59,11 @@ def test_a_bar_is_told_once_when_its_interval_is_over_for_all_symbols_at_once() 
     assert first is not None
     assert first[0] == ()
     one, other = sealed(bars, 60)
-    assert (one.symbol, one.open, one.high, one.low, one.close) == (
-        "AAA",
-        *map(Decimal, ("10.00", "10.50", "9.50", "9.50")),
-    )
-    assert (one.volume, one.bid, one.ask) == (4, Decimal("10.25"), Decimal("10.75"))
-    assert (other.symbol, other.close, other.volume) == ("BBB", Decimal("10.00"), 0)
+    prices = [Decimal(text) for text in ("10.00", "10.50", "9.50", "9.50")]
+    assert [one.open, one.high, one.low, one.close] == prices
+    assert (one.volume, one.bid, one.ask) == (Decimal(4), Decimal("10.25"), Decimal("10.75"))
+    assert (one.symbol, other.symbol) == ("AAA", "BBB")
+    assert (other.close, other.volume) == (Decimal("10.00"), Decimal(0))
     assert bars.seal(at(60) + GRACE) is None
 
 
@@ -121,7 +120,8 @@ def test_a_stream_and_the_tape_of_it_make_the_same_bars(
             ticks.append(trade(seconds, str(price), symbol=symbol))
         else:
             ticks.append(quote(seconds, str(price), str(price + 1), symbol))
-    bars, told = begun("AAA", "BBB"), []
+    bars = begun("AAA", "BBB")
+    told: list[Bar] = []
     for tick in ticks:
         bars.take(tick)
         told.extend((bars.seal(tick.venue_time) or ((), None))[0])
