@@ -51,7 +51,7 @@ QUERY_TIMEOUT = timedelta(seconds=3)
 def start(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="name of the session, part of all its trades' ids")],
-    strategy: Annotated[list[Path], typer.Option(help="strategy file or name; repeatable")],
+    strategy: Annotated[list[Path], typer.Option(help="configuration, file or name; repeatable")],
     universe: Annotated[list[str], typer.Option(help="symbol; repeatable")],
     bar_s: Annotated[int, typer.Option(help="seconds of market time in a bar")] = BAR_INTERVAL_S,
     poll_s: Annotated[int, typer.Option(help="seconds of market time between quotes")] = 0,
@@ -74,7 +74,7 @@ def start(
         wanted = SessionSpec(
             name=check_session_name(name),
             account=settings.account.name,
-            strategies=tuple(check_strategy(path) for path in strategy),
+            strategies=await _strategies(target, strategy),
             universe=(),
             opens_at=clock.market(datetime.now(UTC)),
             tape="" if tape is None else str(tape.resolve()),
@@ -261,6 +261,13 @@ def check_session_name(name: str) -> str:
     if len(name) > SESSION_NAME_MAX:
         raise BadInput("ID_FORMAT", "name", name, f"max={SESSION_NAME_MAX}")
     return name
+
+
+async def _strategies(target: Target, wanted: list[Path]) -> tuple[str, ...]:
+    """Names of stored configurations as they are; anything else is a file that must load."""
+    async with target.ledger() as ledger:
+        stored = {row.name for row in await ledger.strategies()}
+    return tuple(str(each) if str(each) in stored else check_strategy(each) for each in wanted)
 
 
 def check_strategy(path: Path) -> str:

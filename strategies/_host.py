@@ -74,15 +74,13 @@ def _answer(module: Any, question: Question) -> Answer:
         unknown = sorted(set(given) - set(declared.model_fields))
         if unknown and question.context is None:
             allowed = ", ".join(declared.model_fields) or "none"
-            text = f"field={unknown[0]} value={given[unknown[0]]!r} allowed={allowed}"
-            return Answer(code="PARAMETER_UNKNOWN", text=text)
+            return _refused("PARAMETER_UNKNOWN", unknown[0], given[unknown[0]], allowed)
         known = {name: text for name, text in given.items() if name in declared.model_fields}
         held = declared.model_validate(known).model_dump(mode="json")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        text = f"field={where} value={str(first['input'])[:60]!r} allowed={first['msg']}"
-        return Answer(code="PARAMETER_INVALID", text=text)
+        return _refused("PARAMETER_INVALID", where, first["input"], first["msg"])
     except Exception:
         return Answer(code="STRATEGY_BROKEN", text=_traceback())
     parameters = {name: str(value) for name, value in held.items()}
@@ -91,6 +89,10 @@ def _answer(module: Any, question: Question) -> Answer:
     # What is meant for other strategies of the session is left as it is.
     context = question.context.model_copy(update={"parameters": {**given, **parameters}})
     return _ask(module, question.bars, context)
+
+
+def _refused(code: str, name: str, value: object, allowed: str) -> Answer:
+    return Answer(code=code, text=BadInput(code, f"parameters.{name}", value, allowed).text)
 
 
 def _declared(module: Any) -> type[BaseModel]:
