@@ -63,6 +63,7 @@ from domain.ids import TRADE_QUEUE, order_queue, stream_queue
 from domain.risk.breakers import ApiBreaker
 from domain.session import SessionSpec
 from ledger.repository import Ledger
+from marketdata.event_dates import KeptDates
 from marketdata.feed import TapeFeed
 from marketdata.polled import PolledFeed
 from marketdata.port import MarketDataFeed
@@ -158,7 +159,8 @@ def trade_worker(
 ) -> Worker:
     """Workflows and bookkeeping; versioned, because open trades are pinned to their build."""
     trades, operations = TradeActivities(services), OperationActivities(services)
-    sessions = SessionActivities(services, feed_opener(services), open_strategy)
+    dates = KeptDates()
+    sessions = SessionActivities(services, feed_opener(services), open_strategy, dates.blackout)
     days = SessionDayActivities(services, sessions, next_day)
     deployment = WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(

@@ -30,7 +30,8 @@ AHEAD_WALL_S_MAX = 5.0
 class Around:
     """What is known around a signal when it is judged.
 
-    `halted`: symbols in a trading halt; `disabled`: strategies that may not enter, with why.
+    `halted`: symbols in a trading halt; `disabled`: strategies that may not enter, with why;
+    `blackout`: why entries rest around a macro or earnings date, empty if they do not.
     """
 
     spec: SessionSpec
@@ -40,6 +41,7 @@ class Around:
     paused: bool = False
     halted: tuple[str, ...] = ()
     disabled: Mapping[str, str] = field(default_factory=dict)
+    blackout: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def _judge_entry(around: Around, signal: Signal, instrument: Instrument) -> Judg
         return Judged("refused", "ENTRY_WINDOW", closed)
     if signal.symbol in around.halted:
         return Judged("refused", "HALTED", f"{signal.symbol} is halted")
+    if around.blackout:
+        return Judged("refused", "BLACKOUT", around.blackout)
     # The real close of the day, not the one the strategy counts on (faults.md G4).
     flat_by = flat_by_of(around.day, draft.flat_by, spec.flat_before_close_s)
     in_time = signal.model_copy(update={"draft": draft.model_copy(update={"flat_by": flat_by})})

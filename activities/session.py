@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
 
 from pydantic import AwareDatetime, JsonValue, ValidationError
 from temporalio import activity
@@ -101,9 +103,12 @@ class SessionActivities:
         services: Services,
         open_feed: Callable[[SessionSpec], MarketDataFeed],
         open_strategy: Callable[[str], StrategyHost],
+        blackout: Callable[[Path, str, datetime], str] = lambda _path, _symbol, _now: "",
     ) -> None:
         self._services = services
         self._open_feed = open_feed
+        # `marketdata.event_dates.KeptDates.blackout`: why entries rest around a date of the file.
+        self._blackout = blackout
         self._feeds: dict[str, MarketDataFeed] = {}
         self._hosts = StrategyHosts(open_strategy)
 
@@ -252,7 +257,11 @@ class SessionActivities:
             found.count(strategy_faults=int(fault))
             return
         if signal.kind is SignalKind.ENTRY and not around.paused:
-            around = replace(around, halted=await self._halted(spec.account))
+            around = replace(
+                around,
+                halted=await self._halted(spec.account),
+                blackout=await self._resting(around, signal.symbol),
+            )
         judged = judge(around, signal)
         wish = None
         if judged.fraction is not None:
@@ -294,13 +303,24 @@ class SessionActivities:
             after=len(found.candidates),
         )
 
+    async def _resting(self, around: Around, symbol: str) -> str:
+        """Why the session's file of dates lets entries rest now; empty if it does not."""
+        path, now = around.spec.events_file, around.market_now
+        return await asyncio.to_thread(self._blackout, Path(path), symbol, now) if path else ""
+
     async def _halted(self, account: str) -> tuple[str, ...]:
-        """Symbols that the venue says are halted. Unreadable: the risk gate reads it again."""
+        """Symbols in a halt, by the venue's clock and by its stream. Unreadable: the gate decides.
+
+        Alpaca tells halts in its market-data stream only (ADR 0007).
+        """
+        services = self._services.of(account)
         try:
-            return (await self._services.of(account).broker.market_clock()).halted_symbols
+            told = (await services.broker.market_clock()).halted_symbols
+            streamed = await services.ledger.halts(account)
         except HoldfastError as error:
             activity.logger.warning("halts were not read: %s", error.code)
             return ()
+        return (*told, *(each.symbol for each in streamed))
 
     async def _record(self, spec: SessionSpec, decision: Decision, judged: Judged) -> None:
         signal = decision.signal

@@ -27,6 +27,7 @@ from domain.session import (
     SessionSpec,
     SessionStatus,
 )
+from marketdata.event_dates import read_blackouts, read_event_dates
 from marketdata.session_days import check_days
 from observability.build import build_id
 from strategies.registry import StrategyProcess, find_strategy
@@ -63,6 +64,7 @@ def start(
     no_entry_last_min: Annotated[int, typer.Option(min=0, help="minutes before the close")] = 30,
     window: Annotated[list[str] | None, typer.Option(help="HH:MM-HH:MM, local; repeatable")] = None,
     flat_before_close_min: Annotated[int, typer.Option(min=0, help="0: hold overnight")] = 0,
+    events: Annotated[Path | None, typer.Option(help="file of macro and earnings dates")] = None,
     by: By = None,
     as_json: Json = False,
 ) -> None:
@@ -90,8 +92,12 @@ def start(
             entry_blocked_last_s=no_entry_last_min * 60,
             entry_windows=tuple(window or ()),
             flat_before_close_s=flat_before_close_min * 60,
+            events_file="" if events is None else str(events.resolve()),
             started_by=operator_name(by),
         )
+        if events is not None:
+            read_event_dates([events])
+            read_blackouts([events])
         _check_times(wanted, clock)
         async with target.broker() as broker:
             spec = await complete(wanted, universe, broker)

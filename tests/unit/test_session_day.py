@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from activities.judging import Around, judge
+from domain.clock import ClockMap
 from domain.errors import BadInput
 from domain.instrument import Instrument
+from domain.order import Side
+from domain.plan import FixedSize, PlanPrice, StopPlan, WalkPlan
 from domain.session import SessionCounts, SessionRequest, SessionSpec, SessionState
 from domain.session_day import EntryWindow, SessionDay, flat_by_of, window_refusal
 from domain.session_orders import SessionVerb, obey, request_fault
+from domain.signal import PlanDraft, Signal, SignalKind
 from marketdata.session_days import check_days, next_day, window_times
 
 OPEN = datetime(2025, 11, 28, 14, 30, tzinfo=UTC)
@@ -204,3 +212,68 @@ def test_stale_or_empty_requests_are_refused_a_repeat_is_not(
 def test_counts_of_a_day_are_the_difference() -> None:
     earlier = SessionCounts(bars=3, taken=1)
     assert SessionCounts(bars=5, taken=1, late=2).minus(earlier) == SessionCounts(bars=2, late=2)
+
+
+def entry_signal(**changes: object) -> Signal:
+    draft = PlanDraft(
+        size=FixedSize(quantity=Decimal(10)),
+        walk=WalkPlan(
+            step=Decimal("0.05"),
+            interval_s=Decimal(5),
+            steps_max=2,
+            worst_offset=Decimal(1),
+            max_time_s=Decimal(30),
+        ),
+        stop=StopPlan(price=PlanPrice(offset=Decimal(-2))),
+        flat_by=OPEN + timedelta(hours=6, minutes=26),
+    )
+    values = {
+        "signal_id": "week-1440-1",
+        "session": "week",
+        "strategy": "s",
+        "symbol": "AAPL",
+        "side": Side.BUY,
+        "bar_time": OPEN + timedelta(minutes=10),
+        "draft": draft,
+    }
+    return Signal.model_validate(values | changes)
+
+
+def around(minute: float = 10, **changes: Any) -> Around:
+    spec = spec_of(entry_blocked_first_s=300, entry_blocked_last_s=1800)
+    now = OPEN + timedelta(minutes=minute)
+    known = Around(spec, ClockMap(wall0=now, market0=now), now, HALF_DAY)
+    return replace(known, **changes)
+
+
+def test_entry_is_flat_before_the_real_close_of_its_day() -> None:
+    judged = judge(around(), entry_signal())
+    assert judged.plan is not None
+    assert HALF_DAY.closes_at is not None
+    assert judged.plan.flat_by == HALF_DAY.closes_at - timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("known", "code"),
+    [
+        (around(2), "ENTRY_WINDOW"),
+        (around(halted=("AAPL",)), "HALTED"),
+        (around(halted=("MSFT",)), ""),
+        (around(blackout="CPI at 14:45 UTC"), "BLACKOUT"),
+        (around(paused=True, blackout="CPI"), "SESSION_PAUSED"),
+    ],
+)
+def test_entry_outside_window_in_a_halt_or_in_a_blackout_is_refused_by_name(
+    known: Around, code: str
+) -> None:
+    late = known.market_now - timedelta(seconds=1)
+    assert judge(known, entry_signal(bar_time=late)).code == code
+
+
+@pytest.mark.parametrize(
+    "known", [around(2), around(halted=("AAPL",)), around(blackout="CPI"), around(paused=True)]
+)
+def test_exit_signal_passes_windows_halts_blackouts_and_pause(known: Around) -> None:
+    late = known.market_now - timedelta(seconds=1)
+    signal = entry_signal(kind=SignalKind.EXIT_FULL, bar_time=late, draft=None)
+    assert judge(known, signal).fraction == 1
