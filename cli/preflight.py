@@ -121,14 +121,14 @@ async def examine(
     want_armed: bool = False,
 ) -> list[Finding]:
     """Every line, in the order in which a person would look."""
-    findings = [checks.disk(target.data_dir), _stack(target)]
+    findings = [checks.disk(target.data_dir)]
     if target.kill_journal.is_pending():
         findings.append(wrong("kill journal", "a kill waits for the ledger; entries are blocked"))
     try:
         settings = target.settings()
     except HoldfastError as error:
         return [*findings, wrong("settings", error.text)]
-    findings += _mode(settings)
+    findings += [_stack(target, settings), *_mode(settings)]
     ledger, broker, temporal = await asyncio.gather(
         _attempt(read_ledger(target, settings)),
         _attempt(read_broker(target)),
@@ -259,9 +259,11 @@ def _watched(
 # --- judging ------------------------------------------------------------------------------------
 
 
-def _stack(target: Target) -> Finding:
+def _stack(target: Target, settings: Settings) -> Finding:
+    """Not up is wrong, unless servers of their own are named in the settings."""
     found = checks.stack(target)
-    return wrong(found.check, found.text) if target.run_info is None else found
+    is_needed = target.run_info is None and not settings.ledger.dsn.get_secret_value()
+    return wrong(found.check, found.text) if is_needed else found
 
 
 def _mode(settings: Settings) -> list[Finding]:

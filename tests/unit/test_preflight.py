@@ -1,0 +1,331 @@
+"""`preflight`: what is read is judged line by line; what is not read is never green."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from activities.streams import StreamHeard
+from cli import preflight_day
+from cli import preflight_lines as lines
+from cli.checks import NOTE, OK, UNKNOWN, WRONG, Finding, clock_offset, disk
+from domain.account import AccountSnapshot, MarketClock
+from domain.clock import ClockMap, real_time
+from domain.control import (
+    ApiBreakerState,
+    BreakerState,
+    ConditionKind,
+    Control,
+    KillMode,
+    KillScope,
+    KillScopeKind,
+    KillSwitch,
+)
+from domain.order import Quote
+from domain.recon.classify import Discrepancy, DiscrepancyKind
+from ledger.records import (
+    EXTERNAL,
+    ApiBreakerRecord,
+    BreakerRecord,
+    ConditionRecord,
+    TradePosition,
+)
+from starter import app
+from tests.rig import roomy_limits
+
+D = Decimal
+NOW = datetime(2026, 11, 27, 15, 0, tzinfo=UTC)
+
+
+def reading(**changes: Any) -> lines.LedgerReading:
+    """An armed account with nothing wrong."""
+    healthy = lines.LedgerReading(
+        control=Control(account="a", armed=True, version=1, updated_at=NOW, updated_by="ada"),
+        conditions=(),
+        risk=BreakerRecord(account="a", state=BreakerState.NORMAL),
+        api=ApiBreakerRecord(broker="alpaca", state=ApiBreakerState.CLOSED),
+        trades=(),
+        owned=(),
+        intents=(),
+        children=(),
+        heard=StreamHeard(connected=True, frame_at=NOW, compared_at=NOW),
+        streamer="me",
+        reconciled_at=NOW,
+    )
+    return replace(healthy, **changes)
+
+
+def verdicts(found: list[Finding]) -> dict[str, str]:
+    return {each.check: each.verdict for each in found}
+
+
+def kill(kind: KillScopeKind, value: str = "") -> Control:
+    switch = KillSwitch(
+        scope=KillScope(kind=kind, value=value),
+        mode=KillMode.BLOCK,
+        reason="fat finger",
+        by="ada",
+        command_id="c",
+        engaged_at=NOW,
+    )
+    return reading().control.model_copy(update={"kills": (switch,)})
+
+
+def test_healthy_account_is_green_on_every_line() -> None:
+    found = lines.switches(reading(), ["ESX"], want_armed=True) + lines.stream(reading(), NOW)
+    assert set(verdicts(found).values()) == {OK}
+
+
+def test_disarmed_is_told_and_red_only_when_armed_is_asked_for() -> None:
+    control = reading().control.model_copy(update={"armed": False})
+    told = lines.switches(reading(control=control), [], want_armed=False)[0]
+    assert (told.verdict, told.is_bad) == (NOTE, False)
+    assert lines.switches(reading(control=control), [], want_armed=True)[0].verdict == WRONG
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "verdict"),
+    [
+        (KillScopeKind.ALL, "", WRONG),
+        (KillScopeKind.ACCOUNT, "a", WRONG),
+        (KillScopeKind.SYMBOL, "ESX", WRONG),
+        (KillScopeKind.SYMBOL, "GME", NOTE),
+        (KillScopeKind.TRADE, "t1", NOTE),
+    ],
+)
+def test_kill_is_red_where_it_stops_what_is_watched(
+    kind: KillScopeKind, value: str, verdict: str
+) -> None:
+    found = lines.switches(reading(control=kill(kind, value)), ["ESX"], want_armed=True)
+    line = next(each for each in found if each.check == "kill")
+    assert line.verdict == verdict
+    assert "fat finger" in line.text
+    assert "ada" in line.text
+
+
+def test_conditions_and_breakers_are_red_with_their_reasons() -> None:
+    condition = ConditionRecord(
+        account="a", kind=ConditionKind.MACRO_WINDOW, text="FOMC", since=NOW
+    )
+    found = lines.switches(
+        reading(
+            conditions=(condition,),
+            risk=BreakerRecord(account="a", state=BreakerState.TRIPPED, reason="DAILY_LOSS"),
+            api=ApiBreakerRecord(broker="alpaca", state=ApiBreakerState.OPEN, failures=5),
+        ),
+        [],
+        want_armed=True,
+    )
+    wrong = {each.check: each.text for each in found if each.verdict == WRONG}
+    assert set(wrong) == {"conditions", "risk breaker", "api breaker"}
+    assert "FOMC" in wrong["conditions"]
+    assert "DAILY_LOSS" in wrong["risk breaker"]
+    elsewhere = condition.model_copy(update={"symbol": "GME"})
+    found = lines.switches(reading(conditions=(elsewhere,)), ["ESX"], want_armed=True)
+    assert verdicts(found)["conditions"] == NOTE
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"streamer": ""}, WRONG),
+        ({"heard": None}, UNKNOWN),
+        ({"heard": StreamHeard(connected=False, frame_at=NOW, compared_at=NOW)}, WRONG),
+        (
+            {
+                "heard": StreamHeard(
+                    connected=True, frame_at=NOW, compared_at=NOW - timedelta(minutes=1)
+                )
+            },
+            WRONG,
+        ),
+        (
+            {
+                "heard": StreamHeard(
+                    connected=True, frame_at=NOW - timedelta(hours=3), compared_at=NOW
+                )
+            },
+            OK,
+        ),
+    ],
+    ids=["nobody", "not told", "cut", "stuck", "quiet"],
+)
+def test_stream_is_green_only_while_somebody_listens_and_compares(
+    changes: dict[str, Any], verdict: str
+) -> None:
+    line = lines.stream(reading(**changes), NOW)[0]
+    assert line.verdict == verdict
+    assert line.is_bad is (verdict != OK)
+
+
+def snapshot(**changes: Any) -> AccountSnapshot:
+    values: dict[str, Any] = {
+        "account_id": "a",
+        "equity": D(30_000),
+        "buying_power": D(60_000),
+        "status": "ACTIVE",
+        "read_at": NOW,
+    }
+    return AccountSnapshot(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "text"),
+    [
+        ({"trading_blocked": True, "blocks": ("account_blocked",)}, "broker account", "account_bl"),
+        ({"status": "ACCOUNT_CLOSED"}, "broker account", "ACCOUNT_CLOSED"),
+        ({"currency": "EUR"}, "currency", "EUR"),
+        ({"pattern_day_trader": True, "equity": D(24_999), "day_trades": 4}, "day trades", "4 in"),
+        ({"buying_power": None}, "buying power", "did not say"),
+        ({"equity": None}, "buying power", "did not say"),
+        ({"buying_power": D(0)}, "buying power", "0 USD"),
+    ],
+)
+def test_account_that_cannot_trade_is_red_with_the_reason(
+    changes: dict[str, Any], check: str, text: str
+) -> None:
+    found = lines.account(snapshot(**changes), "USD", roomy_limits())
+    bad = {each.check: each.text for each in found if each.is_bad}
+    assert list(bad) == [check]
+    assert text in bad[check]
+
+
+def test_account_that_can_trade_is_green() -> None:
+    marked = snapshot(pattern_day_trader=True, day_trades=4)
+    assert not any(each.is_bad for each in lines.account(marked, "USD", roomy_limits()))
+
+
+@pytest.mark.parametrize(
+    ("age_s", "is_open", "verdict", "is_bad"),
+    [(5, True, OK, False), (6, True, WRONG, True), (9999, False, UNKNOWN, False)],
+)
+def test_quote_is_judged_by_its_age_while_the_market_is_open(
+    age_s: int, is_open: bool, verdict: str, is_bad: bool
+) -> None:
+    quote = Quote(symbol="ESX", bid=D(1), ask=D(2), venue_time=NOW - timedelta(seconds=age_s))
+    limits = roomy_limits(quote_max_age_s="5")
+    asked = {"limits": limits, "is_open": is_open}
+    line = lines.quotes(["ESX"], {"ESX": quote}, real_time(NOW), NOW, **asked)[0]  # type: ignore[arg-type]
+    assert (line.verdict, line.is_bad) == (verdict, is_bad)
+    missing = lines.quotes(["NQX"], {"ESX": quote}, real_time(NOW), NOW, **asked)[0]  # type: ignore[arg-type]
+    assert (missing.verdict, missing.is_bad) == (UNKNOWN, is_open)
+
+
+def test_age_of_a_quote_is_wall_time_on_a_fast_exchange() -> None:
+    fast = ClockMap(wall0=NOW, market0=NOW, speed=D(150))
+    quote = Quote(symbol="ESX", bid=D(1), ask=D(2), venue_time=NOW)
+    line = lines.quotes(
+        ["ESX"],
+        {"ESX": quote},
+        fast,
+        NOW + timedelta(seconds=4),
+        limits=roomy_limits(),
+        is_open=True,
+    )[0]
+    assert line.text.startswith("4.0 s")
+
+
+def finding(kind: DiscrepancyKind, symbol: str = "ESX") -> Discrepancy:
+    return Discrepancy(kind=kind, key="k", symbol=symbol, text="sell 1 ESX id x")
+
+
+def test_orders_and_positions_without_owner_are_red_unless_a_person_knows_them() -> None:
+    every = [finding(kind) for kind in DiscrepancyKind]
+    held = (
+        TradePosition(trade_id=EXTERNAL, symbol="GME", quantity=D(5)),
+        TradePosition(trade_id="t1", symbol="ESX", quantity=D(1)),
+    )
+    found = lines.books(every, held, frozenset())
+    assert set(verdicts(found).values()) == {WRONG}
+    assert "5 GME" in found[2].text
+    known = lines.books([finding(DiscrepancyKind.FOREIGN_ORDER)], held, frozenset({"ESX", "GME"}))
+    assert set(verdicts(known).values()) == {OK}
+    stuck = lines.books([finding(DiscrepancyKind.INTENT_STUCK)], (), frozenset({"ESX"}))
+    assert verdicts(stuck)["orders without answer"] == WRONG
+
+
+def test_restricted_list_is_red_after_a_day() -> None:
+    fresh = lines.restricted(NOW - timedelta(hours=23), 1, NOW)
+    old = lines.restricted(NOW - timedelta(hours=25), 1, NOW)
+    assert (fresh.verdict, old.verdict) == (OK, WRONG)
+
+
+@pytest.mark.parametrize(("off_s", "verdict"), [(1.9, OK), (-1.9, OK), (2.2, WRONG), (-60, WRONG)])
+def test_clock_is_measured_in_the_middle_of_the_request(off_s: float, verdict: str) -> None:
+    told = MarketClock(market_now=NOW + timedelta(seconds=off_s), is_open=True)
+    before, after = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    assert clock_offset(told, before, after, real_time(NOW)).verdict == verdict
+
+
+def test_disk_is_looked_at_also_where_the_folder_is_not_there_yet(tmp_path: Path) -> None:
+    assert disk(tmp_path / "not" / "yet").verdict == OK
+
+
+def clock(at: datetime, is_open: bool) -> MarketClock:
+    day = timedelta(days=1)
+    return MarketClock(market_now=at, is_open=is_open, next_open=at + day, next_close=at + day)
+
+
+@pytest.mark.parametrize(
+    ("day", "kind"),
+    [
+        (date(2026, 11, 25), "full day"),
+        (date(2026, 11, 26), "holiday"),
+        (date(2026, 11, 27), "half day"),
+        (date(2026, 11, 28), "weekend"),
+    ],
+)
+def test_thanksgiving_week_is_told_day_by_day(day: date, kind: str) -> None:
+    from marketdata.calendars import calendar_for
+
+    assert preflight_day.day_kind(calendar_for("XNYS", NOW), day) == kind
+
+
+def test_half_day_is_named_with_its_close_and_a_contradiction_is_red() -> None:
+    told = preflight_day.findings(clock(NOW, True), "XNYS", "America/New_York", simulated=False)[1]
+    assert told.verdict == NOTE
+    assert "HALF DAY, Fri 09:30 EST to Fri 13:00 EST" in told.text
+    late = NOW + timedelta(hours=4)
+    against = preflight_day.findings(clock(late, True), "XNYS", "UTC", simulated=False)[1]
+    assert (against.verdict, "broker says open" in against.text) == (WRONG, True)
+    own_hours = preflight_day.findings(clock(late, True), "XNYS", "UTC", simulated=True)[1]
+    assert own_hours.verdict == NOTE
+    unknown = preflight_day.findings(clock(NOW, True), "XMARS", "UTC", simulated=True)[1]
+    assert unknown.verdict == WRONG
+
+
+def test_with_every_part_down_each_has_its_line_and_nothing_is_green_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOLDFAST_BROKER_TRADING_URL", "http://127.0.0.1:9")
+    result = CliRunner().invoke(app, ["--data", str(tmp_path), "preflight", "--json"])
+    assert result.exit_code == 1
+    rows = {row["check"]: row["colour"] for row in json.loads(result.output)}
+    red = {"stack", "database", "temporal", "broker"}
+    assert {check for check, colour in rows.items() if colour == "red"} == red
+    unread = {"armed", "kill", "risk breaker", "buying power", "clock", "data age", "workers"}
+    assert unread <= {check for check, colour in rows.items() if colour == "unknown"}
+    table = CliRunner().invoke(app, ["--data", str(tmp_path), "preflight"])
+    assert table.exit_code == 1
+    assert "NOT READY: stack" in table.output
+
+
+def test_bad_settings_are_one_red_line(tmp_path: Path) -> None:
+    broken = tmp_path / "holdfast.toml"
+    broken.write_text("[account]\nname = 7\n")
+    arguments = ["--data", str(tmp_path), "--config", str(broken), "preflight", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    last = json.loads(result.output)[-1]
+    assert (last["check"], last["colour"]) == ("settings", "red")
+    assert "CONFIG_MISSING" in last["text"]
