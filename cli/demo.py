@@ -1,8 +1,9 @@
 """`make run`: a recorded day as a paper session, from an empty directory to the last line.
 
-Starts the whole stack, arms the account, runs the example strategy, flattens one trade as an
-operator would, prints the report and compares the ledger with the exchange's journal. Exit code
-1: a difference, or an outcome that the run had to show is missing.
+Starts the whole stack, arms the accounts, runs the example session and beside it the strategy
+contest: every strategy with $100 of its own. Flattens one trade as an operator would, prints
+report and leaderboard, and compares the ledger with the exchange's journal, account by account.
+Exit code 1: a difference, or an outcome that the run had to show is missing.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from rich.console import Console
 from temporalio.client import Client, WorkflowHandle
 
 from activities.flatten import FlattenReceipt
-from activities.services import StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.port import Broker
+from cli.contest_files import Contest, Portfolio
+from cli.contest_run import ContestView, open_account, session_spec, start_session, start_streams
 from cli.context import EXIT_BAD_INPUT, Target
 from cli.demo_stack import (
+    START_CASH,
     DemoFiles,
     default_data_dir,
     demo_stack,
     make_build_current,
+    prepare_contest,
     prepare_tape,
 )
 from cli.demo_view import DemoView, Progress
@@ -42,23 +46,18 @@ from deploy.local.runfile import RunInfo
 from deploy.local.stack import stack_environment
 from deploy.local.supervisor import Supervisor
 from domain.clock import ClockMap
-from domain.control import ApiBreakerState, KillScope, KillScopeKind
-from domain.errors import BadInput
-from domain.ids import (
-    TRADE_QUEUE,
-    session_workflow_id,
-    streams_workflow_id,
-)
-from domain.session import SessionInput, SessionResult, SessionSpec
+from domain.control import KillScope, KillScopeKind
+from domain.errors import BadInput, HoldfastError
+from domain.session import SessionResult
 from ledger.records import SignalRecord, TradeRecord
 from ledger.repository import Ledger
 from marketdata.session_tape import SessionTape
-from observability.build import build_id, repository_root
+from observability.build import repository_root
+from report.portfolio import Standing
 from report.records import Book, SessionFacts
 from report.session import build, missing_outcomes, print_report, write_html
 from report.verify import Differences, compare
 from settings import Settings, load_settings
-from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
 SPEED = Decimal(150)
@@ -71,6 +70,8 @@ FLATTEN_TRIES_MAX = 6
 FLATTEN_WAIT_S = 20.0
 # After the tape's end: trades settle, the last fees and fills are booked.
 CLOSING_TIMEOUT_S = 30.0
+COMPARE_EVERY_S = 2.0
+SCORE_EVERY_S = 5.0
 EXIT_INTERRUPTED = 130
 
 
@@ -80,20 +81,24 @@ class Demo:
     def __init__(
         self,
         supervisor: Supervisor,
-        settings: Settings,
-        tape: SessionTape,
+        settings: dict[str, Settings],
+        contest: Contest,
         files: DemoFiles,
         *,
         whole_day: bool,
     ) -> None:
+        first, tape = contest.portfolios[0], contest.tape
         self._supervisor = supervisor
         self._info: RunInfo = supervisor.info
-        self._settings = settings
+        self._settings = settings[first.account]
+        self._all_settings = settings
+        self._contest = contest
         self._tape = tape
         self._files = files
         self._whole_day = whole_day
-        self._account = settings.account.name
-        self._session = f"demo-{tape.begin:%Y%m%d}"
+        self._account = first.account
+        self._session = first.session
+        self._standings: tuple[Standing, ...] = ()
         self._flattened: list[str] = []
         self._flattening: asyncio.Task[FlattenReceipt] | None = None
         self._began = time.monotonic()
@@ -110,69 +115,46 @@ class Demo:
             control = httpx.AsyncClient(base_url=self._info.exchange_control_url, timeout=10)
             await stack.enter_async_context(control)
             cash_before = await _cash(broker)
-            await self._open_account(ledger)
-            await self._start_streams(client)
+            for account, settings in self._all_settings.items():
+                await open_account(ledger, settings, OPERATOR, "demonstration")
+                await start_streams(client, account, compare_interval_s=COMPARE_EVERY_S)
             clock = await start_exchange_clock(control, speed)
-            handle = await self._start_session(client, clock)
+            handles = await self._start_sessions(client, clock)
             view = stack.enter_context(DemoView(console, self._info.web_ui_url))
             view.say(f"Web UI: {self._info.web_ui_url}")
-            await self._watch(ledger, control, handle, clock, view)
+            board = ContestView(self._files.contest, self._contest)
+            await self._watch(ledger, control, handles, clock, view, board)
             await self._wait_until_closed(ledger, clock, view)
-            differences = await self._compare_until_equal(ledger, control, cash_before)
+            differences = await self._compare_until_equal(ledger, control, board, clock)
             facts = await self._facts(ledger, broker, clock, cash_before)
         whole_day = self._whole_day
         return conclude(console, facts, differences, self._files.report, whole_day=whole_day)
 
-    async def _open_account(self, ledger: Ledger) -> None:
-        """What an operator does before the open: breakers reset by name, account armed."""
-        reason = "demonstration"
-        await ledger.reset_breaker(self._account, OPERATOR, reason)
-        await ledger.set_api_breaker(self._settings.broker.venue.value, ApiBreakerState.CLOSED)
-        await ledger.arm(self._account, OPERATOR, reason)
-
-    async def _start_streams(self, client: Client) -> None:
-        await client.start_workflow(
-            "Streams",
-            StreamInput(account=self._account, compare_interval_s=2.0),
-            id=streams_workflow_id(self._account),
-            task_queue=TRADE_QUEUE,
-            task_timeout=life.TASK_TIMEOUT,
-            static_summary=f"fill stream and exit watch of {self._account}",
-        )
-
-    async def _start_session(
+    async def _start_sessions(
         self, client: Client, clock: ClockMap
-    ) -> WorkflowHandle[SessionWorkflow, SessionResult]:
-        spec = SessionSpec(
-            name=self._session,
-            account=self._account,
-            strategies=(STRATEGY,),
-            universe=self._tape.instruments,
-            opens_at=self._tape.begin,
-            closes_at=self._tape.end,
-            tape=self._tape.path,
-            installation=self._settings.account.installation,
-            build_id=build_id(),
-        )
-        return await client.start_workflow(
-            SessionWorkflow.run,
-            SessionInput(spec=spec, clock=clock),
-            id=session_workflow_id(self._session),
-            task_queue=TRADE_QUEUE,
-            task_timeout=life.TASK_TIMEOUT,
-            static_summary=f"{STRATEGY} on {self._tape.calendar} at speed {clock.speed:f}",
-        )
+    ) -> list[WorkflowHandle[SessionWorkflow, SessionResult]]:
+        """One session per portfolio; the first one trades whole lots."""
+        handles = []
+        for portfolio in self._contest.portfolios:
+            spec = session_spec(portfolio, self._all_settings[portfolio.account], self._tape)
+            if portfolio.account == self._account:
+                whole = {"universe": self._tape.instruments, "poll_s": spec.bar_interval_s}
+                spec = spec.model_copy(update=whole)
+            handles.append(await start_session(client, spec, clock))
+        return handles
 
     async def _watch(
         self,
         ledger: Ledger,
         control: httpx.AsyncClient,
-        handle: WorkflowHandle[SessionWorkflow, SessionResult],
+        handles: Sequence[WorkflowHandle[SessionWorkflow, SessionResult]],
         clock: ClockMap,
         view: DemoView,
+        board: ContestView,
     ) -> None:
-        """Shows progress and lets the operator flatten one trade, until the session ends."""
-        ended = asyncio.ensure_future(handle.result())
+        """Shows progress and lets the operator flatten one trade, until the sessions end."""
+        ended = asyncio.gather(*(handle.result() for handle in handles))
+        looking = asyncio.create_task(self._keep_score(ledger, clock, view, board))
         try:
             while not ended.done():
                 self._supervisor.check()
@@ -184,14 +166,31 @@ class Demo:
             await ended
         finally:
             ended.cancel()
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             if self._flattening is not None:
                 self._flattening.cancel()
+
+    async def _keep_score(
+        self, ledger: Ledger, clock: ClockMap, view: DemoView, board: ContestView
+    ) -> None:
+        """The leaderboard and the JSON Lines now and then; a failure is told, the run goes on."""
+        while True:
+            try:
+                self._standings = await board.look(ledger, self._market_now(clock))
+                view.show_standings(self._standings)
+            except HoldfastError as error:
+                view.say(f"leaderboard: {error.text}")
+            await asyncio.sleep(SCORE_EVERY_S)
+
+    def _market_now(self, clock: ClockMap) -> datetime:
+        return min(clock.market(datetime.now(UTC)), self._tape.end)
 
     async def _progress(
         self, ledger: Ledger, control: httpx.AsyncClient, clock: ClockMap
     ) -> Progress:
         state = (await control.get("/sim/state")).raise_for_status().json()
-        now = min(clock.market(datetime.now(UTC)), self._tape.end)
+        now = self._market_now(clock)
         taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
         return Progress(
             market_time=now,
@@ -242,7 +241,7 @@ class Demo:
         """All trades settle by the end of the tape; those that did not in time are named."""
         deadline = time.monotonic() + CLOSING_TIMEOUT_S
         while True:
-            left = await ledger.list_trades(session=self._session, open_only=True)
+            left = await ledger.list_trades(open_only=True)
             if not left:
                 return
             if time.monotonic() > deadline:
@@ -252,26 +251,36 @@ class Demo:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _compare_until_equal(
-        self, ledger: Ledger, control: httpx.AsyncClient, cash_before: Decimal
+        self, ledger: Ledger, control: httpx.AsyncClient, board: ContestView, clock: ClockMap
     ) -> Differences:
         """Ledger against journal; late fees are given the time that the broker's lists need."""
         deadline = time.monotonic() + CLOSING_TIMEOUT_S
         while True:
-            differences = compare(*await self._books(ledger, control, cash_before))
+            self._standings = await board.look(ledger, self._market_now(clock))
+            differences = compare(*await self._books(ledger, control))
             if differences.equal or time.monotonic() > deadline:
                 return differences
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _books(
-        self, ledger: Ledger, control: httpx.AsyncClient, cash_before: Decimal
-    ) -> tuple[Book, Book]:
-        currency = self._settings.account.currency
+    async def _books(self, ledger: Ledger, control: httpx.AsyncClient) -> tuple[Book, Book]:
+        """Both sides with the rows of every account, and what each account is worth."""
         multipliers = {item.symbol: item.multiplier for item in self._tape.instruments}
-        ours = await read_ledger_book(
-            ledger, self._account, cash_before, currency=currency, multipliers=multipliers
-        )
-        text = (await control.get("/sim/journal")).raise_for_status().text
-        return ours, journal_book(read_journal(text), currency=currency)
+        worth = {standing.account: standing.equity for standing in self._standings}
+        ours: dict[str, Book] = {}
+        theirs: dict[str, Book] = {}
+        for portfolio in self._contest.portfolios:
+            name = portfolio.account
+            asked = {} if name == self._account else {"account": name}
+            currency = self._all_settings[name].account.currency
+            book = await read_ledger_book(
+                ledger, name, portfolio.cash, currency=currency, multipliers=multipliers
+            )
+            ours[name] = book.model_copy(update={"equity": {name: worth[name]}})
+            text = (await control.get("/sim/journal", params=asked)).raise_for_status().text
+            state = (await control.get("/sim/state", params=asked)).raise_for_status().json()
+            book = journal_book(read_journal(text), currency=currency)
+            theirs[name] = book.model_copy(update={"equity": {name: Decimal(state["equity"])}})
+        return Book.merged(ours), Book.merged(theirs)
 
     async def _facts(
         self, ledger: Ledger, broker: Broker, clock: ClockMap, cash_before: Decimal
@@ -289,6 +298,7 @@ class Demo:
             wall_s=Decimal(str(round(time.monotonic() - self._began, 1))),
             signals=len(taken),
             trades=await read_trade_rows(ledger, self._session),
+            standings=self._standings,
             cash_before=cash_before,
             cash_after=await _cash(broker),
             web_ui=self._info.web_ui_url,
@@ -329,6 +339,17 @@ async def start_exchange_clock(control: httpx.AsyncClient, speed: Decimal) -> Cl
     return ClockMap(wall0=shown["wall0"], market0=shown["market0"], speed=shown["speed"])
 
 
+def first_portfolio(settings: Settings, tape: SessionTape) -> Portfolio:
+    """The demonstration's own account: whole lots, every road a trade can take."""
+    return Portfolio(
+        account=settings.account.name,
+        strategy=STRATEGY,
+        session=f"demo-{tape.begin:%Y%m%d}",
+        cash=START_CASH,
+        settings=settings.source,
+    )
+
+
 async def _cash(broker: Broker) -> Decimal:
     account = await broker.account()
     if account.cash is None:
@@ -354,17 +375,18 @@ def run_demo(
         files = DemoFiles.fresh(data_dir or default_data_dir())
         console.print("preparing the tape", highlight=False)
         tape = prepare_tape(files, tapes)
-        settings = load_settings(config)
+        contest = prepare_contest(files, tape, first_portfolio(load_settings(config), tape))
+        every = [portfolio.read({}) for portfolio in contest.portfolios]
     except BadInput as error:
         console.print(error.text, markup=False, highlight=False, soft_wrap=True)
         return EXIT_BAD_INPUT
-    supervisor = Supervisor(demo_stack(files, settings, lambda line: console.print(line)))
+    supervisor = Supervisor(demo_stack(files, every, lambda line: console.print(line)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.print("starting PostgreSQL, Temporal, the simulated exchange and a worker")
     try:
         with supervisor.running() as info:
-            settings = load_settings(config, stack_environment(info))
-            demo = Demo(supervisor, settings, tape, files, whole_day=not tapes)
+            settings = {p.account: p.read(stack_environment(info)) for p in contest.portfolios}
+            demo = Demo(supervisor, settings, contest, files, whole_day=not tapes)
             code = asyncio.run(demo.run(console, speed))
             if keep:
                 supervisor.run_forever()

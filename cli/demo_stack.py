@@ -11,6 +11,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from cli.contest_files import (
+    Contest,
+    ContestFiles,
+    Portfolio,
+    add_to_exchange,
+    contest_template,
+    entrants,
+)
 from deploy.local.control import down, status
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import (
@@ -56,6 +64,10 @@ class DemoFiles:
         return self.data_dir / "exchange.json"
 
     @property
+    def contest(self) -> ContestFiles:
+        return ContestFiles(self.data_dir)
+
+    @property
     def report(self) -> Path:
         return self.data_dir / "report.html"
 
@@ -92,6 +104,19 @@ def prepare_tape(files: DemoFiles, sources: Sequence[Path]) -> SessionTape:
         tape = tape.model_copy(update={"end": last_minute})
     files.exchange_config.write_text(json.dumps(exchange_config(tape), indent=2) + "\n")
     return tape
+
+
+def prepare_contest(files: DemoFiles, tape: SessionTape, first: Portfolio) -> Contest:
+    """Enters every strategy with $100 beside the `first` portfolio, the demonstration's own.
+
+    Raises:
+        BadInput: CONTEST_EMPTY if no strategy loads.
+    """
+    portfolios = files.contest.enter(contest_template(), entrants())
+    add_to_exchange(files.exchange_config, portfolios)
+    contest = Contest(tape=tape, portfolios=(first, *portfolios), rounds=1)
+    files.contest.save(contest)
+    return contest
 
 
 def exchange_config(tape: SessionTape) -> dict[str, Any]:
@@ -131,17 +156,20 @@ def _fees(kind: InstrumentKind) -> dict[str, str]:
             return {"per_unit": FEE_PER_UNIT}
 
 
-def demo_stack(files: DemoFiles, settings: Settings, report: Callable[[str], None]) -> StackConfig:
-    """PostgreSQL, Temporal with its Web UI, the exchange and one worker of all roles."""
-    account = settings.account.name
-    lane = OrderLane(account, settings.broker.requests_per_minute)
+def demo_stack(
+    files: DemoFiles,
+    settings: Sequence[Settings],
+    report: Callable[[str], None],
+) -> StackConfig:
+    """PostgreSQL, Temporal with its Web UI, the exchange, one worker of all roles and accounts."""
+    lanes = [OrderLane(s.account.name, s.broker.requests_per_minute) for s in settings]
     return StackConfig(
         data_dir=files.data_dir,
         exchange=exchange_child(
             ("--config", str(files.exchange_config), "--tape", str(files.tape))
         ),
-        workers=(worker_child("all", Path(settings.source)),),
-        prepare=(prepare_ledger, prepare_temporal(lanes=(lane,))),
+        workers=(worker_child("all", *(Path(each.source) for each in settings)),),
+        prepare=(prepare_ledger, prepare_temporal(lanes=lanes)),
         report=report,
     )
 

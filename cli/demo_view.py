@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -19,6 +19,8 @@ from domain.base import Frozen
 from domain.control import Control
 from domain.money import ZERO, total
 from ledger.records import TradeRecord
+from report.portfolio import Standing, leaderboard_rows
+from report.session import leaderboard_table
 
 PLAIN_LINE_EVERY_S = 10.0
 NEWEST_SHOWN = 6
@@ -54,6 +56,7 @@ class DemoView:
         self._web_ui = web_ui
         self._live: Live | None = None
         self._plain_at = 0.0
+        self._standings: tuple[Standing, ...] = ()
 
     def __enter__(self) -> DemoView:
         if self._console.is_terminal:
@@ -73,10 +76,21 @@ class DemoView:
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def show_standings(self, standings: Sequence[Standing]) -> None:
+        """Keeps the leaderboard for the next redraw; without a terminal a line at a new leader."""
+        leader = standings[0].account if standings else ""
+        before = self._standings[0].account if self._standings else ""
+        self._standings = tuple(standings)
+        if self._live is None and leader != before:
+            first = standings[0]
+            self.say(f"contest: {leader} leads with {first.return_fraction:+.4%}")
+
     def show(self, progress: Progress) -> None:
         """Redraws the panel; without a terminal one line every ten seconds."""
         if self._live is not None:
-            self._live.update(_panel(progress, self._web_ui))
+            panel = _panel(progress, self._web_ui)
+            board = leaderboard_table(leaderboard_rows(self._standings), self._console.width)
+            self._live.update(Group(panel, board) if self._standings else panel)
             return
         if time.monotonic() - self._plain_at >= PLAIN_LINE_EVERY_S:
             self._plain_at = time.monotonic()

@@ -165,6 +165,10 @@ class OrderStore(LedgerConnection):
         """Every intent of the trade in the order of their making."""
         return await self._intents(orders.c.trade_id == trade_id)
 
+    async def orders_of_account(self, account: str) -> tuple[IntentRecord, ...]:
+        """All intents of the account, oldest first."""
+        return await self._intents(orders.c.account == account)
+
     async def children_of_trade(self, trade_id: str) -> tuple[ChildOrder, ...]:
         """Broker-made orders under the trade's intents."""
         query = (

@@ -6,12 +6,14 @@ currency, all times are aware UTC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from pydantic import AwareDatetime, Field
 
 from domain.base import Frozen
 from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity
+from report.portfolio import Standing
 
 
 class OrderRow(Frozen):
@@ -48,13 +50,34 @@ class FeeRow(Frozen):
 
 
 class Book(Frozen):
-    """One side of the comparison. `cash` by currency; `positions` by symbol, flat ones left out."""
+    """One side of the comparison. `cash` by currency; `positions` by symbol, flat ones left out.
+
+    Where several accounts are compared at once the account's name stands before currency and
+    symbol. `equity` by account: what the attribution of the P&L must add up to.
+    """
 
     orders: tuple[OrderRow, ...] = ()
     fills: tuple[FillRow, ...] = ()
     fees: tuple[FeeRow, ...] = ()
     cash: dict[str, Amount] = Field(default_factory=dict)
     positions: dict[str, SignedQuantity] = Field(default_factory=dict)
+    equity: dict[str, Amount] = Field(default_factory=dict)
+
+    @classmethod
+    def merged(cls, books: Mapping[str, Book]) -> Book:
+        """The books of several accounts as one, account by account in every row."""
+        return cls(
+            orders=tuple(row for book in books.values() for row in book.orders),
+            fills=tuple(row for book in books.values() for row in book.fills),
+            fees=tuple(row for book in books.values() for row in book.fees),
+            cash={f"{a} {name}": x for a, book in books.items() for name, x in book.cash.items()},
+            positions={
+                f"{a} {symbol}": x
+                for a, book in books.items()
+                for symbol, x in book.positions.items()
+            },
+            equity={a: x for book in books.values() for a, x in book.equity.items()},
+        )
 
 
 class TradeRow(Frozen):
@@ -113,6 +136,7 @@ class SessionFacts(Frozen):
     wall_s: Amount = ZERO
     signals: int = 0
     trades: tuple[TradeRow, ...] = ()
+    standings: tuple[Standing, ...] = ()
     cash_before: Amount | None = None
     cash_after: Amount | None = None
     web_ui: str = ""

@@ -18,11 +18,13 @@ from rich.text import Text
 
 from domain.base import Frozen
 from domain.money import ZERO, divide, round_to_cent, total
+from report.portfolio import LEADERBOARD_COLUMNS, leaderboard_rows
 from report.records import SessionFacts, TradeRow
 from report.verify import Differences
 
 DEMO_SIGNALS_MIN = 20
 DEMO_FILLED_MIN = 12
+DEMO_PORTFOLIOS_MIN = 3
 DIFFERENCES_SHOWN_MAX = 20
 COLUMNS = (
     "time (UTC)",
@@ -43,6 +45,9 @@ COLUMNS = (
 WIDE = 160
 _WIDE_ONLY = frozenset({"trade", "slippage", "naked s", "protection", "note"})
 _LEAST = {"UTC": 8, "P&L": 6, "side": 4, "quantity": 8, "entry": 9, "exit": 9, "fees": 4}
+LEADERBOARD_WIDE = 120
+_NOT_NARROW = frozenset({"portfolio", "signals"})
+_NARROW = {"rank": "#", "return %": "ret %", "unrealised": "open", "max drawdown %": "dd %"}
 _SHORT = {"time (UTC)": "UTC"}
 _TEXT_COLUMNS = frozenset({"time (UTC)", "trade", "side", "exit reason", "protection", "note"})
 
@@ -73,6 +78,7 @@ class Report(Frozen):
     refusals: tuple[tuple[str, int], ...]
     exits: tuple[tuple[str, int], ...]
     totals: Totals
+    leaderboard: tuple[tuple[str, ...], ...] = ()
     differences: tuple[str, ...]
     verdict: str
     equal: bool
@@ -92,6 +98,7 @@ def build(facts: SessionFacts, differences: Differences) -> Report:
         refusals=_counted(trade.refusal_code for trade in trades if trade.refusal_code),
         exits=_counted(trade.exit_reason or "none" for trade in trades if trade.filled),
         totals=totals_of(facts.signals, trades),
+        leaderboard=leaderboard_rows(facts.standings),
         differences=tuple(shown),
         verdict=differences.line(),
         equal=differences.equal,
@@ -139,6 +146,9 @@ def missing_outcomes(facts: SessionFacts) -> tuple[str, ...]:
         "stopped out": any(trade.exit_reason == "stop" for trade in filled),
         "time stop": any(trade.exit_reason == "time_stop" for trade in filled),
         "operator flatten": any(trade.exit_reason == "flatten" for trade in filled),
+        f">= {DEMO_PORTFOLIOS_MIN} strategies with signals in the contest": (
+            len({each.strategy for each in facts.standings if each.signals}) >= DEMO_PORTFOLIOS_MIN
+        ),
     }
     return tuple(name for name, happened in seen.items() if not happened)
 
@@ -157,11 +167,28 @@ def print_report(report: Report, console: Console) -> None:
     for row in report.rows:
         table.add_row(*(Text(row[i]) for i in shown))
     console.print(table)
+    if report.leaderboard:
+        console.print(leaderboard_table(report.leaderboard, console.width))
     for line in summary_lines(report):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in report.differences:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(report.verdict, highlight=False, markup=False, soft_wrap=True)
+
+
+def leaderboard_table(rows: Iterable[Sequence[str]], width: int) -> Table:
+    """The strategy contest for a terminal, best first; a usual one has no room for all columns."""
+    wide = width >= LEADERBOARD_WIDE
+    title = "strategy contest (by return; portfolios of their own)"
+    table = Table(box=None, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
+    shown = [i for i, name in enumerate(LEADERBOARD_COLUMNS) if wide or name not in _NOT_NARROW]
+    for column in (LEADERBOARD_COLUMNS[i] for i in shown):
+        is_text = column in ("portfolio", "strategy")
+        header = column if wide else _NARROW.get(column, column)
+        table.add_column(header, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in shown))
+    return table
 
 
 def summary_lines(report: Report) -> tuple[str, ...]:
@@ -210,11 +237,26 @@ dl {{ display: grid; grid-template-columns: max-content auto; gap: 0 1em; }}
 <table><thead><tr>{header}</tr></thead><tbody>
 {rows}
 </tbody></table>
+{_contest(report.leaderboard)}
 <ul>{summary}</ul>
 <p class="{verdict}">{escape(report.verdict)}</p>
 <ul>{differences}</ul>
 </body></html>
 """
+
+
+def _contest(rows: Sequence[Sequence[str]]) -> str:
+    """The leaderboard as an HTML table; nothing where no contest ran."""
+    if not rows:
+        return ""
+    header = "".join(f"<th>{escape(column)}</th>" for column in LEADERBOARD_COLUMNS)
+    body = "\n".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return (
+        f"<h2>Strategy contest</h2>\n<table><thead><tr>{header}</tr></thead>"
+        f"<tbody>\n{body}\n</tbody></table>"
+    )
 
 
 def _cell(column: str, text: str) -> str:

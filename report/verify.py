@@ -27,6 +27,7 @@ class DifferenceKind(StrEnum):
     FEE = "fee"
     CASH = "cash"
     POSITION = "position"
+    EQUITY = "equity"
     DUPLICATE = "duplicate"
 
 
@@ -70,7 +71,7 @@ class Differences(Frozen):
 
 
 def compare(ledger: Book, journal: Book) -> Differences:
-    """Compares accepted orders, fills, fees, cash to the cent and positions."""
+    """Compares accepted orders, fills, fees, cash and equity to the cent, and positions."""
     items = [
         *_rows(
             DifferenceKind.ORDER,
@@ -83,6 +84,7 @@ def compare(ledger: Book, journal: Book) -> Differences:
         *_rows(DifferenceKind.FEE, ledger.fees, journal.fees, _fee_key, _fee_text),
         *_amounts(DifferenceKind.CASH, ledger.cash, journal.cash, round_to_cent),
         *_amounts(DifferenceKind.POSITION, ledger.positions, journal.positions, _same),
+        *_amounts(DifferenceKind.EQUITY, ledger.equity, journal.equity, round_to_cent),
     ]
     return Differences(
         items=tuple(items),

@@ -51,15 +51,17 @@ def exchange_child(arguments: Sequence[str] = ()) -> ChildTemplate:
 
 
 def worker_child(
-    role: str, config: Path, *, environment: Mapping[str, str] | None = None, name: str = ""
+    role: str, *configs: Path, environment: Mapping[str, str] | None = None, name: str = ""
 ) -> ChildTemplate:
-    """`worker.py --role ROLE --config FILE`, told of the stack's addresses."""
+    """`worker.py --role ROLE --config FILE ...`, an account a file, told of the addresses."""
 
     def template(info: RunInfo) -> ChildSpec:
         child_name = name or f"worker-{role.replace(':', '-')}"
         ready_file = Path(info.data_dir) / f"{child_name}.ready"
         ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "worker.py", "--role", role, "--config", str(config.resolve())]
+        command = [sys.executable, "worker.py", "--role", role]
+        for config in configs:
+            command += ["--config", str(config.resolve())]
         return ChildSpec(
             name=child_name,
             command=command,

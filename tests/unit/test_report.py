@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from report.portfolio import Standing
 from report.records import Book, SessionFacts, TradeRow
 from report.session import (
     DEMO_SIGNALS_MIN,
@@ -24,6 +25,10 @@ from report.verify import compare
 
 BEGIN = datetime(2013, 9, 3, 13, 30, tzinfo=UTC)
 LABEL = "quotes synthetic: last trade ± 1 tick"
+CONTEST = tuple(
+    Standing(account=f"contest-{name}", strategy=name, start_cash=Decimal(100), signals=2)
+    for name in ("trend", "reversion", "breakout")
+)
 EQUAL = compare(Book(), Book())
 
 
@@ -71,6 +76,7 @@ def session(*trades: TradeRow, signals: int | None = None, **values: object) -> 
         "market_end": BEGIN + timedelta(hours=5),
         "signals": len(trades) if signals is None else signals,
         "trades": trades,
+        "standings": CONTEST,
         **values,
     }
     return SessionFacts.model_validate(fields)
