@@ -22,10 +22,13 @@ from cli import (
     history,
     init,
     preflight,
+    record,
     recovery,
     session,
     stack,
+    strategy,
     trade,
+    trade_hand,
     verify,
 )
 from cli.context import Target, default_config, default_data_dir, demo_config
@@ -53,13 +56,17 @@ def root(
 for flat in (init.app, preflight.app, stack.app, deploy.app, control.app, verify.app, recovery.app):
     app.registered_commands += flat.registered_commands
 app.add_typer(config.app, name="config")
+trade.app.registered_commands += trade_hand.app.registered_commands
 app.add_typer(trade.app, name="trade")
+app.add_typer(trade_hand.order_app, name="order")
 app.add_typer(history.app, name="history")
 app.add_typer(control.reset_app, name="reset")
 app.add_typer(control.operator_app, name="operator")
 app.add_typer(control.breaker_app, name="breaker")
 app.add_typer(session.app, name="session")
+app.add_typer(strategy.app, name="strategy")
 app.add_typer(alert.app, name="alert")
+app.add_typer(record.app, name="record")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`trade submit|list|show|flatten|move-stop`."""
+"""`trade submit|list|show|flatten`; the operator's hand on a trade is in `cli.trade_hand`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import (
-    Client,
-    WorkflowQueryFailedError,
-    WorkflowQueryRejectedError,
-    WorkflowUpdateFailedError,
-)
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.service import RPCError
 
 from cli.context import (
     EXIT_FAILED,
@@ -33,15 +27,14 @@ from cli.flatten import flatten_scope, show_receipt
 from cli.output import print_fields, print_json, print_rows
 from cli.plans import read_plan, start_trade
 from domain.control import KillScope, KillScopeKind
-from domain.errors import BadInput, HoldfastError, Refused
+from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id, trade_workflow_id
-from domain.messages import OperatorRequest, Receipt, TradeStatus
+from domain.messages import TradeStatus
 from ledger.records import TradeRecord
 
 app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
-UPDATE_TIMEOUT_S = 10.0
 STATUS_TIMEOUT = timedelta(seconds=1)
 STATUS_QUERIES_MAX = 20
 
@@ -135,7 +128,12 @@ async def _statuses(target: Target, trades: Sequence[TradeRecord]) -> dict[str, 
                 )
             except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
                 return
-        found[trade_id] = {"stage": status.stage, "protection": status.protection}
+        found[trade_id] = {
+            "stage": status.stage,
+            "protection": status.protection,
+            "version": status.version,
+            "hand": status.hand,
+        }
 
     await asyncio.gather(*(ask(each.trade_id) for each in trades))
     return found
@@ -191,8 +189,10 @@ async def _show(target: Target, trade_id: str) -> dict[str, Any]:
         orders = await ledger.orders_of_trade(trade_id)
         fills = await ledger.fills_of_trade(trade_id)
         verdicts = await ledger.verdicts(trade_id)
+    # The ledger's row is as old as the last step at the broker: the workflow's own words win.
+    now = {} if trade.closed_at is not None else await _statuses(target, [trade])
     return {
-        "trade": _row(trade),
+        "trade": _row(trade) | now.get(trade_id, {}),
         "story": await _live_story(target, trade) or trade.story,
         "orders": [
             {
@@ -272,72 +272,3 @@ def command_id_of(*parts: str) -> str:
     """One id per order of a person: the same words within the same second are one command."""
     second = datetime.now(UTC).isoformat(timespec="seconds")
     return hashlib.sha256("|".join((*parts, second)).encode()).hexdigest()[:24]
-
-
-@app.command("move-stop")
-def move_stop(
-    context: typer.Context,
-    trade_id: str,
-    price: str,
-    reason: Annotated[str, typer.Option(help="why; goes into the audit")] = "",
-    by: By = None,
-    command_id: Annotated[str | None, typer.Option(help="repeat of an earlier command")] = None,
-    as_json: Json = False,
-) -> None:
-    """Moves the protective stop; the answer says recorded, not done."""
-    target = target_of(context)
-    receipt = execute(lambda: _move_stop(target, trade_id, price, reason, by, command_id))
-    print_fields(receipt.model_dump(), as_json=as_json)
-
-
-async def _move_stop(
-    target: Target,
-    trade_id: str,
-    price: str,
-    reason: str,
-    by: str | None,
-    command_id: str | None,
-) -> Receipt:
-    check_id(trade_id, "trade_id")
-    try:
-        wanted = Decimal(price)
-    except InvalidOperation:
-        raise BadInput("NOT_A_NUMBER", "price", price, "a price") from None
-    if not wanted.is_finite() or wanted <= 0:
-        raise BadInput("PRICE_NOT_POSITIVE", "price", price, "> 0")
-    who = operator_name(by)
-    request = OperatorRequest(
-        command_id=command_id or command_id_of("move-stop", trade_id, who, price),
-        by=who,
-        reason=reason,
-        price=wanted,
-    )
-    client = await target.temporal()
-    receipt = await update_trade(client, trade_id, "move_stop", request)
-    async with target.ledger() as ledger:
-        details = {"price": str(wanted), "reason": reason, "command_id": request.command_id}
-        await ledger.append_audit(who, "move_stop", trade_id, details)
-    return receipt
-
-
-async def update_trade(
-    client: Client, trade_id: str, name: str, request: OperatorRequest
-) -> Receipt:
-    """Asks the trade; answered once it is recorded.
-
-    Raises:
-        BadInput: `TRADE_UNKNOWN`. Refused: the trade said no. TemporalDown.
-    """
-    handle = client.get_workflow_handle(trade_workflow_id(trade_id))
-    try:
-        receipt: Receipt = await handle.execute_update(
-            name, request, id=request.command_id, result_type=Receipt
-        )
-    except WorkflowUpdateFailedError as error:
-        raise Refused(str(error.cause), code="UPDATE_REFUSED") from None
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            allowed = "an open trade; see starter.py trade list"
-            raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, allowed) from None
-        raise TemporalDown(error.message) from error
-    return receipt

@@ -11,6 +11,8 @@ HoldfastError
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 
 class HoldfastError(Exception):
     """Base of every error that Holdfast raises on purpose."""
@@ -34,7 +36,7 @@ class BadInput(HoldfastError):
     code = "BAD_INPUT"
 
     def __init__(self, code: str, field: str, value: object = "", allowed: str = "") -> None:
-        shown = ascii(value)
+        shown = f"{value:f}" if isinstance(value, Decimal) else ascii(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         allowed_text = f" allowed={allowed}" if allowed else ""
         super().__init__(f"{code} field={field} value={shown}{allowed_text}", code=code)

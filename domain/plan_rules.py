@@ -307,7 +307,7 @@ def _target_order(plan: TradePlan, entry: Decimal | None) -> Iterator[BadInput]:
 
 def _ratchet(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
     if plan.ratchet and plan.stop is None:
-        yield BadInput("RATCHET_INVALID", "ratchet", "", "a stop to move")
+        yield BadInput("STOP_MISSING", "stop", "", "a stop that the ratchet can move")
     seen: set[int] = set()
     entry = _entry_price(plan, context)
     for index, step in enumerate(plan.ratchet):

@@ -141,6 +141,7 @@ BAD_PLANS = (
       for text in ("0", "-1", "100.10")),
     Bad(19, {"ratchet.0.distance": "NaN"}, "NOT_FINITE", "absolute"),
     Bad(19, {"ratchet.0.after_target": 3}, "RATCHET_INVALID", "absolute"),
+    Bad(19, {"stop": None}, "STOP_MISSING", "absolute"),
     *(Bad(20, {"walk.step": text}, "WALK_INVALID") for text in ("0", "-0.01", "0.00001")),
     *(Bad(20, {"walk.steps_max": count}, "WALK_INVALID") for count in (10**9, -1)),
     *(Bad(20, {f"walk.{name}": "0"}, "WALK_INVALID") for name in ("interval_s", "max_time_s")),
