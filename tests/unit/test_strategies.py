@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -145,6 +146,151 @@ def test_hung_strategy_is_refused_by_name_and_asked_afresh_next_time(tmp_path: P
 
     assert (hung.code, hung.signal) == ("STRATEGY_HUNG", None)
     assert awake.reason == "awake"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A line of garbage on the pipe, then a good answer: nobody knows whose it is.
+        "import os\ndef generate_signal(b, c):\n    os.write(3, b'hello\\n')\n"
+        "    return Decision.none(c, 'ok')\n",
+        # An answer of yesterday, well formed.
+        "def generate_signal(b, c):\n"
+        "    from datetime import timedelta\n"
+        "    return Decision.none(c.model_copy(update={'now': c.now - timedelta(days=1)}), 'x')\n",
+        "def generate_signal(b, c):\n"
+        "    from datetime import timedelta\n"
+        "    old = c.model_copy(update={'now': c.now - timedelta(days=1)})\n"
+        "    return Signal.derive(old, 'buy', draft=None)\n",
+        # A signal for a symbol that it was not asked about.
+        "def generate_signal(b, c):\n"
+        "    other = c.instrument.model_copy(update={'symbol': 'XXXX'})\n"
+        "    return Signal.derive(c.model_copy(update={'instrument': other}), 'buy', draft=None)\n",
+    ],
+    ids=["garbage", "yesterday", "yesterday's signal", "other symbol"],
+)
+def test_answer_about_something_else_is_refused_and_the_next_one_is_its_own(
+    tmp_path: Path, body: str
+) -> None:
+    path = tmp_path / "sample.py"
+    path.write_text(HEADER + body)
+    with StrategyProcess(path, answer_timeout_s=10.0) as strategy:
+        first = strategy.decide((bar(),), context())
+        again = strategy.decide((bar(),), context())
+    assert {first.code, again.code} <= {"STRATEGY_ANSWER", "STRATEGY_GARBAGE"}
+    assert (first.signal, first.bar_time) == (None, NOW)
+
+
+def test_strategy_that_allocates_for_ever_is_refused_by_name_and_started_afresh(
+    tmp_path: Path,
+) -> None:
+    marker = tmp_path / "was_here"
+    path = tmp_path / "sample.py"
+    path.write_text(
+        HEADER + "import pathlib\ndef generate_signal(b, c):\n"
+        f"    held, marker = [], pathlib.Path({str(marker)!r})\n"
+        "    while not marker.exists():\n        held.append(bytearray(64 << 20))\n"
+        "    return Decision.none(c, 'thin')\n"
+    )
+    with StrategyProcess(path, answer_timeout_s=10.0) as strategy:
+        fat = strategy.decide((bar(),), context())
+        marker.touch()
+        thin = strategy.decide((bar(),), context())
+    assert (fat.code, fat.signal) == ("STRATEGY_MEMORY", None)
+    assert thin.reason == "thin"
+
+
+def test_strategy_that_writes_for_ever_does_not_fill_our_memory(tmp_path: Path) -> None:
+    body = (
+        "import os\ndef generate_signal(b, c):\n    while True:\n        os.write(3, b'x' * 4096)\n"
+    )
+    decision = ask(tmp_path, body)
+    assert decision.code == "STRATEGY_GARBAGE"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def generate_signal(b, c)\n    return None\n", "SyntaxError"),
+        ("raise SystemExit(1)\n", "SystemExit"),
+        ("\0", "null bytes"),
+    ],
+)
+def test_file_that_does_not_load_is_asked_for_again_once_it_has_changed(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "sample.py"
+    path.write_text(text)
+    with StrategyProcess(path) as strategy:
+        broken = strategy.decide((bar(),), context())
+        assert (broken.code, broken.signal) == ("STRATEGY_BROKEN", None)
+        assert told in broken.reason
+        assert strategy.decide((bar(),), context()) == broken
+        path.write_text(GOOD)
+        os.utime(path, ns=(1, 1))
+        assert strategy.decide((bar(),), context()).reason == "quiet"
+
+
+def test_file_that_hangs_while_loading_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "sample.py"
+    path.write_text("while True:\n    pass\n")
+    with StrategyProcess(path, load_timeout_s=1.0) as strategy:
+        assert strategy.decide((bar(),), context()).code == "STRATEGY_HUNG"
+
+
+MODEL = """
+from pydantic import BaseModel
+class PARAMETERS(BaseModel):
+    lookback: int = 20
+    share: Decimal = Decimal("0.5")
+    long_only: bool = False
+"""
+DEFAULTS = "PARAMETERS = {'lookback': 20, 'share': Decimal('0.5'), 'long_only': False}\n"
+ECHO = (
+    "def generate_signal(b, c):\n    return Decision.none(c, str(sorted(c.parameters.items())))\n"
+)
+
+
+@pytest.mark.parametrize("declared", [MODEL, DEFAULTS], ids=["model", "defaults"])
+def test_parameters_are_checked_against_what_the_file_declares(
+    tmp_path: Path, declared: str
+) -> None:
+    path = tmp_path / "sample.py"
+    path.write_text(HEADER + declared + ECHO)
+    with StrategyProcess(path) as strategy:
+        good = strategy.check({"lookback": "30", "long_only": "true"})
+        unknown = strategy.check({"lockback": "30"})
+        wrong = strategy.check({"lookback": "many"})
+        nan = strategy.check({"share": "NaN"})
+        asked = context().model_copy(update={"parameters": {"lookback": "7", "others": "x"}})
+        heard = strategy.decide((bar(),), asked).reason
+        refused = strategy.decide(
+            (bar(),), context().model_copy(update={"parameters": {"lookback": "x"}})
+        )
+
+    assert good.usable
+    assert good.parameters == {"lookback": "30", "share": "0.5", "long_only": "True"}
+    assert (unknown.usable, unknown.code) == (False, "PARAMETER_UNKNOWN")
+    assert "lockback" in unknown.text
+    assert "allowed=lookback, share, long_only" in unknown.text
+    assert (wrong.code, nan.code) == ("PARAMETER_INVALID", "PARAMETER_INVALID")
+    assert heard == str(
+        sorted({"lookback": "7", "others": "x", "share": "0.5", "long_only": "False"}.items())
+    )
+    assert (refused.code, refused.signal) == ("PARAMETER_INVALID", None)
+
+
+def test_file_without_parameters_takes_none_and_a_broken_declaration_is_told(
+    tmp_path: Path,
+) -> None:
+    plain, odd = tmp_path / "plain.py", tmp_path / "odd.py"
+    plain.write_text(GOOD)
+    odd.write_text("PARAMETERS = 5\n" + GOOD)
+    with StrategyProcess(plain) as strategy:
+        assert strategy.check({}).usable
+        assert strategy.check({"a": "1"}).code == "PARAMETER_UNKNOWN"
+    with StrategyProcess(odd) as strategy:
+        assert strategy.check({}).code == "STRATEGY_BROKEN"
 
 
 def test_printing_strategy_does_not_garble_its_answers(tmp_path: Path) -> None:
