@@ -14,7 +14,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
 
+from domain.bar import Bar
+from domain.money import total
+from domain.tick import TradePrint
 from marketdata.indicators import Reading
+from marketdata.live_bars import LiveBars
 from marketdata.tick_indicators import TickIndicators
 
 TICKS = 200_000
@@ -52,6 +56,7 @@ def measure_indicators() -> list[str]:
         f"all ten read after every single tick: {len(each) / each_cpu_s:,.0f} ticks/s",
         _memory(ticks[:100_000]),
         _shared(),
+        _live_bars(),
     ]
 
 
@@ -129,6 +134,33 @@ def _shared() -> str:
     return (
         f"{met}: {SESSIONS} sessions x {STRATEGIES} strategies at {TICKS_PER_S:,} ticks/s:"
         f" {came:,} in, {came:,} taken, 0 dropped, {cpu_s / market_s:.0%} of a core"
+    )
+
+
+def _live_bars() -> str:
+    """The way of a live session: prints of the stream become bars, once for all its sessions."""
+    ticks = _ticks(TICKS_PER_S * SHARED_S)
+    prints = [
+        TradePrint(symbol="ACME", price=price, size=size, venue_time=at)
+        for at, price, size in ticks
+    ]
+    live, bars = LiveBars(1), list[Bar]()
+    live.began("ACME", OPEN)
+    begun_s = time.process_time()
+    for number, one in enumerate(prints, start=1):
+        live.take(one)
+        if number % TICKS_PER_S == 0:
+            sealed = live.seal(one.venue_time)
+            bars.extend(() if sealed is None else sealed[0])
+    cpu_s = time.process_time() - begun_s
+    sealed = live.seal(prints[-1].venue_time + timedelta(seconds=5))
+    bars.extend(() if sealed is None else sealed[0])
+    came, told = total(size for _, _, size in ticks), total(bar.volume for bar in bars)
+    assert (live.late, told) == (0, came), f"volume in {came}, in bars {told}, late {live.late}"
+    market_s = (ticks[-1][0] - OPEN).total_seconds()
+    return (
+        f"bars out of the live stream: volume in {came}, in bars {told}, late 0,"
+        f" {cpu_s / market_s:.0%} of a core at {TICKS_PER_S:,} ticks/s"
     )
 
 
