@@ -15,8 +15,10 @@ from typing import Annotated
 import typer
 
 from cli import (
+    adoption,
     alert,
     config,
+    contest,
     control,
     deploy,
     history,
@@ -53,7 +55,8 @@ def root(
     context.obj = Target(default_config() if config is None else config, chosen)
 
 
-for flat in (init.app, preflight.app, stack.app, deploy.app, control.app, verify.app, recovery.app):
+_FLAT = (init, preflight, stack, deploy, control, verify, recovery, adoption)
+for flat in (module.app for module in _FLAT):
     app.registered_commands += flat.registered_commands
 app.add_typer(config.app, name="config")
 trade.app.registered_commands += trade_hand.app.registered_commands
@@ -64,6 +67,7 @@ app.add_typer(control.reset_app, name="reset")
 app.add_typer(control.operator_app, name="operator")
 app.add_typer(control.breaker_app, name="breaker")
 app.add_typer(session.app, name="session")
+app.add_typer(contest.app, name="contest")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(alert.app, name="alert")
 app.add_typer(record.app, name="record")

@@ -66,7 +66,7 @@ class PortfolioBook:
 
 
 async def read_book(
-    ledger: Ledger, portfolio: Portfolio, instruments: Iterable[Instrument]
+    ledger: Ledger, portfolio: Portfolio, instruments: Iterable[Instrument], rounds: int = 1
 ) -> PortfolioBook:
     """The portfolio's rows of the ledger: all of its account, over all rounds.
 
@@ -75,13 +75,13 @@ async def read_book(
     """
     account = portfolio.account
     signals: list[SignalRecord] = []
-    trades = await ledger.list_trades(account=account, limit=RECORDS_MAX)
-    for session in sorted({portfolio.session, *(trade.session for trade in trades)}):
+    for number in range(1, rounds + 1):
+        session = portfolio.session_of(number)
         signals += await ledger.list_signals(session=session, limit=RECORDS_MAX)
     return PortfolioBook(
         portfolio=portfolio,
         instruments={item.symbol: item for item in instruments},
-        trades=trades,
+        trades=await ledger.list_trades(account=account, limit=RECORDS_MAX),
         signals=tuple(signals),
         orders=await ledger.orders_of_account(account),
         fills=counting_fills(await ledger.fills_of_account(account)),

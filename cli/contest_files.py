@@ -11,7 +11,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,11 @@ class Portfolio(Frozen):
     settings: str = ""
     parameters: dict[str, str] = Field(default_factory=dict)
 
-    def read(self, environment: dict[str, str]) -> Settings:
+    def session_of(self, number: int) -> str:
+        """Name of its session in this round, from 1."""
+        return self.session if number == 1 else f"{self.session}-{number}"
+
+    def read(self, environment: Mapping[str, str]) -> Settings:
         """Its settings with the addresses of a running stack."""
         return load_settings(Path(self.settings), environment)
 

@@ -60,9 +60,8 @@ def session_spec(
     portfolio: Portfolio, settings: Settings, tape: SessionTape, *, number: int = 1
 ) -> SessionSpec:
     """The portfolio's session on the tape; shares are traded in fractions."""
-    name = portfolio.session if number == 1 else f"{portfolio.session}-{number}"
     return SessionSpec(
-        name=name,
+        name=portfolio.session_of(number),
         account=portfolio.account,
         strategies=(portfolio.strategy,),
         universe=fractional(tape.instruments),
@@ -96,7 +95,7 @@ async def stop_sessions(client: Client, contest: Contest, by: str, reason: str) 
     told = []
     for portfolio in contest.portfolios:
         for number in range(1, contest.rounds + 1):
-            name = portfolio.session if number == 1 else f"{portfolio.session}-{number}"
+            name = portfolio.session_of(number)
             handle = client.get_workflow_handle(session_workflow_id(name))
             try:
                 await handle.signal("stop", OperatorSignal(by=by, reason=reason))
@@ -124,7 +123,8 @@ class ContestView:
         marks = await self.marks(market_now)
         standings = []
         for portfolio in self._contest.portfolios:
-            book = await read_book(ledger, portfolio, self._contest.tape.instruments)
+            instruments, rounds = self._contest.tape.instruments, self._contest.rounds
+            book = await read_book(ledger, portfolio, instruments, rounds)
             self.books[portfolio.account] = book
             standings.append(book.standing(marks))
             await asyncio.to_thread(self._writer.write, book, marks)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from temporalio.client import Schedule
 
 from cli.contest_files import (
     Contest,
@@ -160,6 +162,7 @@ def demo_stack(
     files: DemoFiles,
     settings: Sequence[Settings],
     report: Callable[[str], None],
+    schedules: Mapping[str, Schedule] | None = None,
 ) -> StackConfig:
     """PostgreSQL, Temporal with its Web UI, the exchange, one worker of all roles and accounts."""
     lanes = [OrderLane(s.account.name, s.broker.requests_per_minute) for s in settings]
@@ -169,7 +172,7 @@ def demo_stack(
             ("--config", str(files.exchange_config), "--tape", str(files.tape))
         ),
         workers=(worker_child("all", *(Path(each.source) for each in settings)),),
-        prepare=(prepare_ledger, prepare_temporal(lanes=lanes)),
+        prepare=(prepare_ledger, prepare_temporal(lanes=lanes, schedules=schedules)),
         report=report,
     )
 

@@ -45,7 +45,7 @@ COLUMNS = (
 WIDE = 160
 _WIDE_ONLY = frozenset({"trade", "slippage", "naked s", "protection", "note"})
 _LEAST = {"UTC": 8, "P&L": 6, "side": 4, "quantity": 8, "entry": 9, "exit": 9, "fees": 4}
-LEADERBOARD_WIDE = 120
+LEADERBOARD_WIDE = 130
 _NOT_NARROW = frozenset({"portfolio", "signals"})
 _NARROW = {"rank": "#", "return %": "ret %", "unrealised": "open", "max drawdown %": "dd %"}
 _SHORT = {"time (UTC)": "UTC"}
@@ -180,7 +180,7 @@ def leaderboard_table(rows: Iterable[Sequence[str]], width: int) -> Table:
     """The strategy contest for a terminal, best first; a usual one has no room for all columns."""
     wide = width >= LEADERBOARD_WIDE
     title = "strategy contest (by return; portfolios of their own)"
-    table = Table(box=None, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
     shown = [i for i, name in enumerate(LEADERBOARD_COLUMNS) if wide or name not in _NOT_NARROW]
     for column in (LEADERBOARD_COLUMNS[i] for i in shown):
         is_text = column in ("portfolio", "strategy")
