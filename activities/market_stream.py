@@ -245,7 +245,11 @@ class MarketStreamer:
         held = [(want.symbol, want.source) for want in wants]
         if self._parts.follows_positions:
             trades = await services.ledger.list_trades(account=services.account, open_only=True)
-            held += [(each.plan.symbol, f"position:{each.trade_id}") for each in trades]
+            held += [
+                (leg.instrument.symbol, f"position:{each.trade_id}")
+                for each in trades
+                for leg in each.plan.legs
+            ]
         before = self._book.symbols()
         self._book = self._parts.book([*held, *self._recordings.wanted()])
         self._grow_for(wants)

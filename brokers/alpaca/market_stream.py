@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from brokers.alpaca.config import AlpacaConfig, MarketFeed
+from brokers.alpaca.mapping import SYMBOL_KIND_STOCK, symbol_kind
 from brokers.alpaca.stream import (
     HANDSHAKE_TIMEOUT_S,
     Connector,
@@ -36,6 +37,7 @@ CHANNELS_MAX = {MarketFeed.IEX: 30, MarketFeed.SIP: None}
 TICK_UNREADABLE = "TICK_UNREADABLE"
 STATUS_UNKNOWN = "STATUS_UNKNOWN"
 SYMBOL_LIMIT = "SYMBOL_LIMIT"
+SYMBOL_NOT_STREAMED = "SYMBOL_NOT_STREAMED"
 CONNECTION_LIMIT = "CONNECTION_LIMIT"
 MARKET_STREAM_REFUSED = "MARKET_STREAM_REFUSED"
 # Codes of the tapes: A and B use figures, C letters. Q resumes quotation while trading still waits.
@@ -69,25 +71,37 @@ class AlpacaMarketStream:
         self._asked: frozenset[str] = frozenset()
         self._socket: FrameSocket | None = None
         self._told: list[FrameProblem] = []
+        self._left_out: dict[str, set[str]] = {}
 
     async def want(self, symbols: Sequence[str]) -> None:
-        """`MarketStream.want`; what does not fit into the feed's limit is told as a problem.
+        """`MarketStream.want`; what this feed cannot send is told as a problem.
 
         Raises:
             Transient: the connection was lost meanwhile; `events` ends with the same.
         """
-        wanted = tuple(dict.fromkeys(symbols))
+        every = tuple(dict.fromkeys(symbols))
+        wanted = tuple(name for name in every if symbol_kind(name) == SYMBOL_KIND_STOCK)
+        self._leave_out(
+            SYMBOL_NOT_STREAMED, "the feed is for stocks", set(every) - set(wanted), every
+        )
         limit = CHANNELS_MAX[self._config.market_feed]
-        if limit is not None and len(wanted) > limit // 2:
-            left_out = ", ".join(wanted[limit // 2 :])
-            if wanted[: limit // 2] != self._wanted:
-                text = f"the feed takes {limit // 2} symbols, without data: {left_out}"
-                self._told.append(FrameProblem(code=SYMBOL_LIMIT, text=safe_text(text)))
-            wanted = wanted[: limit // 2]
+        if limit is not None:
+            count = limit // 2
+            text = f"the feed takes {count} symbols"
+            self._leave_out(SYMBOL_LIMIT, text, set(wanted[count:]), every)
+            wanted = wanted[:count]
         self._wanted = wanted
         if self._socket is not None:
             with connection_errors(lambda: True):
                 await self._ask(self._socket)
+
+    def _leave_out(self, code: str, why: str, names: set[str], order: Sequence[str]) -> None:
+        """Tells a set of symbols once, until it changes."""
+        if names and self._left_out.get(code) != names:
+            listed = ", ".join(name for name in order if name in names)
+            text = f"{why}, without data: {listed}"
+            self._told.append(FrameProblem(code=code, text=safe_text(text)))
+        self._left_out[code] = names
 
     async def events(self) -> AsyncIterator[MarketEvent]:
         """Authenticates and subscribes, then tells every message; `MarketSubscribed` first.

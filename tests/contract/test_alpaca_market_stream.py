@@ -131,12 +131,15 @@ async def test_symbols_beyond_the_free_feed_are_named_and_the_first_ones_stream(
     venue = exchange(listings=tuple(equity(name) for name in names), quoted=False)
     async with SimulatorServer(venue) as server:
         stream = AlpacaMarketStream(config(server.url), lambda: NOW)
-        await stream.want(names)
+        await stream.want([*names, "BTC/USD"])
+        await stream.want([*names, "BTC/USD"])
         listener = Listener(stream)
         await listener.subscribed(*names[:15])
         await listener.until(lambda: bool(listener.of(FrameProblem)))
-        assert listener.of(FrameProblem)[0].code == "SYMBOL_LIMIT"
-        assert listener.of(FrameProblem)[0].text.endswith("S15, S16")
+        stocks, limit = listener.of(FrameProblem)
+        assert (stocks.code, limit.code) == ("SYMBOL_NOT_STREAMED", "SYMBOL_LIMIT")
+        assert stocks.text.endswith("without data: BTC/USD")
+        assert limit.text.endswith("without data: S15, S16")
         listener.task.cancel()
         await asyncio.gather(listener.task, return_exceptions=True)
         async with listening(server, *names, market_feed=MarketFeed.SIP) as paid:
