@@ -233,7 +233,7 @@ def list_strategies(directory: Path = STRATEGY_DIRECTORY) -> tuple[Listing, ...]
     listings: list[Listing] = []
     for path in strategy_files(directory):
         with StrategyProcess(path) as strategy:
-            listings.append(strategy.load())
+            listings.append(strategy.check({}))
     return tuple(listings)
 
 
