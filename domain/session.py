@@ -20,7 +20,7 @@ COMMANDS_KEPT_MAX = 100
 class SessionSpec(Frozen):
     """One strategy set on one account and universe; never changes while the session runs.
 
-    Strategies are names of files in `strategies/` or paths. Bars come from `tape` if it is
+    Strategies are names of stored configurations, of files in `strategies/`, or paths. Bars come from `tape` if it is
     given, else from the broker's quotes, asked for every `poll_s`. All instants and durations
     are market time. `closes_at` None: the session runs until it is stopped.
 

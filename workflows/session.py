@@ -546,7 +546,8 @@ class SessionWorkflow:
             f"### session {self._spec.name} · {stage}{f' ({reason})' if reason else ''}\n\n"
             f"- account {self._spec.account} · strategies {', '.join(self._spec.strategies)}\n"
             f"- {counts.bars} bars · {counts.signals} signals · {counts.taken} taken · "
-            f"{counts.refused} refused · {counts.late} late · {counts.not_taken} not taken\n"
+            f"{counts.refused} refused · {counts.late} late · {counts.not_taken} not taken · "
+            f"{counts.exits} exits · {counts.watched} watched\n"
             f"{self._day_line()}"
             f"- {len(state.open_trades)} open trades"
         )
