@@ -20,9 +20,9 @@ COMMANDS_KEPT_MAX = 100
 class SessionSpec(Frozen):
     """One strategy set on one account and universe; never changes while the session runs.
 
-    Strategies are names of stored configurations, of files in `strategies/`, or paths. Bars come from `tape` if it is
-    given, else from the broker's quotes, asked for every `poll_s`. All instants and durations
-    are market time. `closes_at` None: the session runs until it is stopped.
+    Strategies are names of stored configurations, of files in `strategies/`, or paths. Bars come
+    from `tape` if it is given, else from the broker's quotes, asked for every `poll_s`. All
+    instants and durations are market time. `closes_at` None: runs until it is stopped.
 
     A session over several days has a `calendar` (ISO 10383 code, or 24/7), and runs from
     `first_day` to `last_day`, or has its `days` stated. Entries are not taken in the first and
