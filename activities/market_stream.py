@@ -36,6 +36,8 @@ LOOK_EVERY_S = 1.0
 SEAL_EVERY_S = 0.2
 TELL_EVERY_S = 2.0
 AUTH_PAUSE_S = 60.0
+# Connections in a row that failed, within about two seconds.
+DOWN_AFTER_FAILURES = 4
 # The venue does not repeat old statuses: an end that was missed must not block exits for ever.
 HALT_KEPT = timedelta(hours=24)
 # A print this long after a halt began shows that trading goes on, if the end may have been missed.
@@ -103,16 +105,21 @@ class MarketStreamer:
                     await asyncio.sleep(LOOK_EVERY_S)
                     continue
                 began_s = self._services.monotonic()
-                pause_s = await self._connect_once()
+                error = await self._connect_once()
                 lived_s = self._services.monotonic() - began_s
                 failures = 0 if lived_s > BACKOFF_S_MAX else failures + 1
-                await asyncio.sleep(max(pause_s, backoff_s(failures)))
+                pause_s = backoff_s(failures)
+                if error is not None and error.code == AUTH_NEEDED:
+                    failures, pause_s = DOWN_AFTER_FAILURES, AUTH_PAUSE_S
+                if error is not None and failures == DOWN_AFTER_FAILURES:
+                    await self._tell_down(error)
+                await asyncio.sleep(pause_s)
         finally:
             self._lost()
             await self._recordings.close()
 
-    async def _connect_once(self) -> float:
-        """One connection until its end; returns how long at least to wait before the next."""
+    async def _connect_once(self) -> HoldfastError | None:
+        """One connection until its end, and why it ended; None where we wanted another one."""
         self._reconnect.clear()
         listening = asyncio.create_task(self._listen())
         asked = asyncio.create_task(self._reconnect.wait())
@@ -121,14 +128,20 @@ class MarketStreamer:
             if listening.done():
                 listening.result()
         except HoldfastError as error:
-            await self._problem(error.code, error.text)
-            return AUTH_PAUSE_S if error.code == AUTH_NEEDED else 0.0
+            self._problems[error.code] += 1
+            activity.logger.warning("market-data stream: %s", error)
+            return error
         finally:
             for task in (listening, asked):
                 task.cancel()
             await asyncio.gather(listening, asked, return_exceptions=True)
             self._lost()
-        return 0.0
+        return None
+
+    async def _tell_down(self, error: HoldfastError) -> None:
+        """No ticks and no halts: sessions on the stream have no bars meanwhile."""
+        text = f"no market data: {error.code} {error.text}"
+        await report(self._services, "MARKET_STREAM_DOWN", text, severity=AlertSeverity.WARNING)
 
     async def _listen(self) -> None:
         events = cast("AsyncGenerator[MarketEvent, None]", self._stream.events())
@@ -188,11 +201,10 @@ class MarketStreamer:
     async def _problem(self, code: str, text: str) -> None:
         """Every one is counted and logged, the first of a code is told to people."""
         self._problems[code] += 1
+        activity.logger.info("market-data stream: %s %s", code, text)
         if self._problems[code] == 1:
             severity = AlertSeverity.WARNING
-            await report(self._services, code, f"market-data stream: {text}", severity=severity)
-        else:
-            activity.logger.info("market-data stream: %s %s", code, text)
+            await report(self._services, "MARKET_DATA_PROBLEM", f"{code} {text}", severity=severity)
 
     # --- halts ----------------------------------------------------------------------------------
 

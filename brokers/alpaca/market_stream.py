@@ -35,7 +35,7 @@ from domain.tick import TradePrint, TradingStatus
 # Trades and quotes count one channel each; the free feed has 30, the paid one no limit.
 CHANNELS_MAX = {MarketFeed.IEX: 30, MarketFeed.SIP: None}
 TICK_UNREADABLE = "TICK_UNREADABLE"
-STATUS_UNKNOWN = "STATUS_UNKNOWN"
+TRADING_STATUS_UNKNOWN = "TRADING_STATUS_UNKNOWN"
 SYMBOL_LIMIT = "SYMBOL_LIMIT"
 SYMBOL_NOT_STREAMED = "SYMBOL_NOT_STREAMED"
 CONNECTION_LIMIT = "CONNECTION_LIMIT"
@@ -247,7 +247,7 @@ def _status(message: dict[str, Any]) -> MarketEvent | None:
         return None
     if wire.sc not in _HALTED | _TRADING:
         text = f"status of {wire.S} was {wire.sc!r} {wire.sm}"
-        return FrameProblem(code=STATUS_UNKNOWN, text=safe_text(text))
+        return FrameProblem(code=TRADING_STATUS_UNKNOWN, text=safe_text(text))
     if wire.t is None:
         return _unreadable(message, "t")
     return TradingStatus(

@@ -217,7 +217,7 @@ def test_status_codes_of_the_tapes_say_whether_trading_goes_on(status: str, halt
 
 
 def test_a_status_that_nobody_knows_is_told_and_not_guessed() -> None:
-    assert codes({"T": "s", "S": "AAA", "sc": "%", "t": TIME}) == ["STATUS_UNKNOWN"]
+    assert codes({"T": "s", "S": "AAA", "sc": "%", "t": TIME}) == ["TRADING_STATUS_UNKNOWN"]
     assert events_of({"T": "s", "S": "AAA", "sc": "E", "t": TIME}) == ()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from brokers.guarded import GuardedBroker
 from brokers.port import Broker, PlaceOutcome, Rejected, UnknownOutcome
+from domain.account import MarketClock
 from domain.control import ApiBreakerState
 from domain.errors import Transient
 from domain.order import OrderIntent
@@ -29,6 +30,14 @@ class Scripted:
         if self.reads_fail:
             raise Transient("cut")
         return ()
+
+
+class Halting(Scripted):
+    """A venue whose clock names one halt of its own."""
+
+    async def market_clock(self) -> MarketClock:
+        now = datetime(2026, 3, 2, tzinfo=UTC)
+        return MarketClock(market_now=now, is_open=True, halted_symbols=("BBB",))
 
 
 class Clock:
@@ -78,3 +87,21 @@ async def test_failing_reads_count_and_still_raise() -> None:
         with pytest.raises(Transient):
             await broker.positions()
     assert states == [ApiBreakerState.OPEN]
+
+
+async def test_halts_told_elsewhere_come_with_the_clock_and_a_dead_ledger_hides_no_clock() -> None:
+    told: list[tuple[str, ...]] = [("CCC", "AAA")]
+
+    async def halted() -> tuple[str, ...]:
+        if not told:
+            raise Transient("the ledger is away")
+        return told[0]
+
+    async def on_change(state: ApiBreakerState, failures: int) -> None:
+        raise AssertionError(f"the breaker changed to {state}")
+
+    inner = cast(Broker, Halting(Rejected(code="X")))
+    broker = GuardedBroker(inner, on_change, Clock(), halted=halted)
+    assert (await broker.market_clock()).halted_symbols == ("AAA", "BBB", "CCC")
+    told.clear()
+    assert (await broker.market_clock()).halted_symbols == ("BBB",)

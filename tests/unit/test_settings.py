@@ -240,3 +240,18 @@ def test_restricted_list_file_counts_as_of_its_own_date(tmp_path: Path) -> None:
     listed.write_text('symbols = ["GME"]\n')
     os.utime(listed, (0, 0))
     assert load(tmp_path, text).restricted_list().as_of == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_market_data_is_polled_by_default_and_a_wrong_source_is_refused(tmp_path: Path) -> None:
+    plain = load(tmp_path, DEMO)
+    assert (plain.market_data.source, plain.market_data.halts) == ("polled", True)
+    told = load(tmp_path, DEMO + '\n[market_data]\nsource = "stream"\nfeed = "sip"\n')
+    trading = told.alpaca().trading_url.removeprefix("http")
+    assert told.alpaca().market_stream_url == f"ws{trading}/v2/sip"
+    for line, code in (
+        ('source = "streamed"', "CONFIG_TYPE"),
+        ("silence_s = 0", "CONFIG_TYPE"),
+        ('sourc = "stream"', "CONFIG_UNKNOWN_KEY"),
+        ('url = "wss://stream.data.alpaca.markets/v2/iex"', "CONFIG_ENV_MISMATCH"),
+    ):
+        assert refusal(tmp_path, f"{DEMO}\n[market_data]\n{line}\n").code == code
