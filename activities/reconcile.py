@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 from temporalio import activity
 from temporalio.client import Client
 
+from activities.baseline import take_baseline
 from activities.doorbell import Doorbell, Send, temporal_sender
 from activities.reporting import report
 from activities.services import Services, attempt_token
 from activities.stream_events import StreamBooker
 from domain.base import Frozen
 from domain.commands import AlertSeverity
-from domain.errors import Uncertain
+from domain.errors import HoldfastError, Uncertain
 from domain.facts import AdjustmentKind, DiscrepancyFound, Fact, PositionAdjusted
 from domain.ids import trade_prefix
 from domain.money import total
@@ -151,10 +152,19 @@ class ReconcileActivities:
             await services.ledger.set_cursor(
                 good_pass_cursor(services.account), services.now().isoformat()
             )
+            await _keep_baseline(services)
         finally:
             await reconcile_pass.aclose()
             await services.ledger.release_lease(name, holder, epoch)
         return found
+
+
+async def _keep_baseline(services: Services) -> None:
+    """The day's equity baseline minutes after the roll, whether or not anybody trades (row 17)."""
+    try:
+        await take_baseline(services)
+    except HoldfastError as error:
+        activity.logger.warning("equity baseline was not taken: %s", error.code)
 
 
 class ReconcilePass:
