@@ -17,6 +17,7 @@ import typer
 from cli import (
     adoption,
     alert,
+    audit,
     config,
     contest,
     control,
@@ -71,6 +72,7 @@ app.add_typer(contest.app, name="contest")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(alert.app, name="alert")
 app.add_typer(record.app, name="record")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command()

@@ -131,6 +131,26 @@ class AuditStore(LedgerConnection):
             rows = (await connection.execute(query.limit(limit))).mappings().all()
         return tuple(AuditRow.model_validate(dict(row)) for row in rows)
 
+    async def find_audit(
+        self, *, since: datetime, action: str = "", subject: str = "", limit: int = 100
+    ) -> tuple[AuditRow, ...]:
+        """The newest rows from `since` on, oldest first; `action` is a beginning of the action."""
+        query = select(audit).where(audit.c.at >= since)
+        if action:
+            query = query.where(audit.c.action.startswith(action, autoescape=True))
+        if subject:
+            query = query.where(audit.c.subject == subject)
+        newest = query.order_by(audit.c.sequence.desc()).limit(limit)
+        async with self._work() as connection:
+            rows = (await connection.execute(newest)).mappings().all()
+        return tuple(AuditRow.model_validate(dict(row)) for row in reversed(rows))
+
+    async def audit_head(self) -> tuple[int, str]:
+        """Number and hash of the last link; (0, "") if the head itself is gone."""
+        async with self._work() as connection:
+            row = (await connection.execute(select(audit_head))).one_or_none()
+        return (0, "") if row is None else (row.sequence, row.hash)
+
     async def verify_audit(self) -> tuple[AuditProblem, ...]:
         """Every edited, deleted or reordered row by number; empty = the chain is whole."""
         async with self._work() as connection:
