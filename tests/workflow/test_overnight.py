@@ -10,11 +10,10 @@ import pytest
 from temporalio.client import Client
 
 from domain.instrument import Instrument
-from domain.order import TimeInForce
 from domain.plan import FixedSize, PlanLeg, TradePlan
 from ledger.repository import Ledger
 from simulator.config import ExchangeConfig, Listing
-from simulator.orders import SimOrder
+from simulator.orders import SimOrder, TimeInForce
 from tests.rig import Rig, running_rig
 from tests.workflow.test_trade_thread import plan_of
 from workflows.trade import TradeWorkflow
