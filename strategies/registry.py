@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,8 @@ LINE_CHARACTERS_MAX = 1_000_000
 UNREAD_LINES_MAX = 16
 IDLE_EXIT_TIMEOUT_S = 0.5
 STOP_TIMEOUT_S = 5.0
+HANGS_MAX = 3
+REST_AFTER_HANGS_S = 60.0
 PROJECT_DIRECTORY = Path(__file__).resolve().parent.parent
 STRATEGY_DIRECTORY = Path(__file__).resolve().parent
 # Codes after which nobody knows what the child would answer next.
@@ -89,6 +92,8 @@ class StrategyProcess:
         self._lines: queue.Queue[str] = queue.Queue()
         self._pump: threading.Thread | None = None
         self._refused: tuple[int, Listing] | None = None
+        self._hangs = 0
+        self._rests_until_s = 0.0
 
     def load(self) -> Listing:
         """Starts the child and loads the file; repeats do nothing while it runs.
@@ -130,8 +135,13 @@ class StrategyProcess:
     def decide(self, bars: Sequence[Bar], context: StrategyContext) -> Decision:
         """The strategy's decision about the newest bar; never raises for what the strategy does.
 
-        A hang ends its process; the next question starts a fresh one.
+        A hang ends its process; the next question starts a fresh one. After `HANGS_MAX` hangs in
+        a row it rests a while, so that it cannot hold up a session that catches up on many bars.
         """
+        rest_s = self._rests_until_s - time.monotonic()
+        if rest_s > 0:
+            text = f"hung {HANGS_MAX} times in a row, asked again in {rest_s:.0f} s"
+            return Decision.none(context, text, "STRATEGY_HUNG")
         listing = self.load()
         if not listing.usable:
             return Decision.none(context, listing.text, listing.code)
@@ -161,6 +171,9 @@ class StrategyProcess:
             answer = self._next_answer(self._answer_timeout_s)
         if answer.code in _FATAL:
             self.close()
+        self._hangs = self._hangs + 1 if answer.code == "STRATEGY_HUNG" else 0
+        if self._hangs >= HANGS_MAX:
+            self._hangs, self._rests_until_s = 0, time.monotonic() + REST_AFTER_HANGS_S
         return answer
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from domain.instrument import Instrument
 from domain.order import Side
 from domain.plan import FixedSize, WalkPlan
 from domain.signal import Decision, PlanDraft, Signal, SignalKind, StrategyContext, plan_of
+from strategies import registry
 from strategies.registry import StrategyProcess, list_strategies, strategy_files
 
 NOW = datetime(2026, 3, 9, 14, 31, tzinfo=UTC)
@@ -146,6 +148,21 @@ def test_hung_strategy_is_refused_by_name_and_asked_afresh_next_time(tmp_path: P
 
     assert (hung.code, hung.signal) == ("STRATEGY_HUNG", None)
     assert awake.reason == "awake"
+
+
+def test_strategy_that_hangs_again_and_again_rests_instead_of_holding_everybody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "HANGS_MAX", 2)
+    path = tmp_path / "sample.py"
+    path.write_text("def generate_signal(b, c):\n    while True:\n        pass\n")
+    with StrategyProcess(path, answer_timeout_s=0.3) as strategy:
+        hung = [strategy.decide((bar(),), context()) for _ in range(2)]
+        began = time.monotonic()
+        resting = [strategy.decide((bar(),), context()) for _ in range(20)]
+    assert {decision.code for decision in (*hung, *resting)} == {"STRATEGY_HUNG"}
+    assert "in a row" in resting[-1].reason
+    assert time.monotonic() - began < 0.3 * 20
 
 
 @pytest.mark.parametrize(
