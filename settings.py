@@ -222,7 +222,22 @@ class ObservabilitySection(Section):
         int,
         Field(ge=0, le=65_535, description="Prometheus end point of the Temporal SDK; 0 = none"),
     ] = 0
+    metrics_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65_000,
+            description="Prometheus end point of ours; 0 = none (docs/metrics.md)",
+        ),
+    ] = 0
     tracing_file: str = Field("", description="spans as JSON lines; empty = none")
+    tracing_otlp_url: str = Field(
+        "", description="spans to a collector, http://host:4318/v1/traces; empty = none"
+    )
+    tracing_console: bool = Field(False, description="true: spans as JSON lines on standard output")
+    audit_file: str = Field(
+        "", description="the audit once more as JSON lines, rotated at 50 MB; empty = none"
+    )
 
 
 class AlertChannelSection(Section):
@@ -376,6 +391,7 @@ _VARIABLES: dict[str, tuple[str, str, type]] = {
     "HOLDFAST_LEDGER_DSN": ("ledger", "dsn", SecretStr),
     "HOLDFAST_LOG_LEVEL": ("observability", "log_level", str),
     "HOLDFAST_METRICS_PORT": ("observability", "metrics_port", int),
+    "HOLDFAST_TRACING_OTLP_URL": ("observability", "tracing_otlp_url", str),
     "HOLDFAST_TEMPORAL_METRICS_PORT": ("observability", "temporal_metrics_port", int),
     "HOLDFAST_BROKER_KEY_ID": ("", "broker_key_id", SecretStr),
     "HOLDFAST_BROKER_SECRET": ("", "broker_secret", SecretStr),

@@ -18,6 +18,7 @@ from brokers.alpaca.config import AlpacaMode
 from brokers.alpaca.market_stream import AlpacaMarketStream
 from brokers.port import Broker
 from brokers.shadow import DryRunBroker
+from brokers.transport import Watch, unwatched
 from deploy.local.kill_journal import KillJournal
 from domain.alerts import AlertChannel, AlertPolicy, AlertText, QuietHours
 from domain.errors import BadInput, Refused
@@ -34,12 +35,14 @@ from settings import AlertChannelSection, BarSource, Settings
 RECORDINGS = "recordings"
 
 
-def broker_of(settings: Settings, *, reserved: bool = False) -> Broker:
+def broker_of(settings: Settings, *, reserved: bool = False, watch: Watch = unwatched) -> Broker:
     """The account's adapter; with `dry_run` nothing that it is asked to write goes out.
+
+    `watch` looks on at its requests.
 
     The `reserved` one of the kill is never a dry one: it only takes risk away.
     """
-    broker = AlpacaBroker(settings.alpaca(), reserved=reserved)
+    broker = AlpacaBroker(settings.alpaca(), reserved=reserved, watch=watch)
     return broker if reserved or not settings.safety.dry_run else DryRunBroker(broker)
 
 

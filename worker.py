@@ -22,7 +22,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -30,16 +30,16 @@ from typing import Any
 
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
-from temporalio.contrib.opentelemetry import TracingInterceptor
-from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.alert_sender import AlertSender
+from activities.audit_export import AuditExport
 from activities.by_hand import ByHandActivities
 from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
 from activities.health_watch import HealthWatch
+from activities.meter import NoMeter
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
@@ -53,6 +53,7 @@ from activities.trades import TradeActivities
 from brokers.alpaca.config import AlpacaMode
 from brokers.guarded import GuardedBroker
 from brokers.port import Broker
+from brokers.transport import unwatched
 from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import read_run_file
 from deploy.local.stack import READY_FILE_VARIABLE, stack_environment
@@ -69,12 +70,12 @@ from marketdata.polled import PolledFeed
 from marketdata.port import MarketDataFeed
 from marketdata.session_days import next_day
 from marketdata.stream_feed import StreamFeed
+from observability.audit_file import AuditFile
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
-from observability.metrics import temporal_runtime
 from observability.plugin import holdfast_plugin
-from observability.tracing import file_exporter, tracing_interceptor
+from observing import Observed, observe, serve
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
 from wiring import (
@@ -289,9 +290,11 @@ async def run_process(options: argparse.Namespace) -> int:
     configure_logging(watched.log_level, json_lines=watched.log_json)
     journal = None if options.data is None else KillJournal(options.data)
     async with AsyncExitStack() as stack:
-        served = await build_all_services(every, stack, journal, options.data)
+        observed = observe(options.role, settings, stack)
+        served = await build_all_services(every, stack, journal, options.data, observed)
         if options.account:
             served = {options.account: served[options.account]}
+        serve(observed, settings, served, stack)
         sweepers: list[GatewaySweeper] = []
         if options.role in ("gateway", "all"):
             # Before Temporal: a kill must work while the server is away (K8).
@@ -302,8 +305,8 @@ async def run_process(options: argparse.Namespace) -> int:
         if options.role in ("streams", "all"):
             for name, services in served.items():
                 start_alerts(every[name], services, stack)
-        watched_by = _watched_by(options.role, settings, stack)
-        client = await _connect_temporal(settings, stopped, watched_by)
+            start_audit_file(watched.audit_file, next(iter(served.values())).ledger, stack)
+        client = await _connect_temporal(settings, stopped, observed)
         if client is None:
             return 0
         for sweeper in sweepers:
@@ -356,6 +359,7 @@ async def build_all_services(
     stack: AsyncExitStack,
     journal: KillJournal | None = None,
     data_dir: Path | None = None,
+    observed: Observed | None = None,
 ) -> dict[str, Services]:
     """Services of every account; they share the ledger's pool and know each other.
 
@@ -367,7 +371,7 @@ async def build_all_services(
     stack.push_async_callback(ledger.aclose)
     served: dict[str, Services] = {}
     for name, settings in every.items():
-        made = await build_services(settings, ledger, stack, journal)
+        made = await build_services(settings, ledger, stack, journal, observed)
         market = market_parts(settings, data_dir)
         served[name] = replace(made, peers=served, market=market)
     return served
@@ -395,6 +399,7 @@ async def build_services(
     ledger: Ledger,
     stack: AsyncExitStack,
     journal: KillJournal | None = None,
+    observed: Observed | None = None,
 ) -> Services:
     """Ledger and broker behind their ports; the broker is closed with `stack`.
 
@@ -407,7 +412,8 @@ async def build_services(
     await ledger.ensure_account(account.name, venue, account.currency)
     if journal is not None:
         await copy_journal(ledger, journal)
-    broker = await _guarded(broker_of(settings), ledger, venue, account.name)
+    watch = unwatched if observed is None else observed.calls(account.name)
+    broker = await _guarded(broker_of(settings, watch=watch), ledger, venue, account.name)
     stack.push_async_callback(broker.aclose)
     blocked = "a kill waits in the local journal"
     return Services(
@@ -425,6 +431,7 @@ async def build_services(
         settle_window_s=settings.trade.settle_window_s,
         disallow_market_orders=settings.safety.disallow_market_orders,
         failpoint=parse_failpoints(os.environ).hit,
+        meter=NoMeter() if observed is None else observed.meter.of(account.name),
         entry_blocked=lambda: blocked if journal is not None and journal.is_pending() else "",
     )
 
@@ -479,6 +486,14 @@ def start_alerts(settings: Settings, services: Services, stack: AsyncExitStack) 
     run_beside(sender.run(), "alert-sender", stack)
 
 
+def start_audit_file(path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
+    """The audit's copy on disk, if the settings name a file."""
+    if path:
+        file = AuditFile(Path(path))
+        stack.callback(file.close)
+        run_beside(AuditExport(ledger, file).run(), "audit-file", stack)
+
+
 def run_beside(work: Coroutine[Any, Any, None], name: str, stack: AsyncExitStack) -> None:
     """Runs endless work until `stack` closes."""
     task = asyncio.create_task(work, name=name)
@@ -490,28 +505,8 @@ def run_beside(work: Coroutine[Any, Any, None], name: str, stack: AsyncExitStack
     stack.push_async_callback(end)
 
 
-@dataclass(frozen=True)
-class Watched:
-    """What looks on: the runtime that may serve metrics, and tracing if it is asked for."""
-
-    runtime: Runtime
-    interceptors: tuple[TracingInterceptor, ...] = ()
-
-
-def _watched_by(role: str, settings: Settings, stack: AsyncExitStack) -> Watched:
-    """Metrics and traces as the settings say; spans are flushed at the end of the process."""
-    watched = settings.observability
-    labels = {"role": role, "account": settings.account.name}
-    runtime = temporal_runtime(watched.temporal_metrics_port, labels)
-    if not watched.tracing_file:
-        return Watched(runtime)
-    interceptor, flush = tracing_interceptor(file_exporter(Path(watched.tracing_file)), role=role)
-    stack.callback(flush)
-    return Watched(runtime, (interceptor,))
-
-
 async def _connect_temporal(
-    settings: Settings, stopped: asyncio.Event, watched: Watched
+    settings: Settings, stopped: asyncio.Event, watched: Observed
 ) -> Client | None:
     """A client as soon as the server answers; None if the process is told to stop before."""
     delay_s = RECONNECT_FIRST_S
@@ -520,7 +515,7 @@ async def _connect_temporal(
             return await Client.connect(
                 settings.temporal.address,
                 namespace=settings.temporal.namespace,
-                plugins=[holdfast_plugin(interceptors=watched.interceptors)],
+                plugins=[holdfast_plugin(interceptors=[watched.interceptor])],
                 runtime=watched.runtime,
             )
         except (RuntimeError, RPCError) as error:

@@ -167,6 +167,8 @@ class AlertSender:
 
     async def _deliver(self, name: str, group: Sequence[DueDelivery]) -> None:
         error = await self._send(name, _text_of(group))
+        outcome = "failed" if error else "delivered"
+        self._services.meter.count("alerts_sent", channel=name, outcome=outcome)
         for each in group:
             attempts = each.delivery.attempts
             is_last = attempts >= ATTEMPTS_MAX

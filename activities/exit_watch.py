@@ -194,6 +194,7 @@ class ExitWatch:
         clock = await self._market_clock()
         symbols = sorted({symbol for each in watched for symbol in each.symbols})
         quotes = await self._services.broker.quotes(symbols)
+        self._services.meter.count("ticks", len(quotes), source="exit_watch")
         newest = max((quote.venue_time for quote in quotes.values()), default=clock.market_now)
         market_now = max(clock.market_now, newest)
         for each in watched:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from decimal import Decimal
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -18,8 +19,12 @@ from activities.reporting import report
 from activities.services import Services
 from domain.errors import HoldfastError
 from domain.ids import trade_workflow_id
+from domain.money import ZERO
+from domain.occ import OPTION_MULTIPLIER, looks_like_option
+from domain.order import Position, Quote
 
 LOOK_EVERY_S = 5.0
+VALUE_EVERY_S = 60.0
 RECONCILE_LATE_S = 660.0
 """Two passes of five minutes and a minute: one pass that failed is not an alarm."""
 STUCK = (
@@ -40,6 +45,7 @@ class HealthWatch:
         self._began_s = services.monotonic()
         self._stuck: frozenset[str] = frozenset()
         self._is_late = False
+        self._valued_s: float | None = None
 
     async def run(self) -> None:
         """Looks for ever; what cannot be asked now is asked again."""
@@ -54,6 +60,26 @@ class HealthWatch:
         """One look at workflows and reconcile; each trouble is told when it begins."""
         await self._look_for_stuck()
         await self._look_at_reconcile()
+        now_s = self._services.monotonic()
+        if self._valued_s is None or now_s - self._valued_s >= VALUE_EVERY_S:
+            self._valued_s = now_s
+            await self._value()
+
+    async def _value(self) -> None:
+        """Equity and what open positions are worth: three requests a minute, for eyes only."""
+        services, meter = self._services, self._services.meter
+        account = await services.broker.account()
+        if account.equity is not None:
+            meter.set("equity_amount", float(account.equity))
+            baseline = await services.ledger.equity_baseline(services.account)
+            if baseline is not None:
+                meter.set("daily_result_amount", float(account.equity - baseline.equity))
+        held = [p for p in await services.broker.positions() if p.quantity]
+        quotes = await services.broker.quotes([p.symbol for p in held]) if held else {}
+        results = [_unrealised(position, quotes.get(position.symbol)) for position in held]
+        # Without one price there is no sum: a wrong number is worse than an old one.
+        if None not in results:
+            meter.set("unrealised_amount", float(sum(filter(None, results), ZERO)))
 
     async def _look_for_stuck(self) -> None:
         found = self._client.list_workflows(STUCK, rpc_timeout=LIST_TIMEOUT)
@@ -80,3 +106,14 @@ class HealthWatch:
             text = "broker and ledger were not compared for more than eleven minutes"
             await report(self._services, "RECONCILE_LATE", text)
         self._is_late = is_late
+
+
+def _unrealised(position: Position, quote: Quote | None) -> Decimal | None:
+    """Long at the bid, short at the ask (docs/money.md); None without a price."""
+    if quote is None or position.average_price is None:
+        return None
+    price = quote.bid if position.quantity > 0 else quote.ask
+    if price is None:
+        return None
+    multiplier = OPTION_MULTIPLIER if looks_like_option(position.symbol) else 1
+    return (price - position.average_price) * position.quantity * multiplier

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from activities.market_parts import MarketParts
+from activities.meter import Meter, NoMeter
 from brokers.port import Broker
 from domain.base import Frozen
 from domain.clock import ClockMap
@@ -66,6 +67,7 @@ class Services:
     settle_window_s: float = 2.0
     failpoint: Callable[[str], None] = field(default=lambda name: None)
     entry_blocked: Callable[[], str] = field(default=lambda: "")
+    meter: Meter = field(default_factory=NoMeter)
     alert_sinks: tuple[Callable[[AlertMessage], None], ...] = ()
     market: MarketParts | None = None
     peers: Mapping[str, Services] = field(default_factory=dict, repr=False)
@@ -100,6 +102,8 @@ class TradeRef(Frozen):
     clock: ClockMap
     stage: str = ""
     protection: str = ""
+    session: str = ""
+    signal_id: str = ""
 
     @property
     def owner(self) -> OrderOwner:
@@ -119,6 +123,8 @@ class TradeRef(Frozen):
             strategy=plan.strategy,
             symbols=symbols if plan.symbol in symbols else (plan.symbol, *symbols),
             clock=clock,
+            session=plan.session,
+            signal_id=plan.signal_id,
         )
 
 

@@ -150,6 +150,10 @@ class FillStream:
         """The outbox, once a second: one small query."""
         while True:
             await asyncio.sleep(OUTBOX_INTERVAL_S)
+            meter = self._services.meter
+            silence_s = self._services.monotonic() - self._last_frame_s
+            meter.set("fill_stream_silence_seconds", silence_s)
+            meter.set("fill_stream_connected", float(self._is_connected))
             try:
                 await self._booker.ring_untold()
             except HoldfastError as error:
@@ -178,6 +182,7 @@ class FillStream:
                 await asyncio.gather(listening, asked, return_exceptions=True)
             lived_s = self._services.monotonic() - started_s
             failures = 0 if lived_s > BACKOFF_S_MAX else failures + 1
+            self._services.meter.count("fill_stream_reconnects")
             await self._tell_down(failures)
             await asyncio.sleep(backoff_s(failures))
 
@@ -192,6 +197,7 @@ class FillStream:
         async with aclosing(events):
             async for event in events:
                 self._last_frame_s = self._services.monotonic()
+                self._services.meter.count("fill_stream_frames")
                 try:
                     await self._take_event(event)
                 except HoldfastError as error:

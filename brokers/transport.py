@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -27,6 +28,16 @@ POOL_SIZE_RESERVED = 4
 
 # The connection was never made, so nothing was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+Watch = Callable[[str, str], AbstractContextManager[Callable[[str], None]]]
+"""Entered with method and path of a call; what it yields is told the status, or how it failed."""
+
+
+@contextmanager
+def unwatched(_method: str, _path: str) -> Iterator[Callable[[str], None]]:
+    """Nobody looks on."""
+    yield lambda outcome: None
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class HttpTransport:
         reserved: A small pool of its own for the kill path, so that slow ordinary calls can
             never hold its connections (faults.md F5).
         inner: Replaces the network (MockTransport, ASGITransport) in tests and simulation.
+        watch: Looks on at every call, for metrics and traces.
     """
 
     def __init__(
@@ -83,7 +95,9 @@ class HttpTransport:
         timeout_s: float = REQUEST_TIMEOUT_S,
         reserved: bool = False,
         inner: httpx.AsyncBaseTransport | None = None,
+        watch: Watch = unwatched,
     ) -> None:
+        self._watch = watch
         size = POOL_SIZE_RESERVED if reserved else POOL_SIZE
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
@@ -114,6 +128,21 @@ class HttpTransport:
             NotSent: no connection was made.
             Lost: anything else without a complete answer, the deadline included.
         """
+        with self._watch(method, path) as say:
+            try:
+                reply = await self._attempt(method, path, params, body)
+            except NotSent:
+                say("not_sent")
+                raise
+            except Lost:
+                say("lost")
+                raise
+            say(str(reply.status))
+            return reply
+
+    async def _attempt(
+        self, method: str, path: str, params: Mapping[str, str] | None, body: object
+    ) -> Reply:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         request = self._client.build_request(

@@ -7,7 +7,8 @@ closed for entries and open for exits (H5). The kill path has a pool of its own 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
@@ -97,6 +98,8 @@ class LedgerConnection:
         self._engine = self._make_engine(pool_size)
         self._control_engine = self._make_engine(2)
         self._installation: str | None = None
+        # Seconds and `done` or `failed`, after each transaction; for metrics.
+        self.on_transaction: Callable[[float, str], None] | None = None
 
     def _make_engine(self, pool_size: int) -> AsyncEngine:
         return create_async_engine(
@@ -116,17 +119,30 @@ class LedgerConnection:
         await self._engine.dispose()
         await self._control_engine.dispose()
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Tells `on_transaction` how long the block took, waiting for a connection included."""
+        if self.on_transaction is None:
+            yield
+            return
+        began_s, outcome = time.perf_counter(), "failed"
+        try:
+            yield
+            outcome = "done"
+        finally:
+            self.on_transaction(time.perf_counter() - began_s, outcome)
+
     @asynccontextmanager
     async def _work(self) -> AsyncIterator[AsyncConnection]:
         """One transaction; commit at the end of the block, rollback on any error."""
-        with ledger_errors():
+        with self._timed(), ledger_errors():
             async with self._engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def _control_work(self) -> AsyncIterator[AsyncConnection]:
         """A transaction on the pool that work load cannot use up (F5)."""
-        with ledger_errors():
+        with self._timed(), ledger_errors():
             async with self._control_engine.begin() as connection:
                 yield connection
 

@@ -8,7 +8,7 @@
 | `FillStore` | executions, reversals, fees, adjustments, positions by trade |
 | `RiskStore` | reservations and verdicts |
 | `TradeStore`, `WatchStore` | trades, signals, exit-watch rows |
-| `AlertStore` | the alert outbox and its deliveries |
+| `AlertStore`, `MetricStore` | the alert outbox and its deliveries; numbers for a scrape |
 | `MarketStore` | halts, bars and recordings of the market-data stream |
 | `OperationStore`, `AuditStore` | leases, cursors, the hash-chained audit |
 
@@ -26,6 +26,7 @@ from ledger.audit import AuditStore
 from ledger.fill_store import FillStore
 from ledger.gate_store import GateStore
 from ledger.market_store import MarketStore
+from ledger.metric_store import MetricStore
 from ledger.migrate import current_revision, head_revision
 from ledger.operation_store import OperationStore
 from ledger.order_store import OrderStore
@@ -50,6 +51,7 @@ class Ledger(
     MarketStore,
     OperationStore,
     AlertStore,
+    MetricStore,
     AuditStore,
 ):
     """One installation's book of record. Make it with `connect`, end it with `aclose`."""

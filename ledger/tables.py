@@ -507,6 +507,7 @@ alerts = Table(
         postgresql_where=text("severity = 'critical' AND acknowledged_at IS NULL"),
     ),
     Index("ix_alerts_trade_id", "trade_id"),
+    Index("ix_alerts_raised_at", "raised_at"),
 )
 
 alert_deliveries = Table(

@@ -31,7 +31,7 @@ from brokers.port import (
     ReplaceOutcome,
     StreamEvent,
 )
-from brokers.transport import HttpTransport, Reply
+from brokers.transport import HttpTransport, Reply, Watch, unwatched
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import Capabilities
 from domain.errors import BadInput, HoldfastError, Refused, Uncertain
@@ -71,6 +71,7 @@ class AlpacaBroker:
         http_transport: httpx.AsyncBaseTransport | None = None,
         connector: Connector | None = None,
         now: Callable[[], datetime] = _utc_now,
+        watch: Watch = unwatched,
     ) -> None:
         self._config = config
         self._now = now
@@ -84,6 +85,7 @@ class AlpacaBroker:
                 timeout_s=config.request_timeout_s,
                 reserved=reserved,
                 inner=http_transport,
+                watch=watch,
             )
             for url in (config.trading_url, config.data_url)
         )

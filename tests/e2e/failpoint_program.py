@@ -17,9 +17,6 @@ from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from observability.plugin import holdfast_plugin
-from observability.tracing import file_exporter, tracing_interceptor
-
 JOURNAL = 3
 SPANS = 4
 
@@ -46,9 +43,13 @@ class TwoLinesWorkflow:
 
 
 async def serve(address: str, queue: str) -> None:
-    interceptor, flush = tracing_interceptor(
-        file_exporter(Path(sys.argv[SPANS])), role="failpoint-test"
-    )
+    # Not at the top: the sandbox imports this file again for the workflow.
+    from observability.activity_watch import ActivityWatch
+    from observability.plugin import holdfast_plugin
+    from observability.tracing import file_exporter, tracer_provider, trade_tracer
+
+    provider = tracer_provider(file_exporter(Path(sys.argv[SPANS])), role="failpoint-test")
+    interceptor = ActivityWatch(tracer=trade_tracer(provider))
     client = await Client.connect(address, plugins=[holdfast_plugin(interceptors=[interceptor])])
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
@@ -60,7 +61,7 @@ async def serve(address: str, queue: str) -> None:
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
     ):
         await ended.wait()
-    flush()
+    provider.shutdown()
 
 
 if __name__ == "__main__":

@@ -56,4 +56,4 @@ async def test_worker_dies_at_the_point_and_the_next_one_goes_on(
     assert (result, code) == (["first", "second"], 0)
     assert journal.read_text().split() == lines
     names = {json.loads(line)["name"] for line in spans.read_text().splitlines()}
-    assert "RunActivity:write_line" in names
+    assert "write_line" in names

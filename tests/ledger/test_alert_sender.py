@@ -17,6 +17,7 @@ import pytest
 
 from activities import alert_sender
 from activities.alert_sender import AlertSender, Send
+from activities.meter import NoMeter
 from activities.services import Services, wall_now
 from domain.alerts import AlertChannel, AlertDraft, AlertPolicy, AlertText
 from domain.commands import AlertSeverity
@@ -76,7 +77,12 @@ async def sending(
 ) -> AsyncIterator[None]:
     """A running sender; the channels of the policy, or one plain channel per function."""
     services = SimpleNamespace(
-        ledger=ledger, account=ACCOUNT, now=wall_now, monotonic=time.monotonic, alert_sinks=()
+        ledger=ledger,
+        account=ACCOUNT,
+        now=wall_now,
+        monotonic=time.monotonic,
+        meter=NoMeter(),
+        alert_sinks=(),
     )
     plain = AlertPolicy(channels=tuple(AlertChannel(name=name) for name in sends))
     sender = AlertSender(cast("Services", services), policy or plain, sends)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -20,7 +22,7 @@ from domain.errors import BadInput
 from observability.build import build_id
 from observability.failpoints import ONCE_VARIABLE, VARIABLE, Failpoints, parse_failpoints
 from observability.logs import configure_logging, get_logger
-from observability.metrics import Sample, SampleKind, serve_metrics
+from observability.metrics import LedgerMetrics, ProcessMeter, Reading, serve_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,23 +76,69 @@ def test_line_breaks_and_escape_codes_cannot_forge_a_line(log: io.StringIO) -> N
     assert only_line(log)["reason"] == 'a\r\n{"level": "error"}\x1b[2J'
 
 
-def test_metrics_are_read_when_scraped() -> None:
-    open_trades = 3
-    port = free_port()
-
-    def samples() -> Iterator[Sample]:
-        yield Sample("open_trades", "Trades.", open_trades, {"stage": "entering"})
-        yield Sample("fills", "Fills.", 7, kind=SampleKind.COUNTER)
-
-    stop = serve_metrics(port, samples)
-    try:
-        open_trades = 4
+async def scraped(port: int) -> str:
+    def get() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
+            text: str = answer.read().decode()
+        return text
+
+    return await asyncio.to_thread(get)
+
+
+async def test_ledger_is_read_when_scraped_and_counters_are_the_process() -> None:
+    reads = 0
+
+    async def read() -> list[Reading]:
+        nonlocal reads
+        reads += 1
+        return [Reading("trades_open", "entering", 3 + reads), Reading("audit_rows", "", 7)]
+
+    meter, port = ProcessMeter("all"), free_port()
+    loop = asyncio.get_running_loop()
+    stop = serve_metrics(port, meter, LedgerMetrics({"demo": read}, loop, "all"))
+    try:
+        assert reads == 0, "nobody has asked yet"
+        meter.of("demo").count("orders_rejected", step="place_order", code="LOT")
+        first, second = await scraped(port), await scraped(port)
     finally:
-        stop()
-    assert 'holdfast_open_trades{stage="entering"} 4.0' in text
-    assert "holdfast_fills_total 7.0" in text
+        await asyncio.to_thread(stop)
+    common = 'account="demo",role="all"'
+    assert f'holdfast_trades_open{{{common},stage="entering"}} 4.0' in _sorted_labels(first)
+    assert f"holdfast_audit_rows{{{common}}} 7.0" in _sorted_labels(first)
+    assert f"holdfast_ledger_up{{{common}}} 1.0" in _sorted_labels(first)
+    assert "holdfast_orders_rejected_total{" in first
+    assert reads == 1, "a second scrape within two seconds asks nobody"
+    assert "4.0" in second
+
+
+def _sorted_labels(text: str) -> str:
+    return re.sub(
+        r"\{([^}]*)\}", lambda found: "{" + ",".join(sorted(found[1].split(","))) + "}", text
+    )
+
+
+async def test_ledger_that_does_not_answer_shows_as_down_and_no_old_number() -> None:
+    async def read() -> list[Reading]:
+        raise OSError("away")
+
+    meter, port = ProcessMeter("all"), free_port()
+    stop = serve_metrics(
+        port, meter, LedgerMetrics({"demo": read}, asyncio.get_running_loop(), "all")
+    )
+    try:
+        text = await scraped(port)
+    finally:
+        await asyncio.to_thread(stop)
+    assert 'holdfast_ledger_up{account="demo",role="all"} 0.0' in _sorted_labels(text)
+    assert "holdfast_trades_open" not in text
+
+
+def test_undeclared_metric_or_label_is_a_bug_that_is_seen() -> None:
+    meter = ProcessMeter("all").of("demo")
+    with pytest.raises(KeyError):
+        meter.count("orders_guessed")
+    with pytest.raises(KeyError):
+        meter.count("orders_rejected", step="place_order")
 
 
 def test_build_id_follows_what_decides_and_nothing_else(tmp_path: Path) -> None:

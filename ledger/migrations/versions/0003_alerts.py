@@ -71,6 +71,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("severity = 'critical' AND acknowledged_at IS NULL"),
     )
     op.create_index(op.f("ix_alerts_trade_id"), "alerts", ["trade_id"])
+    op.create_index(op.f("ix_alerts_raised_at"), "alerts", ["raised_at"])
     op.create_table(
         "alert_deliveries",
         sa.Column("alert_id", sa.BigInteger(), nullable=False),
