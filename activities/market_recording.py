@@ -141,14 +141,15 @@ class MarketRecordings:
                 row.name, row.counts, ended_at=self._services.now()
             )
             return None
-        counts = row.counts.model_copy(update={"folder": opened.folder})
+        now = self._services.now()
+        counts = row.counts.model_copy(update={"folder": opened.folder, "saved_at": now})
         each = _Open(row, opened.recorder, counts, self._services.monotonic())
         # Another worker recorded until it last saved: what lies between is missing.
-        each.lost_at = counts.saved_at or row.started_at
+        each.lost_at = row.counts.saved_at or (None if self._is_connected else row.started_at)
         if self._is_connected:
-            if counts.saved_at is None:
-                each.lost_at = None
-            each.found(self._services.now())
+            each.found(now)
+        # From here on a worker that dies leaves a gap, even before its first part.
+        await self._services.ledger.save_recording(row.name, each.counts)
         return each
 
     async def _write(self, each: _Open, *, ends: bool) -> None:

@@ -265,6 +265,21 @@ async def test_a_recording_goes_on_in_the_next_worker_after_a_crash(
     assert bids == [Decimal("1.00"), Decimal("1.25")]
 
 
+async def test_a_worker_killed_before_its_first_part_leaves_a_gap(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    venue = exchange(listings=(equity("AAA"),), quoted=False)
+    async with running(ledger, tmp_path, venue) as rig:
+        await rig.record("day", "AAA")
+        # What a SIGKILL leaves: nothing is written on the way out.
+        rig.streamer._recordings._open.clear()
+    venue = exchange(listings=(equity("AAA"),), quoted=False)
+    async with running(ledger, tmp_path, venue) as rig:
+        await rig.streaming("AAA")
+        ended = await rig.stopped("day")
+    assert (ended.counts.parts, len(ended.counts.gaps)) == (0, 1)
+
+
 async def test_without_a_data_directory_a_recording_ends_with_its_reason(
     ledger: Ledger, tmp_path: Path
 ) -> None:
