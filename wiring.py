@@ -23,6 +23,8 @@ from deploy.local.kill_journal import KillJournal
 from domain.alerts import AlertChannel, AlertPolicy, AlertText, QuietHours
 from domain.errors import BadInput, Refused
 from domain.instrument import Instrument
+from domain.risk.limit_changes import changes, strictest
+from domain.risk.limits import Limits
 from keyring_store import read_keyring, service_name
 from ledger.records import RecordingRecord
 from ledger.repository import Ledger
@@ -125,6 +127,29 @@ def alert_sends(settings: Settings) -> dict[str, Callable[[AlertText], str]]:
             raise BadInput("ALERT_URL", channel.name, "", allowed) from None
 
     return {each.name: apprise_send(partial(url_of, each)) for each in settings.alerts.channels}
+
+
+async def limits_in_force(ledger: Ledger, account: str, wanted: Limits) -> Limits:
+    """The limits of the settings, but none looser than before while trades are open (row 52).
+
+    A stricter limit counts at once. Every difference goes into the audit; what was held back is
+    taken over by a start at which nothing is open. Limits judge entries only.
+    """
+    cursor = f"limits/{account}"
+    stored = await ledger.get_cursor(cursor)
+    before = wanted if stored is None else Limits.model_validate_json(stored)
+    found = changes(before, wanted)
+    is_held = any(change.looser for change in found) and bool(
+        await ledger.list_trades(account=account, open_only=True, limit=1)
+    )
+    in_force = strictest(before, wanted) if is_held else wanted
+    if found:
+        action = "limits_held" if is_held else "limits_changed"
+        details = {each.name: f"{each.before} -> {each.after}" for each in found}
+        await ledger.append_audit("settings", action, account, details)
+    if stored is None or in_force != before:
+        await ledger.set_cursor(cursor, in_force.model_dump_json())
+    return in_force
 
 
 async def copy_journal(ledger: Ledger, journal: KillJournal) -> int:

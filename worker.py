@@ -84,6 +84,7 @@ from wiring import (
     broker_of,
     config_hash,
     copy_journal,
+    limits_in_force,
     market_parts,
 )
 from workflows.flatten import FlattenWorkflow
@@ -422,7 +423,7 @@ async def build_services(
         account=account.name,
         broker_name=venue,
         installation=account.installation,
-        limits=settings.limits,
+        limits=await limits_in_force(ledger, account.name, settings.limits),
         restricted=settings.restricted_list(),
         config_hash=config_hash(settings),
         build_id=build_id(),

@@ -1,0 +1,83 @@
+"""Limits that change while trades are open: stricter at once, looser not (faults.md §3 row 52)."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.risk.limit_changes import changes, strictest
+from domain.risk.limits import Limits
+from ledger.repository import Ledger
+from tests.ledger.samples import ACCOUNT, plan
+from tests.rig import roomy_limits
+from wiring import limits_in_force
+
+LOOSER: dict[str, Any] = {
+    "max_order_notional": "100001",
+    "collar_fraction": "0.03",
+    "max_open_positions": 51,
+    "quote_max_age_s": "61",
+    "batch_fresh_fraction_min": "0.8",
+    "options_level_min": 1,
+}
+STRICTER: dict[str, Any] = {
+    "max_order_notional": "99999",
+    "max_daily_loss_fraction": "0.01",
+    "entry_blocked_last_s": "600",
+    "exit_time_min_s": "60",
+    "allow_short": False,
+    "expiry_days_min": 1,
+}
+
+
+@pytest.mark.parametrize(("changed", "looser"), [(LOOSER, True), (STRICTER, False)])
+def test_each_change_is_named_and_the_stricter_side_is_chosen(
+    changed: dict[str, Any], looser: bool
+) -> None:
+    before, after = roomy_limits(), roomy_limits(**changed)
+    found = changes(before, after)
+    assert {each.name: each.looser for each in found} == dict.fromkeys(changed, looser)
+    assert strictest(before, after) == (before if looser else after)
+    assert strictest(after, before) == strictest(before, after)
+
+
+def test_every_limit_has_a_stricter_side() -> None:
+    for name, info in Limits.model_fields.items():
+        before = roomy_limits()
+        value = getattr(before, name)
+        other = (not value) if info.annotation is bool else value + Decimal("0.001")
+        if info.annotation is int:
+            other = value + 1
+        after = before.model_copy(update={name: other})
+        there, back = changes(before, after), changes(after, before)
+        assert [there[0].looser, back[0].looser] in ([True, False], [False, True]), name
+
+
+async def audited(ledger: Ledger) -> list[tuple[str, dict[str, str]]]:
+    rows = await ledger.list_audit()
+    return [(r.action, json.loads(r.details)) for r in rows if r.action.startswith("limits_")]
+
+
+async def test_looser_limit_waits_until_nothing_is_open_and_each_difference_is_audited(
+    armed: Ledger,
+) -> None:
+    ledger, account = armed, ACCOUNT
+    first, looser = roomy_limits(), roomy_limits(max_open_positions=60, quote_max_age_s="30")
+    assert await limits_in_force(ledger, account, first) == first
+    assert await audited(ledger) == []
+
+    trade = await ledger.create_trade(plan())
+    mixed = await limits_in_force(ledger, account, looser)
+    assert mixed.max_open_positions == 50
+    assert mixed.quote_max_age_s == 30
+    assert await audited(ledger) == [
+        ("limits_held", {"max_open_positions": "50 -> 60", "quote_max_age_s": "60 -> 30"})
+    ]
+
+    await ledger.update_trade(trade.trade_id, stage="closed", closed=True)
+    assert await limits_in_force(ledger, account, looser) == looser
+    assert await limits_in_force(ledger, account, looser) == looser, "told once"
+    assert (await audited(ledger))[1:] == [("limits_changed", {"max_open_positions": "50 -> 60"})]
