@@ -131,11 +131,15 @@ class ContestView:
         await asyncio.to_thread(self._writer.write_ticks, market_now)
         return ranked(standings)
 
-    async def marks(self, market_now: datetime) -> tuple[Mark, ...]:
-        """The last price of every complete minute of the tape."""
+    async def bars(self) -> Sequence[Bar]:
+        """Every minute of the tape, read once."""
         if self._bars is None:
             self._bars = await asyncio.to_thread(_bars_of, self._contest.tape)
-        return marks_of(self._bars, market_now)
+        return self._bars
+
+    async def marks(self, market_now: datetime) -> tuple[Mark, ...]:
+        """The last price of every complete minute of the tape."""
+        return marks_of(await self.bars(), market_now)
 
 
 def _bars_of(tape: SessionTape) -> Sequence[Bar]:

@@ -42,6 +42,7 @@ from cli.demo_stack import (
 from cli.demo_view import DemoView, Progress
 from cli.feed_report import TAKEN, journal_book, read_journal, read_ledger_book, read_trade_rows
 from cli.flatten import flatten_scope
+from cli.session_charts import equity_lines, symbol_charts
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import stack_environment
 from deploy.local.supervisor import Supervisor
@@ -52,12 +53,14 @@ from domain.session import SessionResult
 from ledger.records import SignalRecord, TradeRecord
 from ledger.repository import Ledger
 from marketdata.session_tape import SessionTape
-from observability.build import repository_root
+from observability.build import commit, repository_root
+from report.page import write_page
 from report.portfolio import Standing
 from report.records import Book, SessionFacts
-from report.session import build, missing_outcomes, print_report, write_html
+from report.session import build, missing_outcomes, print_report
 from report.verify import Differences, compare
 from settings import Settings, load_settings
+from wiring import config_hash
 from workflows.session import SessionWorkflow
 
 SPEED = Decimal(150)
@@ -126,7 +129,7 @@ class Demo:
             await self._watch(ledger, control, handles, clock, view, board)
             await self._wait_until_closed(ledger, clock, view)
             differences = await self._compare_until_equal(ledger, control, board, clock)
-            facts = await self._facts(ledger, broker, clock, cash_before)
+            facts = await self._facts(ledger, broker, clock, cash_before, board)
         whole_day = self._whole_day
         return conclude(console, facts, differences, self._files.report, whole_day=whole_day)
 
@@ -283,9 +286,15 @@ class Demo:
         return Book.merged(ours), Book.merged(theirs)
 
     async def _facts(
-        self, ledger: Ledger, broker: Broker, clock: ClockMap, cash_before: Decimal
+        self,
+        ledger: Ledger,
+        broker: Broker,
+        clock: ClockMap,
+        cash_before: Decimal,
+        board: ContestView,
     ) -> SessionFacts:
         taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
+        mine, end = board.books[self._account], self._tape.end
         return SessionFacts(
             session=self._session,
             account=self._account,
@@ -299,9 +308,15 @@ class Demo:
             signals=len(taken),
             trades=await read_trade_rows(ledger, self._session),
             standings=self._standings,
+            equity=equity_lines(board.books.values(), await board.marks(end)),
+            charts=symbol_charts(
+                await board.bars(), mine.trades, mine.orders, mine.fills, clock, end
+            ),
             cash_before=cash_before,
             cash_after=await _cash(broker),
             web_ui=self._info.web_ui_url,
+            commit=commit(),
+            config_hash=config_hash(self._settings),
         )
 
 
@@ -313,7 +328,7 @@ def conclude(
     The recorded day (`whole_day`) must show every outcome; a tape of the user shows what it has.
     """
     report = build(facts, differences)
-    write_html(report, page)
+    write_page(facts, differences, page)
     missing = missing_outcomes(facts)
     if missing:
         word = "MISSING" if whole_day else "not shown by this tape"

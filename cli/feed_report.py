@@ -242,6 +242,7 @@ def trade_row(
             "exit_reason": "" if refused else told.get("exit_reason") or "",
             "arrival_mid": told.get("arrival_mid"),
             "naked_s": Decimal(str(round(float(str(told.get("naked_s") or 0)), 3))),
+            "unconfirmed_s": unconfirmed_s(orders),
             "protection": _protection(taken),
             "targets_filled": _targets_filled(taken),
             "partial": _was_partial(taken, fills),
@@ -249,6 +250,20 @@ def trade_row(
             "note": trade.plan.note,
         }
     )
+
+
+def unconfirmed_s(orders: Iterable[IntentRecord]) -> Decimal | None:
+    """Wall seconds in which stops and targets were sent and not answered; None: one never was."""
+    waited = ZERO
+    for record in orders:
+        is_exit = record.intent.key.purpose in (*_PROTECTIVE, Purpose.TARGET)
+        if not is_exit or record.state is IntentState.NOT_SENT:
+            continue
+        if record.answered_at is None:
+            return None
+        begun = record.sent_at or record.gate_at
+        waited += Decimal(str(round((record.answered_at - begun).total_seconds(), 3)))
+    return waited
 
 
 def _protection(taken: Sequence[IntentRecord]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 DEPLOYMENT_NAME = "holdfast"
@@ -31,3 +32,19 @@ def build_id(root: Path | None = None) -> str:
         digest.update(f"{path.relative_to(base).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:BUILD_ID_LENGTH]
+
+
+def commit(root: Path | None = None) -> str:
+    """The checkout's commit with `-dirty` where files differ from it; empty outside of a checkout.
+
+    For reports: a person wants to find the code again. What decides about trades is `build_id`.
+    """
+    base = repository_root() if root is None else root
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        told = subprocess.run(  # noqa: S603  fixed words, no shell
+            asked, cwd=base, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, Field
 
 from domain.base import Frozen
 from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity
+from report.charts import EquityLine, SymbolChart
 from report.portfolio import Standing
 
 
@@ -85,7 +86,8 @@ class TradeRow(Frozen):
 
     `slippage` is signed money per unit against the arrival mid, cost > 0: what we paid more (or
     received less) than the mid at the moment of sizing. `naked_s` are wall seconds without
-    protection while a position was held.
+    protection while a position was held. `unconfirmed_s` are wall seconds in which stops and
+    targets had been sent and the broker had not answered; None if one never was.
     """
 
     trade_id: str
@@ -102,6 +104,7 @@ class TradeRow(Frozen):
     exit_reason: str = ""
     arrival_mid: NetPrice | None = None
     naked_s: Amount = ZERO
+    unconfirmed_s: Amount | None = ZERO
     protection: str = ""
     targets_filled: int = 0
     partial: bool = False
@@ -122,7 +125,10 @@ class TradeRow(Frozen):
 
 
 class SessionFacts(Frozen):
-    """Everything a session report shows. `signals` counts signals taken, trades or not."""
+    """Everything a session report shows. `signals` counts signals taken, trades or not.
+
+    `commit` and `config_hash` name the code and the settings that the session ran under.
+    """
 
     session: str
     account: str
@@ -137,6 +143,10 @@ class SessionFacts(Frozen):
     signals: int = 0
     trades: tuple[TradeRow, ...] = ()
     standings: tuple[Standing, ...] = ()
+    equity: tuple[EquityLine, ...] = ()
+    charts: tuple[SymbolChart, ...] = ()
     cash_before: Amount | None = None
     cash_after: Amount | None = None
     web_ui: str = ""
+    commit: str = ""
+    config_hash: str = ""

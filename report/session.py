@@ -1,6 +1,6 @@
 """The report at the end of a session: one table of trades, refusals, totals, and what is missing.
 
-`build` decides everything; `print_report` and `write_html` only show it.
+`build` decides everything; `print_report` and `report.page` only show it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from html import escape
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -194,74 +192,16 @@ def leaderboard_table(rows: Iterable[Sequence[str]], width: int) -> Table:
 def summary_lines(report: Report) -> tuple[str, ...]:
     """Totals, refusals by reason and exits by reason, a line each."""
     sums = report.totals
-    slippage = "-" if sums.average_slippage is None else _signed(sums.average_slippage, 4)
+    slippage = "-" if sums.average_slippage is None else signed(sums.average_slippage, 4)
     return (
         f"{sums.signals} signals, {sums.filled} filled, {sums.not_filled} not filled, "
         f"{sums.refused} refused by risk; {sums.winners} winners, {sums.losers} losers",
-        f"gross {_signed(sums.gross)}, fees {round_to_cent(sums.fees)}, net {_signed(sums.net)}; "
+        f"gross {signed(sums.gross)}, fees {round_to_cent(sums.fees)}, net {signed(sums.net)}; "
         f"slippage {slippage} per unit against arrival mid (cost > 0); "
         f"longest naked {sums.naked_s_max:.2f} s",
         "refused: " + (_joined(report.refusals) or "none"),
         "exits: " + (_joined(report.exits) or "none"),
     )
-
-
-def write_html(report: Report, path: Path) -> None:
-    """Writes the report as one plain page without scripts or outside files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html_of(report), encoding="utf-8")
-
-
-def html_of(report: Report) -> str:
-    """The page; every text from outside is escaped."""
-    header = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
-    rows = "\n".join(f"<tr>{''.join(map(_cell, COLUMNS, row))}</tr>" for row in report.rows)
-    facts = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in report.facts
-    )
-    summary = "".join(f"<li>{escape(line)}</li>" for line in summary_lines(report))
-    differences = "".join(f"<li>{escape(line)}</li>" for line in report.differences)
-    verdict = "equal" if report.equal else "differs"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(report.title)}</title>
-<style>
-body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2em; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: 2px 10px; border-bottom: 1px solid #ccc; text-align: left; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-dl {{ display: grid; grid-template-columns: max-content auto; gap: 0 1em; }}
-.equal {{ color: #060; }} .differs {{ color: #b00; font-weight: bold; }}
-</style></head><body>
-<h1>{escape(report.title)}</h1>
-<dl>{facts}</dl>
-<table><thead><tr>{header}</tr></thead><tbody>
-{rows}
-</tbody></table>
-{_contest(report.leaderboard)}
-<ul>{summary}</ul>
-<p class="{verdict}">{escape(report.verdict)}</p>
-<ul>{differences}</ul>
-</body></html>
-"""
-
-
-def _contest(rows: Sequence[Sequence[str]]) -> str:
-    """The leaderboard as an HTML table; nothing where no contest ran."""
-    if not rows:
-        return ""
-    header = "".join(f"<th>{escape(column)}</th>" for column in LEADERBOARD_COLUMNS)
-    body = "\n".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return (
-        f"<h2>Strategy contest</h2>\n<table><thead><tr>{header}</tr></thead>"
-        f"<tbody>\n{body}\n</tbody></table>"
-    )
-
-
-def _cell(column: str, text: str) -> str:
-    kind = "" if column in _TEXT_COLUMNS else ' class="number"'
-    return f"<td{kind}>{escape(text)}</td>"
 
 
 def _facts(facts: SessionFacts) -> tuple[tuple[str, str], ...]:
@@ -275,7 +215,10 @@ def _facts(facts: SessionFacts) -> tuple[tuple[str, str], ...]:
         lines.append(("quotes", facts.quotes_label.removeprefix("quotes ")))
     if facts.cash_before is not None and facts.cash_after is not None:
         before, after = round_to_cent(facts.cash_before), round_to_cent(facts.cash_after)
-        lines.append(("cash", f"{before} to {after} ({_signed(after - before)})"))
+        lines.append(("cash", f"{before} to {after} ({signed(after - before)})"))
+    if facts.commit or facts.config_hash:
+        lines.append(("commit", facts.commit or "unknown"))
+        lines.append(("settings", facts.config_hash or "unknown"))
     if facts.web_ui:
         lines.append(("web ui", facts.web_ui))
     return tuple(lines)
@@ -297,10 +240,10 @@ def _row(trade: TradeRow) -> tuple[str, ...]:
         f"{trade.quantity:f}" if trade.filled else "",
         _price(trade.entry_average),
         _price(trade.exit_average),
-        _signed(trade.realised - trade.fees) if trade.filled else "",
+        signed(trade.realised - trade.fees) if trade.filled else "",
         f"{round_to_cent(trade.fees)}" if trade.filled else "",
         reason,
-        "" if trade.slippage is None else _signed(trade.slippage, 4),
+        "" if trade.slippage is None else signed(trade.slippage, 4),
         f"{trade.naked_s:.2f}" if trade.filled else "",
         trade.protection,
         ", ".join(notes),
@@ -311,7 +254,8 @@ def _price(price: Decimal | None) -> str:
     return "" if price is None else f"{price:.4f}"
 
 
-def _signed(amount: Decimal, places: int = 2) -> str:
+def signed(amount: Decimal, places: int = 2) -> str:
+    """Money with its sign, as all reports show it."""
     return f"{amount:+.{places}f}"
 
 
