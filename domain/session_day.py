@@ -51,13 +51,14 @@ def window_refusal(day: SessionDay, now: datetime, first_s: int, last_s: int) ->
         day: the day with its real hours.
         now: market instant.
         first_s: market seconds after the open without entries.
-        last_s: market seconds before the close without entries.
+        last_s: market seconds before the close without entries; 0: the risk gate knows the close.
     """
     if now < day.opens_at:
         return f"the session opens at {day.opens_at:%H:%M} UTC"
     if now < day.opens_at + timedelta(seconds=first_s):
         return f"first {first_s} s of the session"
-    if day.closes_at is not None and now >= day.closes_at - timedelta(seconds=last_s):
+    latest = None if day.closes_at is None else day.closes_at - timedelta(seconds=last_s)
+    if last_s > 0 and latest is not None and now >= latest:
         return f"last {last_s} s of the session, which closes at {day.closes_at:%H:%M} UTC"
     if day.windows and not any(each.begins_at <= now < each.ends_at for each in day.windows):
         shown = ", ".join(f"{w.begins_at:%H:%M}-{w.ends_at:%H:%M}" for w in day.windows)
