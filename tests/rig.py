@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ import worker
 from activities.services import Services, StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
+from brokers.transport import Watch, unwatched
 from deploy.temporal.versions import set_current_version
 from domain.clock import ClockMap
 from domain.ids import streams_workflow_id, trade_workflow_id
@@ -28,9 +29,10 @@ from domain.plan import TradePlan
 from domain.risk.limits import Limits, RestrictedList
 from ledger.repository import Ledger
 from observability.build import build_id
-from simulator.config import ExchangeConfig
+from simulator.config import ApiKey, ExchangeConfig
 from simulator.exchange import Exchange
 from simulator.server import SimulatorServer
+from simulator.venue import Venue
 from workflows import _lifecycle as life
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
@@ -136,6 +138,7 @@ async def running_rig(
     arm: bool = True,
     workers: bool = True,
     streams: bool = True,
+    watch: Watch = unwatched,
     **service_changes: Any,
 ) -> AsyncIterator[Rig]:
     """Exchange, adapter, armed account and workers around one ledger.
@@ -144,20 +147,9 @@ async def running_rig(
     """
     async with AsyncExitStack() as stack:
         settings = config or ExchangeConfig(requests_per_minute=None)
-        exchange = Exchange(settings)
-        server = await stack.enter_async_context(SimulatorServer(exchange))
-        key = settings.keys[0]
-        broker = AlpacaBroker(
-            AlpacaConfig(
-                mode=AlpacaMode.SIMULATOR,
-                account=account,
-                key_id=key.key,
-                secret=key.secret,
-                trading_url=server.url,
-                data_url=server.url,
-                stream_url=server.stream_url,
-            )
-        )
+        server = await stack.enter_async_context(SimulatorServer(Venue.open(settings)))
+        exchange = server.exchange
+        broker = broker_at(server, account, settings.keys[0], watch)
         stack.push_async_callback(broker.aclose)
         await prepare_account(ledger, account, arm=arm)
         wall = datetime.now(UTC)
@@ -187,6 +179,46 @@ async def running_rig(
             queue=queue,
             stack=stack,
         )
+
+
+def broker_at(
+    server: SimulatorServer, account: str, key: ApiKey, watch: Watch = unwatched
+) -> AlpacaBroker:
+    """The adapter of one account of the exchange."""
+    return AlpacaBroker(
+        AlpacaConfig(
+            mode=AlpacaMode.SIMULATOR,
+            account=account,
+            key_id=key.key,
+            secret=key.secret,
+            trading_url=server.url,
+            data_url=server.url,
+            stream_url=server.stream_url,
+        ),
+        watch=watch,
+    )
+
+
+@asynccontextmanager
+async def second_account(rig: Rig, account: str, peers: dict[str, Services]) -> AsyncIterator[Rig]:
+    """Another account of the same exchange and process: its own lane and streams, one queue.
+
+    The rig was made with `peers=peers` and an exchange that has the account.
+    """
+    config = next(a for a in rig.exchange.config.accounts if a.name == account)
+    broker = broker_at(rig.server, account, config.key)
+    await prepare_account(rig.ledger, account)
+    services = replace(rig.services, account=account, broker=broker, peers=peers)
+    peers[account] = services
+    exchange = rig.server.venue.account(account)
+    try:
+        async with (
+            worker.gateway_worker(rig.client, services),
+            running_streams(rig.client, services, rig.queue),
+        ):
+            yield replace(rig, exchange=exchange, broker=broker, services=services)
+    finally:
+        await broker.aclose()
 
 
 async def _serve(stack: AsyncExitStack, client: Client, services: Services, queue: str) -> None:
