@@ -79,7 +79,7 @@ app.add_typer(audit.app, name="audit")
 def demo(
     context: typer.Context,
     keep: Annotated[bool, typer.Option(help="leave the stack up until Ctrl-C")] = False,
-    tape: Annotated[list[Path] | None, typer.Option(help="play these files instead")] = None,
+    tape: Annotated[list[Path] | None, typer.Option(help="play these files or folders")] = None,
     speed: Annotated[str, typer.Option(help="market seconds per wall second")] = "",
     data: Annotated[Path | None, typer.Option(help="fresh data directory of the run")] = None,
 ) -> None:
