@@ -100,7 +100,9 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         clock = await target.clock_map()
         now = min(clock.market(datetime.now(UTC)), contest.tape.end)
         async with target.ledger() as ledger:
-            return await ContestView(files, contest).look(ledger, now)
+            view = ContestView(files, contest)
+            await view.write(ledger, now)
+            return await view.look(ledger, now)
 
     standings = execute(run)
     if as_json:

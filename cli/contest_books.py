@@ -35,10 +35,10 @@ class PortfolioBook:
     portfolio: Portfolio
     instruments: Mapping[str, Instrument]
     trades: tuple[TradeRecord, ...]
-    signals: tuple[SignalRecord, ...]
     orders: tuple[IntentRecord, ...]
     fills: tuple[FillRecord, ...]
     fees: tuple[FeeRecord, ...]
+    signals_taken: int = 0
 
     def line(self, marks: Iterable[Mark] = ()) -> tuple[PortfolioPoint, ...]:
         """The portfolio's equity over time, in market time."""
@@ -61,7 +61,7 @@ class PortfolioBook:
             self.portfolio.cash,
             self.line(marks),
             [None if t.settled_at is None else (t.realised or ZERO) for t in filled],
-            signals=sum(1 for signal in self.signals if signal.decision == TAKEN),
+            signals=self.signals_taken,
         )
 
 
@@ -74,19 +74,30 @@ async def read_book(
         LedgerDown.
     """
     account = portfolio.account
-    signals: list[SignalRecord] = []
-    for number in range(1, rounds + 1):
-        session = portfolio.session_of(number)
-        signals += await ledger.list_signals(session=session, limit=RECORDS_MAX)
+    taken = [
+        await ledger.count_signals(portfolio.session_of(number), TAKEN)
+        for number in range(1, rounds + 1)
+    ]
     return PortfolioBook(
         portfolio=portfolio,
         instruments={item.symbol: item for item in instruments},
         trades=await ledger.list_trades(account=account, limit=RECORDS_MAX),
-        signals=tuple(signals),
-        orders=await ledger.orders_of_account(account),
         fills=counting_fills(await ledger.fills_of_account(account)),
+        orders=await ledger.orders_of_account(account),
         fees=await ledger.fees(account),
+        signals_taken=sum(taken),
     )
+
+
+async def read_signals(
+    ledger: Ledger, portfolio: Portfolio, rounds: int = 1
+) -> tuple[SignalRecord, ...]:
+    """Every decision of the portfolio's sessions, "no signal" too."""
+    found: list[SignalRecord] = []
+    for number in range(1, rounds + 1):
+        session = portfolio.session_of(number)
+        found += await ledger.list_signals(session=session, limit=RECORDS_MAX)
+    return tuple(found)
 
 
 def marks_of(bars: Iterable[Bar], until: datetime) -> tuple[Mark, ...]:
@@ -111,10 +122,15 @@ class StreamWriter:
         for portfolio in contest.portfolios:
             self._link_ticks(portfolio.account)
 
-    def write(self, book: PortfolioBook, marks: Sequence[Mark]) -> None:
+    def write(
+        self,
+        book: PortfolioBook,
+        signals: Iterable[SignalRecord],
+        marks: Sequence[Mark],
+    ) -> None:
         """Appends what is new of one portfolio."""
         rows = {
-            SIGNALS: _signal_rows(book),
+            SIGNALS: _signal_rows(signals),
             ORDERS: _order_rows(book),
             FILLS: _fill_rows(book),
             PORTFOLIO: _point_rows(book, marks),
@@ -167,8 +183,8 @@ def _ids(book: PortfolioBook, trade_id: str | None, time: datetime) -> dict[str,
     }
 
 
-def _signal_rows(book: PortfolioBook) -> Iterator[tuple[str, dict[str, Any]]]:
-    for signal in book.signals:
+def _signal_rows(signals: Iterable[SignalRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for signal in signals:
         shown = signal.model_dump(exclude={"signal_time", "document"})
         yield signal.signal_id, {"time": signal.signal_time, **shown}
 

@@ -12,7 +12,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from activities.services import StreamInput
-from cli.contest_books import PortfolioBook, StreamWriter, marks_of, read_book
+from cli.contest_books import PortfolioBook, StreamWriter, marks_of, read_book, read_signals
 from cli.contest_files import Contest, ContestFiles, Portfolio, fractional
 from domain.bar import Bar
 from domain.clock import ClockMap
@@ -31,7 +31,7 @@ from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
 REASON = "contest"
-POLL_S = 120  # market time; two bars a look are half the work
+POLL_S = 240  # market time; four bars a look are a quarter of the work
 
 
 async def open_account(ledger: Ledger, settings: Settings, by: str, reason: str = REASON) -> None:
@@ -118,18 +118,29 @@ class ContestView:
         """The leaderboard as of this market time, best first.
 
         Raises:
-            LedgerDown: the files stay as they are; the next look brings them up to date.
+            LedgerDown.
         """
         marks = await self.marks(market_now)
-        standings = []
-        for portfolio in self._contest.portfolios:
-            instruments, rounds = self._contest.tape.instruments, self._contest.rounds
-            book = await read_book(ledger, portfolio, instruments, rounds)
-            self.books[portfolio.account] = book
-            standings.append(book.standing(marks))
-            await asyncio.to_thread(self._writer.write, book, marks)
+        await self._read(ledger)
+        return ranked([book.standing(marks) for book in self.books.values()])
+
+    async def write(self, ledger: Ledger, market_now: datetime) -> None:
+        """Brings the JSON Lines files up to this market time.
+
+        Raises:
+            LedgerDown: the files stay as they are; the next time brings them up to date.
+        """
+        marks, rounds = await self.marks(market_now), self._contest.rounds
+        await self._read(ledger)
+        for book in self.books.values():
+            signals = await read_signals(ledger, book.portfolio, rounds)
+            await asyncio.to_thread(self._writer.write, book, signals, marks)
         await asyncio.to_thread(self._writer.write_ticks, market_now)
-        return ranked(standings)
+
+    async def _read(self, ledger: Ledger) -> None:
+        instruments, rounds = self._contest.tape.instruments, self._contest.rounds
+        for each in self._contest.portfolios:
+            self.books[each.account] = await read_book(ledger, each, instruments, rounds)
 
     async def bars(self) -> Sequence[Bar]:
         """Every minute of the tape, read once."""

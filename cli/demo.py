@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -74,7 +75,9 @@ FLATTEN_WAIT_S = 20.0
 # After the tape's end: trades settle, the last fees and fills are booked.
 CLOSING_TIMEOUT_S = 30.0
 COMPARE_EVERY_S = 2.0
-SCORE_EVERY_S = 5.0
+CONTEST_COMPARE_EVERY_S = 10.0
+SCORE_EVERY_S = 8.0
+WRITE_EVERY_LOOKS = 4
 EXIT_INTERRUPTED = 130
 
 
@@ -120,7 +123,8 @@ class Demo:
             cash_before = await _cash(broker)
             for account, settings in self._all_settings.items():
                 await open_account(ledger, settings, OPERATOR, "demonstration")
-                await start_streams(client, account, compare_interval_s=COMPARE_EVERY_S)
+                often = COMPARE_EVERY_S if account == self._account else CONTEST_COMPARE_EVERY_S
+                await start_streams(client, account, compare_interval_s=often)
             clock = await start_exchange_clock(control, speed)
             handles = await self._start_sessions(client, clock)
             view = stack.enter_context(DemoView(console, self._info.web_ui_url))
@@ -178,10 +182,12 @@ class Demo:
         self, ledger: Ledger, clock: ClockMap, view: DemoView, board: ContestView
     ) -> None:
         """The leaderboard and the JSON Lines now and then; a failure is told, the run goes on."""
-        while True:
+        for number in count(1):
             try:
                 self._standings = await board.look(ledger, self._market_now(clock))
                 view.show_standings(self._standings)
+                if number % WRITE_EVERY_LOOKS == 0:
+                    await board.write(ledger, self._market_now(clock))
             except HoldfastError as error:
                 view.say(f"leaderboard: {error.text}")
             await asyncio.sleep(SCORE_EVERY_S)
@@ -262,6 +268,7 @@ class Demo:
             self._standings = await board.look(ledger, self._market_now(clock))
             differences = compare(*await self._books(ledger, control))
             if differences.equal or time.monotonic() > deadline:
+                await board.write(ledger, self._market_now(clock))
                 return differences
             await asyncio.sleep(LOOK_EVERY_S)
 

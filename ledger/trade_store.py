@@ -201,6 +201,14 @@ class TradeStore(ControlStore):
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else signal_of(row)
 
+    async def count_signals(self, session: str, decision: str) -> int:
+        """How many signals of the session came to this decision."""
+        query = select(func.count()).where(
+            signals.c.session == session, signals.c.decision == decision
+        )
+        async with self._work() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
     async def list_signals(
         self, *, session: str | None = None, limit: int = 1000
     ) -> tuple[SignalRecord, ...]:
