@@ -44,9 +44,10 @@ class Restorer:
         self._client = client
         self._task_queue = task_queue
 
-    async def reopen(self, trade_id: str, reason: str) -> bool:
+    async def reopen(self, trade_id: str, reason: str, clock: ClockMap | None = None) -> bool:
         """Starts the rebuilt trade; False if it has an open workflow already.
 
+        `clock` is for a trade that never ran; else the earlier run's or the venue's counts.
         Idempotent by the workflow id: two callers start one run.
 
         Raises:
@@ -58,7 +59,10 @@ class Restorer:
         if trade is None:
             raise Refused(f"trade was {trade_id}", code="TRADE_UNKNOWN")
         earlier = await self._earlier_input(trade_id)
-        clock = earlier.clock if earlier is not None else await self._clock()
+        if earlier is not None:
+            clock = earlier.clock
+        elif clock is None:
+            clock = await self._clock()
         input = await self.input_of(trade, clock, earlier)
         try:
             await self._client.start_workflow(

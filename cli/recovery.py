@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
@@ -27,10 +29,16 @@ def restore(
 
 
 async def _restore(target: Target) -> tuple[str, ...]:
+    async with services_of(target) as services:
+        return await restore_lost(Restorer(services, await target.temporal()), services)
+
+
+@asynccontextmanager
+async def services_of(target: Target) -> AsyncIterator[Services]:
+    """Ledger and broker of the account, for commands that do a worker's step themselves."""
     settings = target.settings()
-    client = await target.temporal()
     async with target.ledger() as ledger, target.broker() as broker:
-        services = Services(
+        yield Services(
             ledger=ledger,
             broker=broker,
             account=settings.account.name,
@@ -40,4 +48,3 @@ async def _restore(target: Target) -> tuple[str, ...]:
             restricted=settings.restricted_list(),
             config_hash=config_hash(settings),
         )
-        return await restore_lost(Restorer(services, client), services)

@@ -8,6 +8,7 @@ from domain import trade_state as ts
 from domain.changes import alert, move
 from domain.commands import AlertSeverity
 from domain.facts import (
+    AdjustmentKind,
     BrokerSnapshot,
     FeeBooked,
     FillBusted,
@@ -153,6 +154,8 @@ def position_adjusted(state: TradeState, fact: PositionAdjusted, now: datetime) 
     if any(known.adjustment_id == fact.adjustment_id for known in state.adjustments):
         return state
     state = state.changed(adjustments=(*state.adjustments, fact))
+    if fact.adjustment is AdjustmentKind.ADOPTED:
+        return state.changed(first_fill_at=state.first_fill_at or state.clock.market(fact.at))
     return alert(
         state,
         "POSITION_ADJUSTED",

@@ -187,7 +187,7 @@ def _resolve_by_hand(state: TradeState, fact: OperatorCommand) -> TradeState:
     return state.with_order(filled).changed(
         adjustments=(*state.adjustments, adjusted),
         booking=(*state.booking, adjusted),
-        first_fill_at=state.first_fill_at or fact.at,
+        first_fill_at=state.first_fill_at or state.clock.market(fact.at),
         proven_closed=False,
     )
 

@@ -51,6 +51,9 @@ def _take_over(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, st
     leaving = state.live(*roles)
     if leaving:
         return Progress.RUNNING, f"taking back {_orders(leaving)}"
+    doubtful = tuple(o for o in state.live() if not is_settled(o))
+    if doubtful:
+        return Progress.RUNNING, f"waiting for the broker's word on {_orders(doubtful)}"
     left = _orders(state.live())
     return Progress.DONE, f"yours now; {_position(state)}; left resting: {left or 'nothing'}"
 

@@ -148,7 +148,7 @@ def _wants_read(state: TradeState) -> bool:
     closing = ts.entry_is_dead(state) and ts.is_flat(state)
     unwinding = ts.wants_exit(state) and not ts.is_balanced(state)
     doubts = bool(state.read_needed) or bool(ts.missing_fills(state))
-    return doubts or closing or unwinding
+    return doubts or closing or unwinding or state.releasing
 
 
 def _order_deadlines(state: TradeState) -> list[datetime]:

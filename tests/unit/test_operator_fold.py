@@ -26,7 +26,7 @@ from domain.messages import OperatorRequest
 from domain.operator_checks import body_of, why_not
 from domain.order import BrokerOrderStatus, Fill, OrderSnapshot, OrderState, Position, Side
 from domain.outcomes import Progress, progress_of
-from domain.steps import decide
+from domain.steps import decide, next_deadline
 from domain.trade_state import Role, Stage
 from tests.unit.test_part_close import close_fact, entered
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
@@ -348,6 +348,23 @@ def test_released_trade_withdraws_its_orders_gives_the_position_away_and_ends() 
     assert broker.position == 10
     assert progress_of(trade.state, "x")[0] is Progress.DONE
     assert refusal(trade, "pause", command_id="y") == "ALREADY_CLOSED"
+
+
+def test_release_right_after_a_read_waits_for_the_next_one_and_goes_on_by_itself() -> None:
+    """I11: found on the real stack, where no other deadline woke the trade."""
+    trade, _ = entered()
+    trade.tell(told(trade, "resume", "r"))
+    for _ in range(3):
+        trade.broker.now += timedelta(milliseconds=50)
+        trade.look()
+    trade.tell(told(trade, "release"))
+    for _ in range(20):
+        trade.broker.now += timedelta(milliseconds=50)
+        if not trade.state.booking and not trade.look():
+            at = next_deadline(trade.state, trade.now)
+            assert at is not None, "nothing would wake the trade any more"
+            trade.broker.now = at
+    assert [a.quantity for a in trade.state.booking] == [D(-10)]
 
 
 def test_release_refuses_every_other_command_meanwhile() -> None:
