@@ -220,6 +220,10 @@ def _is_allowed(rule: FolderRule, each: _Import, top: str, own_packages: frozens
     return lazily or _covers(rule.third_party, each.module)
 
 
+_BROKERS = Path(__file__).resolve().parent.parent / "brokers"
+BROKER_MODULES = frozenset(path.name for path in _BROKERS.glob("*.py"))
+
+
 def _check_venues(source: Source) -> Iterator[Violation]:
     """An adapter does not know another venue's adapter."""
     if source.folder != "brokers":
@@ -228,8 +232,9 @@ def _check_venues(source: Source) -> Iterator[Violation]:
     for each in _imports(source):
         parts = each.module.split(".")
         is_venue = parts[0] == "brokers" and len(parts) > 2
-        shared = {"port", "errors", "transport", "shadow"}
-        if is_venue and parts[1] not in shared and parts[1] != venue:
+        # A venue is a folder; modules beside the folders serve all of them.
+        is_shared = f"{parts[1]}.py" in BROKER_MODULES if is_venue else True
+        if not is_shared and parts[1] != venue:
             yield source.violation(each.node, f"one venue may not import another: {each.module}")
 
 
