@@ -18,6 +18,8 @@ import structlog
 import temporalio.activity
 import temporalio.workflow
 
+from observability.subject import subject_of
+
 MASK = "***"
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|authorization|api[-_]?key|dsn", re.I)
 _PASSWORD_IN_URL = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
@@ -87,8 +89,10 @@ def _lift_temporal_fields(_logger: Any, _method: str, event: Event) -> Event:
                 if name in context:
                     event.setdefault(name, context[name])
     workflow_id = event.get("workflow_id")
-    if isinstance(workflow_id, str) and workflow_id.startswith("trade/"):
-        event.setdefault("trade_id", workflow_id.removeprefix("trade/"))
+    if isinstance(workflow_id, str):
+        # Workflow lines; those of activities have their ids from `ActivityWatch`.
+        for name, value in subject_of(workflow_id, ()).fields.items():
+            event.setdefault(name, value)
     return event
 
 

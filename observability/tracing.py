@@ -40,6 +40,7 @@ from opentelemetry.trace import (
 
 SERVICE = "holdfast"
 EXPORT_TIMEOUT_S = 3
+BATCH_EVERY_S = 1
 TRACE_BITS, SPAN_BITS = 128, 64
 
 _wanted: ContextVar[tuple[int, int] | None] = ContextVar("wanted_ids", default=None)
@@ -83,7 +84,11 @@ class TradeTracer:
         """A span around a block, below the trade's root if it is about a trade."""
         below = trade_context(trade_id) if trade_id else Context()
         with self._tracer.start_as_current_span(
-            name, below, attributes=dict(attributes), record_exception=False
+            name,
+            below,
+            attributes=dict(attributes),
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             yield span
 
@@ -97,7 +102,11 @@ class TradeTracer:
             yield trace.INVALID_SPAN
             return
         with self._tracer.start_as_current_span(
-            name, kind=SpanKind.CLIENT, attributes=dict(attributes), record_exception=False
+            name,
+            kind=SpanKind.CLIENT,
+            attributes=dict(attributes),
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             yield span
 
@@ -169,7 +178,11 @@ def tracer_provider(*exporters: SpanExporter, role: str) -> TracerProvider:
     provider = TracerProvider(resource=resource, id_generator=_Ids(), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(
-            BatchSpanProcessor(exporter, export_timeout_millis=EXPORT_TIMEOUT_S * 1000)
+            BatchSpanProcessor(
+                exporter,
+                schedule_delay_millis=BATCH_EVERY_S * 1000,
+                export_timeout_millis=EXPORT_TIMEOUT_S * 1000,
+            )
         )
     return provider
 
