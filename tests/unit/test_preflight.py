@@ -212,10 +212,14 @@ def test_quote_is_judged_by_its_age_while_the_market_is_open(
 ) -> None:
     quote = Quote(symbol="ESX", bid=D(1), ask=D(2), venue_time=NOW - timedelta(seconds=age_s))
     limits = roomy_limits(quote_max_age_s="5")
-    asked = {"limits": limits, "is_open": is_open}
-    line = lines.quotes(["ESX"], {"ESX": quote}, real_time(NOW), NOW, **asked)[0]  # type: ignore[arg-type]
+
+    def line_of(symbol: str) -> Finding:
+        known = {"ESX": quote}
+        return lines.quotes([symbol], known, real_time(NOW), NOW, limits=limits, is_open=is_open)[0]
+
+    line = line_of("ESX")
     assert (line.verdict, line.is_bad) == (verdict, is_bad)
-    missing = lines.quotes(["NQX"], {"ESX": quote}, real_time(NOW), NOW, **asked)[0]  # type: ignore[arg-type]
+    missing = line_of("NQX")
     assert (missing.verdict, missing.is_bad) == (UNKNOWN, is_open)
 
 
