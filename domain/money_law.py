@@ -162,21 +162,32 @@ def _average(
     return divide(cost, held + added)
 
 
+def close_lots(lots: deque[Lot], signed: Decimal) -> tuple[list[tuple[Lot, Decimal]], Decimal]:
+    """Takes a signed quantity off the oldest lots of the other side, in place.
+
+    Returns the pieces taken (lot as it was, quantity > 0), and the signed rest that opens a lot.
+    """
+    pieces: list[tuple[Lot, Decimal]] = []
+    left = signed
+    while left != 0 and lots and (lots[0].quantity > 0) != (left > 0):
+        oldest = lots.popleft()
+        matched = min(abs(oldest.quantity), abs(left))
+        pieces.append((oldest, matched))
+        sign = 1 if oldest.quantity > 0 else -1
+        remaining = oldest.quantity - sign * matched
+        if remaining != 0:
+            lots.appendleft(oldest.model_copy(update={"quantity": remaining}))
+        left += sign * matched
+    return pieces, left
+
+
 def fifo_lots(instrument: Instrument, fills: Iterable[Fill]) -> LotLedger:
     """Matches closing fills against the oldest open lots, for statements."""
     open_lots: deque[Lot] = deque()
     matches: list[LotMatch] = []
     for fill in fills:
-        left = fill.signed_quantity
-        while left != 0 and open_lots and (open_lots[0].quantity > 0) != (left > 0):
-            oldest = open_lots.popleft()
-            matched = min(abs(oldest.quantity), abs(left))
-            matches.append(_match(instrument, oldest, fill, matched))
-            sign = 1 if oldest.quantity > 0 else -1
-            remaining = oldest.quantity - sign * matched
-            if remaining != 0:
-                open_lots.appendleft(oldest.model_copy(update={"quantity": remaining}))
-            left += sign * matched
+        pieces, left = close_lots(open_lots, fill.signed_quantity)
+        matches += [_match(instrument, lot, fill, matched) for lot, matched in pieces]
         if left != 0:
             open_lots.append(Lot(fill_key=fill.fill_key, quantity=left, price=fill.price))
     return LotLedger(open_lots=tuple(open_lots), matches=tuple(matches))
