@@ -18,18 +18,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.errors import Refused
 from domain.order import Fill
 from ledger.alert_store import tell_opening
+from ledger.audit import append_audit_row
 from ledger.connection import LedgerConnection, lock_exclusive
 from ledger.order_store import owner_of_order
 from ledger.records import (
     EXTERNAL,
     AdjustmentRecord,
+    CashMovement,
     FeeRecord,
     FillBooking,
     FillRecord,
     TradePosition,
 )
 from ledger.rows import fill_columns, fill_of
-from ledger.tables import accounts, adjustments, fees, fills, plain
+from ledger.tables import accounts, adjustments, cash_movements, fees, fills, plain
 
 _POSITIONS = text(
     """
@@ -229,6 +231,39 @@ class FillStore(LedgerConnection):
             ordered = query.order_by(adjustments.c.at, adjustments.c.adjustment_id)
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(AdjustmentRecord.model_validate(dict(row)) for row in rows)
+
+    async def book_cash(self, movement: CashMovement) -> bool:
+        """Books a deposit or withdrawal once, audited; False if that id was booked before.
+
+        Raises:
+            Refused: `ACCOUNT_UNKNOWN`, or `CASH_DIFFERS` that id was booked with another amount.
+        """
+        account, row = movement.account, movement.model_dump()
+        statement = upsert(cash_movements).values(**row).on_conflict_do_nothing()
+        mine = (cash_movements.c.account == account) & (
+            cash_movements.c.movement_id == movement.movement_id
+        )
+        async with self._work() as connection:
+            await _broker_of(connection, account)
+            done = await connection.execute(statement.returning(cash_movements.c.movement_id))
+            if done.one_or_none() is None:
+                stored = (
+                    await connection.execute(select(cash_movements.c.amount).where(mine))
+                ).scalar_one()
+                if stored != movement.amount:
+                    raise Refused(f"{movement.movement_id} was {stored}", code="CASH_DIFFERS")
+                return False
+            details = {"id": movement.movement_id, "amount": movement.amount, "at": movement.at}
+            await append_audit_row(connection, movement.booked_by, "cash", account, details)
+        return True
+
+    async def cash_movements(self, account: str) -> tuple[CashMovement, ...]:
+        """Deposits and withdrawals of the account, oldest first."""
+        query = select(cash_movements).where(cash_movements.c.account == account)
+        ordered = query.order_by(cash_movements.c.at, cash_movements.c.movement_id)
+        async with self._work() as connection:
+            rows = (await connection.execute(ordered)).mappings().all()
+        return tuple(CashMovement.model_validate(dict(row)) for row in rows)
 
     async def positions_by_trade(self, account: str) -> tuple[TradePosition, ...]:
         """Non-zero sums of fills and adjustments; owner EXTERNAL for those without a trade."""

@@ -280,6 +280,17 @@ class AdjustmentRecord(Frozen):
     at: AwareDatetime
 
 
+class CashMovement(Frozen):
+    """Money that the owner put in (> 0) or took out (< 0), under an id that counts once."""
+
+    movement_id: str
+    account: str
+    amount: Amount
+    text: str = ""
+    at: AwareDatetime
+    booked_by: str
+
+
 class TradePosition(Frozen):
     """Signed quantity that a trade (or EXTERNAL) owns in a symbol, fills and adjustments."""
 

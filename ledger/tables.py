@@ -337,6 +337,20 @@ adjustments = Table(
     PrimaryKeyConstraint("account", "adjustment_id"),
 )
 
+cash_movements = Table(
+    "cash_movements",
+    metadata,
+    _account(),
+    _word("movement_id"),
+    _number("amount"),
+    _note("text"),
+    _instant("at"),
+    _word("booked_by"),
+    _stamp("booked_at"),
+    PrimaryKeyConstraint("account", "movement_id"),
+    CheckConstraint("amount <> 0", name="amount"),
+)
+
 reservations = Table(
     "reservations",
     metadata,
