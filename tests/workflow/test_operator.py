@@ -113,9 +113,10 @@ async def test_a_part_is_closed_the_stop_moved_and_a_stale_or_other_command_refu
     assert beyond.value.code == "STOP_BEYOND_MARKET"
     moved = await command(rig, handle, "move_stop", "m2", price=D("100"))
     assert moved["text"].startswith("stop rests at 100")
-    assert {price for _, price in resting(rig)} == {"100.00"} or {
-        D(price) for _, price in resting(rig)
-    } == {D(100)}
+    assert {D(price) for _, price in resting(rig)} == {D(100)}
+    aimed = await command(rig, handle, "move_target", "g1", target=1, price=D("102.50"))
+    assert "target sell 3 @ 102.5" in aimed["text"]
+    assert {D(price) for _, price in resting(rig)} == {D(100)}
 
     audit = [row for row in await rig.ledger.list_audit() if row.action.startswith("trade.")]
     assert [(row.action, json.loads(row.details)["what"]) for row in audit[:4]] == [
