@@ -51,7 +51,7 @@ from domain.clock import ClockMap
 from domain.control import KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError
 from domain.session import SessionResult
-from ledger.records import SignalRecord, TradeRecord
+from ledger.records import TradeRecord
 from ledger.repository import Ledger
 from marketdata.session_tape import SessionTape
 from observability.build import commit, repository_root
@@ -200,19 +200,15 @@ class Demo:
     ) -> Progress:
         state = (await control.get("/sim/state")).raise_for_status().json()
         now = self._market_now(clock)
-        taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
         return Progress(
             market_time=now,
             share=max(0.0, (now - self._tape.begin) / (self._tape.end - self._tape.begin)),
             trades=await ledger.list_trades(session=self._session),
-            signals=len(taken),
+            signals=await ledger.count_signals(self._session, TAKEN),
             fills=len(await ledger.fills_of_account(self._account)),
             equity_change=Decimal(state["equity"]) - Decimal(state["start_cash"]),
             control=await ledger.read_control(self._account),
         )
-
-    async def _signals(self, ledger: Ledger) -> tuple[SignalRecord, ...]:
-        return await ledger.list_signals(session=self._session, limit=100_000)
 
     def _flatten_one(self, trades: Sequence[TradeRecord], view: DemoView) -> None:
         """The operator's hand: flattens one open trade; another if that one was faster.
@@ -300,7 +296,6 @@ class Demo:
         cash_before: Decimal,
         board: ContestView,
     ) -> SessionFacts:
-        taken = [s for s in await self._signals(ledger) if s.decision == TAKEN]
         mine, end = board.books[self._account], self._tape.end
         return SessionFacts(
             session=self._session,
@@ -312,7 +307,7 @@ class Demo:
             market_end=self._tape.end,
             speed=clock.speed,
             wall_s=Decimal(str(round(time.monotonic() - self._began, 1))),
-            signals=len(taken),
+            signals=mine.signals_taken,
             trades=await read_trade_rows(ledger, self._session),
             standings=self._standings,
             equity=equity_lines(board.books.values(), await board.marks(end)),
