@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from urllib.parse import quote as percent_encode
 
 import httpx
 
@@ -72,6 +73,11 @@ def parse_json(content: bytes | str) -> object:
     except (ValueError, RecursionError, ArithmeticError) as error:
         raise BadBody(f"the body was not JSON: {type(error).__name__}") from None
     return value
+
+
+def path_segment(text: str) -> str:
+    """A foreign id or symbol as one path segment: it can never climb out of its folder."""
+    return percent_encode(text, safe="").replace(".", "%2E")
 
 
 class HttpTransport:

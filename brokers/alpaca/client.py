@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from urllib.parse import quote as percent_encode
 
 import httpx
 
@@ -21,8 +20,9 @@ from brokers.alpaca.executions import (
     first_cursor,
 )
 from brokers.alpaca.requests import order_request, replace_request
-from brokers.alpaca.stream import Connector, order_stream, websocket_connector
+from brokers.alpaca.stream import order_stream
 from brokers.errors import BROKER_BAD_BODY, BadBody, Lost, NotSent, read_failure, write_failure
+from brokers.outcomes import failed_write
 from brokers.port import (
     CancelOutcome,
     ExecutionPage,
@@ -31,7 +31,8 @@ from brokers.port import (
     ReplaceOutcome,
     StreamEvent,
 )
-from brokers.transport import HttpTransport, Reply, Watch, unwatched
+from brokers.sockets import Connector, websocket_connector
+from brokers.transport import HttpTransport, Reply, Watch, path_segment, unwatched
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import Capabilities
 from domain.errors import BadInput, HoldfastError, Refused, Uncertain
@@ -114,7 +115,7 @@ class AlpacaBroker:
         An accepted answer does not prove that the old order is gone, an error does not prove that
         it is not: re-read both after anything but a definite success (brokers/alpaca.md §3).
         """
-        path = f"/v2/orders/{_segment(broker_order_id)}"
+        path = f"/v2/orders/{path_segment(broker_order_id)}"
         return await self._write_order("PATCH", path, replace_request(intent), intent.client_id)
 
     async def _write_order(
@@ -123,15 +124,17 @@ class AlpacaBroker:
         try:
             reply = await self._trading.send(method, path, body=request)
         except (NotSent, Lost) as error:
-            return outcomes.failed_write(error)
+            return failed_write(error)
         return outcomes.place_outcome(reply, client_id, self._now())
 
     async def cancel(self, broker_order_id: str) -> CancelOutcome:
         """Asks for the cancel of one order; the proof of its end comes by read or stream."""
         try:
-            reply = await self._trading.send("DELETE", f"/v2/orders/{_segment(broker_order_id)}")
+            reply = await self._trading.send(
+                "DELETE", f"/v2/orders/{path_segment(broker_order_id)}"
+            )
         except (NotSent, Lost) as error:
-            return outcomes.failed_write(error)
+            return failed_write(error)
         return outcomes.cancel_outcome(reply, self._now())
 
     async def cancel_all(self) -> tuple[str, ...]:
@@ -156,7 +159,7 @@ class AlpacaBroker:
 
     async def order(self, broker_order_id: str) -> OrderSnapshot | None:
         """The order with its children, or None where the venue does not know the id (C5)."""
-        path = f"/v2/orders/{_segment(broker_order_id)}"
+        path = f"/v2/orders/{path_segment(broker_order_id)}"
         return await self._order(path, {"nested": "true"})
 
     async def order_by_client_id(self, client_id: str) -> OrderSnapshot | None:
@@ -278,7 +281,7 @@ class AlpacaBroker:
         """
         is_option = mapping.symbol_kind(symbol) == mapping.SYMBOL_KIND_OPTION
         folder = "/v2/options/contracts" if is_option else "/v2/assets"
-        body = await self._read_or_absent(self._trading, f"{folder}/{_segment(symbol)}", None)
+        body = await self._read_or_absent(self._trading, f"{folder}/{path_segment(symbol)}", None)
         if body is None:
             raise Refused(f"the venue does not know {symbol!r}", code="SYMBOL_UNKNOWN")
         return mapping.asset_info(body)
@@ -325,11 +328,6 @@ def _body(reply: Reply) -> object:
         return reply.json()
     except BadBody as error:
         raise read_failure(error) from error
-
-
-def _segment(text: str) -> str:
-    """A foreign id or symbol as one path segment: it can never climb out of its folder."""
-    return percent_encode(text, safe="").replace(".", "%2E")
 
 
 def _instant(moment: datetime) -> str:

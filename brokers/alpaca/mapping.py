@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
-from brokers.alpaca.requests import COMBO_LEGS_MAX, fill_key
+from brokers.alpaca.requests import COMBO_LEGS_MAX
 from brokers.alpaca.wire import (
     WireAccount,
     WireAsset,
@@ -23,12 +23,10 @@ from brokers.alpaca.wire import (
     WirePosition,
     WireQuote,
     WireTradeUpdate,
-    not_negative,
-    positive,
-    read_wire,
 )
 from brokers.errors import BROKER_BAD_BODY, FEE_INVALID, FILL_INCONSISTENT, safe_text
 from brokers.port import FeeActivity, FrameProblem, OrderUpdate
+from brokers.wire import fill_key, not_negative, positive, read_wire
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import BracketChildren, Capabilities
 from domain.errors import Uncertain

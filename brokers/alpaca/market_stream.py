@@ -17,17 +17,13 @@ from pydantic import ValidationError
 
 from brokers.alpaca.config import AlpacaConfig, MarketFeed
 from brokers.alpaca.mapping import SYMBOL_KIND_STOCK, symbol_kind
-from brokers.alpaca.stream import (
-    HANDSHAKE_TIMEOUT_S,
-    Connector,
-    FrameSocket,
-    connection_errors,
-    websocket_connector,
-)
-from brokers.alpaca.wire import WireQuote, WireStatus, WireTrade, not_negative, positive
+from brokers.alpaca.stream import HANDSHAKE_TIMEOUT_S
+from brokers.alpaca.wire import WireQuote, WireStatus, WireTrade
 from brokers.errors import AUTH_NEEDED, BROKER_BAD_BODY, BadBody, safe_text
 from brokers.port import FrameProblem, MarketEvent, MarketSubscribed
+from brokers.sockets import Connector, FrameSocket, connection_errors, websocket_connector
 from brokers.transport import parse_json
+from brokers.wire import not_negative, positive
 from domain.errors import HoldfastError, Refused, Transient
 from domain.order import Quote
 from domain.tick import TradePrint, TradingStatus

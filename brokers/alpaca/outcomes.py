@@ -15,11 +15,8 @@ from brokers.errors import (
     BROKER_BAD_BODY,
     BROKER_ERROR,
     BROKER_ID_TYPE,
-    NOT_CONNECTED,
     RATE_LIMITED,
     BadBody,
-    Lost,
-    NotSent,
     reset_after_s,
     retry_after_s,
     safe_text,
@@ -45,13 +42,6 @@ DUPLICATE_CODE = "40010001"
 _MUST_BE_UNIQUE = re.compile(r"client[_ ]order[_ ]id must be unique", re.IGNORECASE)
 _EXTRA_FIELDS = ("existing_qty", "held_for_orders", "available", "cost_basis", "buying_power")
 _DEFINITE_NO = frozenset({400, 403, 404, 409, 422})
-
-
-def failed_write(error: NotSent | Lost) -> NotExecuted | UnknownOutcome:
-    """The outcome of a write that brought no answer."""
-    if isinstance(error, NotSent):
-        return NotExecuted(code=NOT_CONNECTED, text=safe_text(error))
-    return UnknownOutcome(reason=safe_text(error))
 
 
 def place_outcome(reply: Reply, client_id: str, now: datetime) -> PlaceOutcome:

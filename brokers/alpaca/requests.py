@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
+from brokers.wire import decimal_text, required
 from domain.errors import BadInput
 from domain.order import OpenClose, OrderBody, OrderClass, OrderIntent, OrderLeg, OrderType
 
 COMBO_LEGS_MIN = 2
 COMBO_LEGS_MAX = 4
 _GROUPS = frozenset({OrderClass.BRACKET, OrderClass.OCO, OrderClass.OTO})
-
-
-def decimal_text(number: Decimal) -> str:
-    """Plain decimal text without exponent, as the wire wants it."""
-    return format(number, "f")
-
-
-def fill_key(broker_order_id: str, cumulative_quantity: Decimal) -> str:
-    """Identity of an execution: order id and cumulative quantity after it.
-
-    Derivable from the stream (`order.filled_qty`) and from the activities (`cum_qty`), unlike the
-    execution id, whose equality between the two is unconfirmed (brokers/alpaca.md §6).
-    """
-    text = decimal_text(cumulative_quantity)
-    plain = text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{broker_order_id}:{plain}"
 
 
 def order_request(intent: OrderIntent) -> dict[str, object]:
@@ -75,9 +58,9 @@ def _own_prices(body: OrderBody) -> dict[str, object]:
     needs_limit = body.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT)
     needs_stop = body.order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
     if needs_limit and body.order_class is not OrderClass.OCO:
-        prices["limit_price"] = decimal_text(_required(body.limit_price, "limit_price"))
+        prices["limit_price"] = decimal_text(required(body.limit_price, "limit_price"))
     if needs_stop:
-        prices["stop_price"] = decimal_text(_required(body.stop_price, "stop_price"))
+        prices["stop_price"] = decimal_text(required(body.stop_price, "stop_price"))
     return prices
 
 
@@ -88,7 +71,7 @@ def _children(body: OrderBody) -> dict[str, object]:
         if body.order_type is not OrderType.LIMIT:
             raise BadInput("ORDER_BODY_INVALID", "order_type", body.order_type, "limit for oco")
         # An OCO carries its target in take_profit; its own limit price is that same number.
-        target = _required(target if target is not None else body.limit_price, "limit_price")
+        target = required(target if target is not None else body.limit_price, "limit_price")
     children: dict[str, object] = {}
     if target is not None:
         children["take_profit"] = {"limit_price": decimal_text(target)}
@@ -125,9 +108,3 @@ def _leg(leg: OrderLeg) -> dict[str, str]:
         "side": leg.side.value,
         "position_intent": f"{leg.side.value}_to_{effect}",
     }
-
-
-def _required(number: Decimal | None, field: str) -> Decimal:
-    if number is None:
-        raise BadInput("ORDER_BODY_INVALID", field, number, "a price for this order type")
-    return number

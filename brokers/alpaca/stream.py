@@ -8,66 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Protocol
-
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from brokers.alpaca.config import AlpacaConfig
 from brokers.alpaca.mapping import trade_update
-from brokers.errors import (
-    AUTH_NEEDED,
-    BROKER_BAD_BODY,
-    NOT_CONNECTED,
-    BadBody,
-    safe_text,
-)
+from brokers.errors import AUTH_NEEDED, BROKER_BAD_BODY, BadBody, safe_text
 from brokers.port import FrameProblem, StreamEvent, StreamReady
+from brokers.sockets import Connector, FrameSocket, connection_errors
 from brokers.transport import parse_json
-from domain.errors import Refused, Transient, Uncertain
+from domain.errors import Refused, Uncertain
 
-OPEN_TIMEOUT_S = 5.0
 HANDSHAKE_TIMEOUT_S = 5.0
-PING_INTERVAL_S = 10.0
-PING_TIMEOUT_S = 20.0
-FRAME_BYTES_MAX = 4 * 1024 * 1024
-STREAM_LOST = "STREAM_LOST"
-
-
-class FrameSocket(Protocol):
-    """What the stream needs of a WebSocket; simulations inject their own."""
-
-    async def send(self, message: str) -> None: ...
-
-    async def recv(self) -> str | bytes: ...
-
-
-Connector = Callable[[], AbstractAsyncContextManager[FrameSocket]]
-
-
-def websocket_connector(url: str) -> Connector:
-    """Connects to `url` over the network, without proxies from the environment."""
-
-    @asynccontextmanager
-    async def open_socket() -> AsyncIterator[FrameSocket]:
-        socket = await connect(
-            url,
-            proxy=None,
-            open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=PING_INTERVAL_S,
-            ping_timeout=PING_TIMEOUT_S,
-            close_timeout=1.0,
-            max_size=FRAME_BYTES_MAX,
-        )
-        try:
-            yield socket
-        finally:
-            await socket.close()
-
-    return open_socket
 
 
 async def order_stream(
@@ -88,27 +40,6 @@ async def order_stream(
             while True:
                 for event in stream_events(await socket.recv()):
                     yield event
-
-
-@contextmanager
-def connection_errors(is_ready: Callable[[], bool]) -> Iterator[None]:
-    """Errors of a WebSocket as errors of the domain; `is_ready` tells lost from never made.
-
-    Raises:
-        Transient: `NOT_CONNECTED` or `STREAM_LOST`. Refused: `AUTH_NEEDED`.
-    """
-    try:
-        yield
-    except ConnectionClosed as error:
-        raise Transient(safe_text(error), code=STREAM_LOST) from error
-    except InvalidStatus as error:
-        if error.response.status_code in (401, 403):
-            raise Refused(safe_text(error), code=AUTH_NEEDED) from error
-        raise Transient(safe_text(error), code=NOT_CONNECTED) from error
-    except (OSError, InvalidHandshake, InvalidURI) as error:
-        # TimeoutError is an OSError: opening or the handshake took too long.
-        code = STREAM_LOST if is_ready() else NOT_CONNECTED
-        raise Transient(safe_text(f"{type(error).__name__} {error}"), code=code) from error
 
 
 async def _subscribe(socket: FrameSocket, config: AlpacaConfig) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig
-from brokers.alpaca.stream import FrameSocket
 from brokers.port import Accepted, OrderUpdate, StreamReady, UnknownOutcome
+from brokers.sockets import FrameSocket
 from domain.errors import Transient
 from simulator.app import AlpacaFace
 from simulator.config import ExchangeConfig

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter
 
 from brokers.alpaca import mapping
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
-from brokers.alpaca.requests import decimal_text, fill_key, order_request, replace_request
+from brokers.alpaca.requests import order_request, replace_request
 from brokers.port import FeeActivity, FrameProblem, OrderUpdate
 from brokers.transport import parse_json
+from brokers.wire import decimal_text, fill_key
 from domain.errors import BadInput, Uncertain
 from domain.ids import IntentKey, Purpose
 from domain.instrument import InstrumentKind
