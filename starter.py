@@ -29,6 +29,7 @@ from cli import (
     recovery,
     session,
     stack,
+    statement,
     strategy,
     trade,
     trade_hand,
@@ -73,6 +74,7 @@ app.add_typer(strategy.app, name="strategy")
 app.add_typer(alert.app, name="alert")
 app.add_typer(record.app, name="record")
 app.add_typer(audit.app, name="audit")
+app.add_typer(statement.app, name="statement")
 
 
 @app.command()
