@@ -34,6 +34,7 @@ from marketdata.zones import zone
 
 ENVIRONMENT_PREFIX = "HOLDFAST_"
 ALERT_URL_PREFIX = "HOLDFAST_ALERT_URL_"
+METRICS_PORTS = 3
 KEY_FILE_MODE_MAX = 0o600
 # Named by other parts; known here so that a misspelt variable is not passed over in silence.
 OTHER_VARIABLES = frozenset(
@@ -427,6 +428,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
         _check_restricted(settings)
         _check_rates(settings)
         _check_channels(settings)
+        _check_ports(settings)
         settings.alpaca()
     except ValidationError as error:
         raise _as_config_error(error, located, origins) from None
@@ -467,6 +469,15 @@ def _check_rates(settings: Settings) -> None:
     if ours > theirs:
         field = "limits.max_messages_per_minute"
         raise BadInput("CONFIG_CONTRADICTION", field, ours, f"<= requests_per_minute {theirs}")
+
+
+def _check_ports(settings: Settings) -> None:
+    """Both end points move with the role of the worker, by up to two (docs/metrics.md)."""
+    watched = settings.observability
+    ours, theirs = watched.metrics_port, watched.temporal_metrics_port
+    if ours and theirs and abs(ours - theirs) < METRICS_PORTS:
+        allowed = f"at least {METRICS_PORTS} away from temporal_metrics_port {theirs}"
+        raise BadInput("CONFIG_CONTRADICTION", "observability.metrics_port", ours, allowed)
 
 
 def _check_channels(settings: Settings) -> None:

@@ -34,7 +34,13 @@ async def report_draft(services: Services, draft: AlertDraft) -> None:
     if not is_told and draft.once:
         return
     subject = trade_id or services.account
-    _log.warning("%s of %s: %s", draft.code, subject, draft.text, extra={"trade_id": trade_id})
+    _log.warning(
+        "%s of %s: %s",
+        draft.code,
+        subject,
+        draft.text,
+        extra={"trade_id": trade_id} if trade_id else {},
+    )
     alert = Alert(code=draft.code, severity=draft.severity, text=draft.text[:TEXT_MAX])
     for sink in services.alert_sinks:
         sink(AlertMessage(trade_id=trade_id, account=services.account, alert=alert))

@@ -188,7 +188,7 @@ class FillStream:
 
     async def _tell_down(self, failures: int) -> None:
         """A line that does not come back is told; trades live on by the compare pass."""
-        if failures >= DOWN_AFTER_FAILURES:
+        if failures == DOWN_AFTER_FAILURES:
             text = f"the fill stream of {self._services.account} does not come back"
             await report(self._services, "STREAM_DOWN", text)
 

@@ -16,7 +16,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
@@ -128,6 +135,8 @@ class ProcessMeter:
     """The counters and durations of this process; safe in any thread."""
 
     def __init__(self, role: str) -> None:
+        # One more series for each counter that nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here
         self.role = role
         self.registry = CollectorRegistry()
         self._specs = {spec.name: spec for spec in PROCESS_METRICS}

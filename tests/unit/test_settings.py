@@ -169,6 +169,14 @@ def test_bad_alert_channel_is_refused_with_code_and_line(
     assert re.search(r"settings\.toml:\d+$", refused.location), refused.location
 
 
+def test_end_points_that_would_meet_are_refused(tmp_path: Path) -> None:
+    ports = {"HOLDFAST_METRICS_PORT": "9102", "HOLDFAST_TEMPORAL_METRICS_PORT": "9100"}
+    refused = refusal(tmp_path, DEMO, ports)
+    assert refused.code == "CONFIG_CONTRADICTION"
+    assert refused.field == "observability.metrics_port"
+    load(tmp_path, DEMO, {**ports, "HOLDFAST_METRICS_PORT": "9103"})
+
+
 def test_url_of_no_channel_is_a_misspelt_variable(tmp_path: Path) -> None:
     refused = refusal(tmp_path, DEMO + CHANNELS, {"HOLDFAST_ALERT_URL_FONE": "json://host"})
     assert (refused.code, refused.field) == ("CONFIG_UNKNOWN_KEY", "HOLDFAST_ALERT_URL_FONE")
