@@ -299,7 +299,7 @@ async def test_operator_moves_the_stop_and_it_fills_there(rig: Rig) -> None:
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
     await handle.execute_update(
-        TradeWorkflow.move_stop, OperatorRequest(command_id="m", by="test", price=D("100.00"))
+        "move_stop", OperatorRequest(command_id="m", by="test", price=D("100.00"))
     )
     await rig.until(lambda: play.stops_at(rig, D(100)) == 3, "three stops moved")
     play.fall(rig)
@@ -315,7 +315,7 @@ async def test_state_is_equal_across_continue_as_new_and_a_command_counts_once(r
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
     move = OperatorRequest(command_id="m", by="test", price=D("100.00"))
-    await handle.execute_update(TradeWorkflow.move_stop, move)
+    await handle.execute_update("move_stop", move)
     await rig.until(lambda: play.stops_at(rig, D(100)) == 3, "three stops moved")
 
     async def is_quiet() -> bool:
@@ -329,8 +329,11 @@ async def test_state_is_equal_across_continue_as_new_and_a_command_counts_once(r
 
     now = play.newest_run(rig, handle)
     assert await now.query(TradeWorkflow.status) == before
-    again = OperatorRequest(command_id="m", by="test", price=D("98.00"))
-    await now.execute_update(TradeWorkflow.move_stop, again)
+    await now.execute_update("move_stop", move)
+    other = OperatorRequest(command_id="m", by="test", price=D("100.50"))
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await now.execute_update("move_stop", other)
+    assert "IDEMPOTENCY_MISMATCH" in str(refused.value.cause)
     assert (await now.query(TradeWorkflow.status)).stop_price == D(100)
     play.fall(rig)
     assert (await now.result()).exit_reason == "stop"
