@@ -42,7 +42,7 @@ class PortfolioBook:
 
     def line(self, marks: Iterable[Mark] = ()) -> tuple[PortfolioPoint, ...]:
         """The portfolio's equity over time, in market time."""
-        costs = [Cost(time=f.venue_time, key=f.activity_id, amount=f.amount) for f in self.fees]
+        costs = [Cost(time=self._time_of(f), key=f.activity_id, amount=f.amount) for f in self.fees]
         costs += [
             Cost(time=r.fill.venue_time, key=f"fee/{r.fill.fill_key}", amount=r.fill.fee)
             for r in self.fills
@@ -50,6 +50,24 @@ class PortfolioBook:
         ]
         fills = [record.fill for record in self.fills]
         return points(self.portfolio.cash, self.instruments, fills, costs, marks)
+
+    def _time_of(self, fee: FeeRecord) -> datetime:
+        """When the fee arose: at the first fill of its order. Brokers book fees with a day only."""
+        mine = [
+            record.fill.venue_time
+            for record in self.fills
+            if record.fill.broker_order_id == fee.broker_order_id
+            or record.fill.broker_order_id in fee.text
+        ]
+        return min(mine, default=fee.venue_time)
+
+    def _charged_at(self, fee: FeeRecord) -> datetime:
+        """When the fee came up: brokers date it with the day, the last fill of its order knows."""
+        named = {fee.broker_order_id, *fee.text.split()}
+        of_order = [
+            each.fill.venue_time for each in self.fills if each.fill.broker_order_id in named
+        ]
+        return max([fee.venue_time, *of_order])
 
     def standing(self, marks: Iterable[Mark] = ()) -> Standing:
         """Its line of the leaderboard."""
@@ -60,7 +78,7 @@ class PortfolioBook:
             self.portfolio.strategy,
             self.portfolio.cash,
             self.line(marks),
-            [None if t.settled_at is None else (t.realised or ZERO) for t in filled],
+            [None if t.closed_at is None else (t.realised or ZERO) for t in filled],
             signals=self.signals_taken,
         )
 

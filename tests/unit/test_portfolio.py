@@ -10,8 +10,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.contest_books import PortfolioBook
+from cli.contest_files import Portfolio
 from domain.instrument import Instrument
 from domain.order import Fill, Side
+from ledger.records import FeeRecord, FillRecord
 from report.portfolio import (
     LEADERBOARD_COLUMNS,
     Cost,
@@ -86,6 +89,27 @@ def test_win_rate_counts_closed_trades_only() -> None:
     assert (standing.trades, standing.open_trades, standing.winners) == (5, 1, 2)
     assert standing.win_rate == D("0.5")
     assert standing_of("a", "s", D(100), ()).win_rate is None
+
+
+def test_fee_that_is_booked_with_a_day_only_counts_from_its_orders_first_fill() -> None:
+    """Brokers name the order of a fee in its text; midnight would rewrite the whole line."""
+    record = FillRecord(
+        fill=fill(7, Side.BUY, "0.05", "1000"),
+        account="a",
+        broker="alpaca",
+        trade_id="t",
+        booked_at=at(8),
+    )
+    fee = FeeRecord(
+        activity_id="x",
+        account="a",
+        amount=D("0.01"),
+        text="fee for order o7",
+        venue_time=BEGIN.replace(hour=0, minute=0),
+    )
+    portfolio = Portfolio(account="a", strategy="s", session="a")
+    book = PortfolioBook(portfolio, ESX, (), (), (record,), (fee,))
+    assert [(point.time, point.cause) for point in book.line()] == [(at(7), "f7"), (at(7), "x")]
 
 
 steps = st.lists(

@@ -20,7 +20,7 @@ from domain.instrument import Instrument
 from domain.order import Side
 from domain.plan import PlanPrice, StopPlan, TargetPlan, TradePlan
 from ledger.repository import Ledger
-from report.portfolio import Mark
+from report.portfolio import Mark, Standing
 from report.records import Book
 from report.verify import compare
 from simulator.config import AccountConfig, ApiKey, ExchangeConfig, FeeSchedule, Listing
@@ -72,17 +72,25 @@ def move(rig: Rig, bid: str, ask: str, last: str) -> None:
         exchange.set_quote("ESX", D(bid), D(ask), D(1000), D(1000), last=D(last))
 
 
+async def standing_of(rig: Rig) -> Standing:
+    """The account's line of a leaderboard, from the ledger alone and the last price."""
+    exchange, last = rig.exchange, rig.exchange.book("ESX").last
+    assert last is not None
+    portfolio = Portfolio(
+        account=rig.services.account, strategy="test", session="s", cash=exchange.config.cash
+    )
+    book = await read_book(rig.ledger, portfolio, (ESX,))
+    return book.standing([Mark(time=exchange.now, symbol="ESX", price=last)])
+
+
 async def book_of(rig: Rig) -> tuple[Book, Book]:
     """Both sides of the comparison for one account, with the equity that each comes to."""
     account, exchange = rig.services.account, rig.exchange
-    cash, book = exchange.config.cash, exchange.book("ESX")
-    assert book.last is not None
-    portfolio = Portfolio(account=account, strategy="test", session="s", cash=cash)
-    held = await read_book(rig.ledger, portfolio, (ESX,))
-    mark = Mark(time=exchange.now, symbol="ESX", price=book.last)
+    cash = exchange.config.cash
     ours = await read_ledger_book(rig.ledger, account, cash)
+    worth = (await standing_of(rig)).equity
     return (
-        ours.model_copy(update={"equity": {account: held.standing([mark]).equity}}),
+        ours.model_copy(update={"equity": {account: worth}}),
         journal_book(exchange.journal.rows).model_copy(
             update={"equity": {account: exchange.margin.equity()}}
         ),
@@ -121,6 +129,7 @@ async def test_opposite_trades_in_one_symbol_end_alone_with_their_own_books(
     results = await asyncio.gather(long.result(), short.result())
     assert [result.exit_reason for result in results] == ["target", "stop"]
     await assert_books_equal(one, two)
+    assert [(await standing_of(rig)).win_rate for rig in both] == [D(1), D(0)]
     assert one.exchange.margin.equity() > one.exchange.config.cash
     assert two.exchange.margin.equity() < two.exchange.config.cash
 
