@@ -261,8 +261,8 @@ def unconfirmed_s(orders: Iterable[IntentRecord]) -> Decimal | None:
             continue
         if record.answered_at is None:
             return None
-        begun = record.sent_at or record.gate_at
-        waited += Decimal(str(round((record.answered_at - begun).total_seconds(), 3)))
+        # The gate's row is written right before the send.
+        waited += Decimal(str(round((record.answered_at - record.gate_at).total_seconds(), 3)))
     return waited
 
 

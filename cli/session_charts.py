@@ -84,21 +84,41 @@ def symbol_charts(
 def stop_pieces(
     orders: Iterable[IntentRecord], clock: ClockMap, until: datetime
 ) -> Mapping[str, tuple[StopPiece, ...]]:
-    """By symbol: where each accepted stop stood, from the broker's answer to its end."""
-    found: dict[str, list[StopPiece]] = {}
-    for record in orders:
+    """By symbol: where each accepted stop stood, until it ended or another took its place.
+
+    The parent of an OCO lives on as a target when its stop is replaced; its stop ended.
+    """
+    found: dict[str, tuple[str, StopPiece]] = {}
+    for record in sorted(orders, key=lambda each: each.gate_at):
         price = _stop_price(record)
         if price is None or record.state is not IntentState.ACCEPTED:
             continue
+        told, mine, replaced = record.snapshot, record.intent.client_id, record.intent.replaces
         begin = clock.market(record.answered_at or record.gate_at)
-        end, told = until, record.snapshot
+        if told is not None and told.submitted_at is not None:
+            begin = told.submitted_at
+        end, stop_id = until, mine
         if told is not None and told.is_terminal and told.updated_at is not None:
             end = told.updated_at
+        if replaced in found:
+            symbol, before = found[replaced]
+            stop_id = before.stop_id
+            found[replaced] = (
+                symbol,
+                before.model_copy(update={"end": min(before.end, max(before.begin, begin))}),
+            )
         piece = StopPiece(
-            trade_id=record.owner.trade_id, begin=begin, end=max(begin, end), price=price
+            trade_id=record.owner.trade_id,
+            stop_id=stop_id,
+            begin=begin,
+            end=max(begin, end),
+            price=price,
         )
-        found.setdefault(record.intent.body.symbol, []).append(piece)
-    return {symbol: tuple(pieces) for symbol, pieces in found.items()}
+        found[mine] = record.intent.body.symbol, piece
+    by_symbol: dict[str, list[StopPiece]] = {}
+    for symbol, piece in found.values():
+        by_symbol.setdefault(symbol, []).append(piece)
+    return {symbol: tuple(pieces) for symbol, pieces in by_symbol.items()}
 
 
 def _stop_price(record: IntentRecord) -> Decimal | None:

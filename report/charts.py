@@ -41,9 +41,13 @@ class FillMark(Frozen):
 
 
 class StopPiece(Frozen):
-    """A stop that stood at one price from `begin` to `end`; a moved one is two pieces."""
+    """A stop that stood at one price from `begin` to `end`; a moved one is two pieces.
+
+    `stop_id` names the stop through all of its replacements: pieces of one id are one line.
+    """
 
     trade_id: str
+    stop_id: str = ""
     begin: AwareDatetime
     end: AwareDatetime
     price: NetPrice

@@ -40,7 +40,7 @@ def fragment(figure: Figure, name: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        config={"displaylogo": False, "responsive": True},
+        config={"displayModeBar": False, "responsive": True},
     )
     return str(text)
 
@@ -58,6 +58,7 @@ def equity_figure(lines: Sequence[EquityLine], currency: str) -> Figure:
         **_times(whole.points),
         y=[_number(point.value - whole.start) for point in whole.points],
         name="all portfolios",
+        mode="lines",
         line={"color": INK, "width": 2, "shape": "hv"},
         hovertemplate="%{y:+,.2f} " + currency,
         row=1,
@@ -69,6 +70,7 @@ def equity_figure(lines: Sequence[EquityLine], currency: str) -> Figure:
             **_times(line.points),
             y=[_share(point, line) for point in line.points],
             name=line.account,
+            mode="lines",
             line={"color": colour, "width": 1.5, "shape": "hv"},
             hovertemplate="%{y:+.3f} %",
             row=2,
@@ -95,7 +97,7 @@ def price_figure(chart: SymbolChart) -> Figure:
         **_stop_steps(chart.stops),
         name="stop",
         mode="lines",
-        line={"color": RED, "width": 1.5, "dash": "dot"},
+        line={"color": RED, "width": 1.5, "dash": "dot", "shape": "hv"},
         hovertemplate="stop %{y}<br>%{text}",
     )
     kinds = (
@@ -124,10 +126,12 @@ def bar_figure(counts: Sequence[tuple[str, int]], colour: str) -> Figure:
         orientation="h",
         marker={"color": colour},
         text=[str(count) for _, count in shown],
-        textposition="auto",
+        textposition="inside",
+        insidetextanchor="end",
         hovertemplate="%{y}: %{x}<extra></extra>",
     )
-    figure.update_xaxes(dtick=max(1, max((count for _, count in counts), default=1) // 5))
+    most = max((count for _, count in counts), default=1)
+    figure.update_xaxes(dtick=max(1, most // 5), range=[0, most * 1.05])
     figure.update_yaxes(automargin=True)
     return _dressed(figure, 70 + BAR_ROW_HEIGHT * len(shown))
 
@@ -159,7 +163,7 @@ def _stop_steps(pieces: Iterable[StopPiece]) -> dict[str, list[Any]]:
     y: list[Any] = []
     text: list[Any] = []
     before: StopPiece | None = None
-    for piece in sorted(pieces, key=lambda each: (each.trade_id, each.begin)):
+    for piece in sorted(pieces, key=lambda each: (each.trade_id, each.stop_id, each.begin)):
         if before is not None and not _goes_on(before, piece):
             x.append(None)
             y.append(None)
@@ -172,9 +176,10 @@ def _stop_steps(pieces: Iterable[StopPiece]) -> dict[str, list[Any]]:
 
 
 def _goes_on(before: StopPiece, piece: StopPiece) -> bool:
-    """True where the stop was moved, False where another trade begins or none stood between."""
+    """True where the stop was moved; False for another stop, and where none stood between."""
     waited_s = (piece.begin - before.end).total_seconds()
-    return before.trade_id == piece.trade_id and waited_s <= GAP_S
+    is_same = (before.trade_id, before.stop_id) == (piece.trade_id, piece.stop_id)
+    return is_same and 0 <= waited_s <= GAP_S
 
 
 def _times(points: Sequence[Level]) -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ TRADE_COLUMNS = (
     "gross",
     "fees",
     "net",
-    "slippage vs mid",
+    "slippage",
     "naked s",
     "unconfirmed s",
     "protection",
@@ -49,11 +49,12 @@ section { padding: 16px; margin-top: 16px; }
 .equal { background: #e7f6ec; color: var(--good); }
 .differs { background: #fdeaea; color: var(--bad); }
 .label { background: #fff4e0; color: #8a4b08; border-radius: 4px; padding: 2px 8px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(122px, 1fr)); gap: 10px;
   margin-top: 16px; }
 .tile { padding: 10px 14px; } .tile b { display: block; font-size: 20px; }
 .tile span { color: var(--soft); font-size: 12px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 16px; }
+.pair > section { min-width: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
 th { text-align: left; color: var(--soft); font-weight: 600; white-space: nowrap; }
@@ -129,7 +130,7 @@ def _tiles(report: Report, facts: SessionFacts) -> str:
         (f"{sums.filled} of {sums.signals}", "signals filled", ""),
         (f"{sums.winners} / {sums.losers}", "winners / losers", ""),
         (str(sums.refused), "refused by the gate", ""),
-        (slippage, "average slippage per unit", ""),
+        (slippage, "slippage per unit", ""),
         (f"{sums.naked_s_max:.2f} s", "longest naked", ""),
         (f"{longest:.2f} s", "longest unconfirmed", ""),
     )
@@ -194,8 +195,21 @@ def _trades(facts: SessionFacts) -> str:
         "position and nothing that protects it. Unconfirmed: seconds in which stops and targets "
         "had been sent and the broker had not answered. Seconds are wall time."
     )
-    body = _table(TRADE_COLUMNS, [_trade(trade) for trade in rows], classes)
-    return _section(f"Trades ({len(rows)})", body, hint)
+    columns, cells = _without_same([_trade(trade) for trade in rows])
+    return _section(f"Trades ({len(rows)})", _table(columns, cells, classes), hint)
+
+
+def _without_same(
+    rows: Sequence[Sequence[str]],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table without strategy and symbol where all trades have the same one: it gets wide."""
+    same = [
+        number
+        for number, name in enumerate(TRADE_COLUMNS)
+        if name in ("strategy", "symbol") and len({row[number] for row in rows}) == 1
+    ]
+    kept = [number for number in range(len(TRADE_COLUMNS)) if number not in same]
+    return tuple(TRADE_COLUMNS[n] for n in kept), [tuple(row[n] for n in kept) for row in rows]
 
 
 def _trade(trade: TradeRow) -> tuple[str, ...]:
