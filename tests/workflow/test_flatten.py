@@ -66,6 +66,10 @@ async def test_flatten_closes_the_position_and_the_receipt_says_so(rig: Rig) -> 
     assert receipt.done
     [line] = receipt.lines
     assert (line.found, line.filled, line.left, line.why) == (D(10), D(10), D(0), "")
+    # However often it looked: opened, flattened and closed are told once each (I18).
+    told = await rig.ledger.list_alerts(account=rig.services.account)
+    assert sorted(alert.code for alert in told) == ["FLATTEN", "TRADE_CLOSED", "TRADE_OPENED"]
+    assert all(alert.occurrences == 1 for alert in told)
 
 
 async def test_flatten_in_a_halt_is_pending_and_the_stop_stays(rig: Rig) -> None:

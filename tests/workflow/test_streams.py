@@ -96,6 +96,15 @@ async def test_volatility_spike_is_seen_by_the_exit_watch_and_flattens_the_trade
     result = await handle.result()
     assert (result.outcome, result.exit_reason) == ("closed", "spike")
     assert await rig.ledger.list_watches(account) == ()
+
+    async def told() -> list[str]:
+        return [each.code for each in await rig.ledger.list_alerts(account=account)]
+
+    async def is_told() -> bool:
+        return "VOLATILITY_EXIT" in await told()
+
+    await rig.until_async(is_told, "the volatility exit was not told")
+    assert (await told()).count("VOLATILITY_EXIT") == 1
     await check_books(rig)
 
 
