@@ -12,6 +12,7 @@ from domain.capabilities import Capabilities
 from domain.instrument import Instrument
 from domain.money import Amount, NetPrice, Quantity
 from domain.order import Quote, Side
+from domain.plan import WalkStart
 
 
 class RiskApproved(Frozen):
@@ -46,6 +47,16 @@ class EntryTicket(Frozen):
     halted: bool = False
     allow_market_exits: bool = True
     exit_collar_fraction: Decimal = Decimal("0.02")
+
+
+def wished_start(start: WalkStart, quote: Quote, mid: Decimal, side: Side) -> Decimal:
+    """The price in this quote that `start` names; both sides of the quote are there."""
+    assert quote.bid is not None
+    assert quote.ask is not None
+    if start is WalkStart.MID:
+        return mid
+    own_side_is_bid = (start is WalkStart.NEAR) == (side is Side.BUY)
+    return quote.bid if own_side_is_bid else quote.ask
 
 
 def ladder_price(

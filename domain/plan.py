@@ -107,10 +107,27 @@ class WalkPlan(Frozen):
 
 
 class EntryStyle(StrEnum):
-    """`walk`: limit ladder. `once`: sent once with its native bracket or OTO, no walk."""
+    """`walk`: limit ladder. `once`: sent once with its native bracket or OTO, no walk.
+
+    `twap`: slices over a window of time (`SlicePlan`).
+    """
 
     WALK = "walk"
     ONCE = "once"
+    TWAP = "twap"
+
+
+class SlicePlan(Frozen):
+    """An entry in `count` slices of even size, one every `window_s / count` (requirement 177).
+
+    `window_s` is market time. A slice works `work_wall_s` wall seconds at most; what it did not
+    fill is carried into the next one, and the rest of the last one is not bought. Of the walk plan
+    start, worst price and time in force hold for every slice.
+    """
+
+    count: int
+    window_s: Number
+    work_wall_s: Number = Decimal(2)
 
 
 class StopPlan(Frozen):
@@ -185,6 +202,7 @@ class TradePlan(Frozen):
     size: SizeRule
     entry_style: EntryStyle = EntryStyle.WALK
     walk: WalkPlan
+    slices: SlicePlan | None = None
     stop: StopPlan | None = None
     targets: tuple[TargetPlan, ...] = ()
     ratchet: tuple[RatchetStep, ...] = ()

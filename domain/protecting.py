@@ -26,6 +26,7 @@ from domain.moves import (
     read_orders,
 )
 from domain.order import OrderBody, OrderState, OrderType
+from domain.plan import EntryStyle
 from domain.protection import (
     DesiredExit,
     desired_exits,
@@ -33,6 +34,7 @@ from domain.protection import (
     stop_limit_price,
     watched_rules,
 )
+from domain.slices import is_between_slices
 from domain.trade_state import OrderRecord, Role, TradeState
 
 PROTECTION_REJECTIONS_MAX = 2
@@ -40,18 +42,24 @@ RATCHET_REFUSALS_MAX = 3
 
 
 def protect(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-    """Brings the resting exits to what they should be: place, ratchet, resize, remove."""
-    if not ts.entry_is_dead(state) or ts.held_units(state) <= 0:
+    """Brings the resting exits to what they should be: place, ratchet, resize, remove.
+
+    Also between two slices of an entry; the slices go on beside it.
+    """
+    slicing = is_between_slices(state, now)
+    if not (slicing or ts.entry_is_dead(state)) or ts.held_units(state) <= 0:
         return state, (), False
     if ts.wants_exit(state) and state.live(Role.EXIT):
         return state, (), True
-    state, commands = _watch(state, busy)
+    commands: tuple[Command, ...] = ()
+    if not slicing:
+        state, commands = _watch(state, busy)
     wanted = desired_exits(state)
     state, more, changed = _protect_tranches(state, wanted, now, busy)
     if changed and not is_fresh(state, now):
         state, read = read_orders(state, now, busy, "before the protection changes")
-        return state, (*commands, *read), True
-    return state, (*commands, *more), True
+        return state, (*commands, *read), not slicing
+    return state, (*commands, *more), not slicing
 
 
 def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[Command, ...]]:
@@ -100,7 +108,7 @@ def _protect_tranche(
         o for o in state.live(Role.STOP, Role.TARGET) if (o.tranche or 0) == wanted.tranche
     )
     if not live:
-        return _place_exit(state, wanted, now)
+        return _place_exit(state, wanted, now) if _has_room(state, wanted) else (state, ())
     dying = tuple(o for o in live if o.state is OrderState.PENDING_CANCEL)
     if dying:
         return cancel_orders(state, dying, now, busy, Urgency.PROTECT)
@@ -112,12 +120,29 @@ def _protect_tranche(
     if wanted.stop_price is not None and not stops:
         # A target without its stop is not protection: take it down and place the pair.
         return cancel_orders(state, live, now, busy, Urgency.PROTECT)
-    if _has_moved_target(state, live, wanted):
+    if _has_moved_target(state, live, wanted) or _is_stop_of_slices(state, live, wanted):
         return cancel_orders(state, live, now, busy, Urgency.PROTECT)
     for stop in stops:
         if wanted.stop_price is not None and stop.stop_price != wanted.stop_price:
             return _ratchet(state, stop, wanted, now)
     return state, ()
+
+
+def _has_room(state: TradeState, wanted: DesiredExit) -> bool:
+    """False while the one stop of a sliced entry still covers what this tranche shall cover."""
+    if state.plan.entry_style is not EntryStyle.TWAP:
+        return True
+    reserved = ts.reserved_units(state, Role.STOP, Role.TARGET)
+    return reserved + wanted.quantity <= ts.held_units(state)
+
+
+def _is_stop_of_slices(
+    state: TradeState, live: tuple[OrderRecord, ...], wanted: DesiredExit
+) -> bool:
+    """True for the bare stop that stood between slices where a pair belongs now."""
+    if state.plan.entry_style is not EntryStyle.TWAP or wanted.target_price is None:
+        return False
+    return all(o.role is Role.STOP and o.parent_client_id is None for o in live)
 
 
 def _has_moved_target(

@@ -82,6 +82,13 @@ def desired_exits(state: TradeState) -> tuple[DesiredExit, ...]:
     chosen = layout(state)
     if held <= 0 or chosen is Layout.WATCHED:
         return ()
+    if ts.is_slicing(state):
+        # Targets would reserve and sell while slices still buy: one stop until they are done.
+        units = state.plan.instrument.lot_down(held)
+        price = state.stop_price
+        if units == 0 or price is None:
+            return ()
+        return (DesiredExit(tranche=0, quantity=units, target_price=None, stop_price=price),)
     left = state.plan.instrument.lot_down(_protected_units(state, held))
     exits: list[DesiredExit] = []
     for tranche, size in enumerate(ts.tranche_quantities(state)):
@@ -141,6 +148,9 @@ def ratcheted_stop(state: TradeState) -> Decimal | None:
     if stop is None or not _stop_is_fixed(state):
         # Until the exits stand, the stop follows the average entry of an offset plan.
         stop = first
+    elif ts.is_slicing(state):
+        # A stop that rests between slices follows the average entry, but only ever tighter (I8).
+        stop = tighter(state.plan.side, stop, first)
     for step in state.plan.ratchet:
         if step.after_target - 1 in ts.targets_filled(state):
             price = _ratchet_price(state, step)

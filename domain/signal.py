@@ -24,6 +24,7 @@ from domain.plan import (
     PlanLeg,
     RatchetStep,
     SizeRule,
+    SlicePlan,
     StopPlan,
     TargetPlan,
     TradePlan,
@@ -57,6 +58,7 @@ class PlanDraft(Frozen):
     size: SizeRule
     walk: WalkPlan
     entry_style: EntryStyle = EntryStyle.WALK
+    slices: SlicePlan | None = None
     stop: StopPlan | None = None
     targets: tuple[TargetPlan, ...] = ()
     ratchet: tuple[RatchetStep, ...] = ()
@@ -201,6 +203,7 @@ def plan_of(
         size=draft.size,
         entry_style=draft.entry_style,
         walk=draft.walk,
+        slices=draft.slices,
         stop=draft.stop,
         targets=draft.targets,
         ratchet=draft.ratchet,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
+from domain import slices
 from domain import trade_state as ts
 from domain.changes import alert, count_version, end_walk, start_exit
 from domain.closing import close_part
@@ -132,7 +133,8 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
     """The next wall instant at which time alone may change the decision; None if it cannot."""
     if ts.is_final(state):
         return None
-    candidates = [*walk_deadlines(state), *_order_deadlines(state), *exit_deadlines(state)]
+    entry = walk_deadlines if state.plan.slices is None else slices.slice_deadlines
+    candidates = [*entry(state), *_order_deadlines(state), *exit_deadlines(state)]
     if state.read_after is not None and _wants_read(state):
         candidates.append(state.read_after)
     if not ts.wants_exit(state) and not state.taken_over:
@@ -291,9 +293,9 @@ def _notice_wrong(state: TradeState, now: datetime, busy: Collection[str]) -> St
 
 
 def _drop_entries(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-    """Cancels entries once the walk is over. Cancelling is safe without fresh knowledge."""
+    """Cancels entries once the walk or a slice's time is over; safe without fresh knowledge."""
     if not state.walk.ended:
-        return state, (), False
+        return *slices.drop_overdue(state, now, busy), False
     state, commands = cancel_orders(state, state.live(Role.ENTRY), now, busy, Urgency.EXIT)
     return state, commands, False
 
@@ -309,9 +311,12 @@ def _enter(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     """
     if state.walk.ended or ts.wants_exit(state):
         return state, (), False
+    is_sliced = state.plan.slices is not None
     if state.paused or state.needs_operator:
-        return end_if_over(state, now), (), False
-    state, commands = entry_step(state, now, busy)
+        ended = slices.end_if_over(state, now) if is_sliced else end_if_over(state, now)
+        return ended, (), False
+    step = slices.slice_step if is_sliced else entry_step
+    state, commands = step(state, now, busy)
     return state, commands, False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from domain import trade_state as ts
+from domain.slices import Slicing, slicing
 from domain.trade_state import OrderRecord, Role, TradeState
 
 ORDERS_SHOWN_MAX = 40
@@ -24,6 +25,9 @@ def story_of(state: TradeState) -> str:
         lines.append(f"- **refused**: {state.refusal_code} {state.refusal_text}".rstrip())
     if state.ticket is not None:
         lines.append(_position_line(state))
+    progress = slicing(state)
+    if progress is not None:
+        lines.append(_slices_line(progress))
     if state.walk.ended:
         lines.append(f"- entry ended: {state.walk.ended}")
     if state.exit.reason:
@@ -58,6 +62,11 @@ def _plan_line(state: TradeState) -> str:
 
 def _price(absolute: Decimal | None, offset: Decimal | None) -> str:
     return str(absolute) if absolute is not None else f"{offset:+}"
+
+
+def _slices_line(progress: Slicing) -> str:
+    after = "" if progress.next_at is None else f", next at {progress.next_at:%H:%M:%S} UTC"
+    return f"- entry slice {progress.number} of {progress.count}{after}"
 
 
 def _position_line(state: TradeState) -> str:

@@ -29,7 +29,7 @@ from domain.order import (
     Quote,
     Side,
 )
-from domain.plan import TradePlan
+from domain.plan import EntryStyle, TradePlan
 
 KNOWLEDGE_MAX_AGE_S = 15.0
 _AVERAGE_PLACES = Decimal("1e-10")
@@ -113,12 +113,20 @@ class OrderRecord(Frozen):
 
 
 class WalkProgress(Frozen):
-    """Where the walk is. `ended` is empty while it goes on, else the reason."""
+    """Where the walk is. `ended` is empty while it goes on, else the reason.
+
+    Of a sliced entry `step` counts the slices begun and `next_step_at` holds a new try back.
+    `asked_at` is when its quote was asked for, `aside_since` when protection began to stand aside
+    for a slice that is not out yet, `timed_out` the slice that we cancel because its time is up.
+    """
 
     step: int = 0
     started_at: AwareDatetime | None = None
     next_step_at: AwareDatetime | None = None
     partial_since: AwareDatetime | None = None
+    asked_at: AwareDatetime | None = None
+    aside_since: AwareDatetime | None = None
+    timed_out: str = ""
     ended: str = ""
 
 
@@ -617,6 +625,12 @@ def stage(state: TradeState) -> Stage:
 def entry_is_dead(state: TradeState) -> bool:
     """True if no entry can fill any more: the walk is over and none is live."""
     return bool(state.walk.ended) and not state.live(Role.ENTRY)
+
+
+def is_slicing(state: TradeState) -> bool:
+    """True while a sliced entry may still send slices."""
+    sliced = state.plan.entry_style is EntryStyle.TWAP and state.ticket is not None
+    return sliced and not state.walk.ended
 
 
 def is_released(state: TradeState) -> bool:

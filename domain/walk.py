@@ -91,7 +91,7 @@ def _why_over(state: TradeState, now: datetime) -> str:
         return "filled"
     if order is not None and order.state in _ENDS:
         return str(order.state)
-    if _overfill_possible(state):
+    if overfill_possible(state):
         return "overfill_guard"
     if filled > 0 and _partial_is_over(state, now):
         return "partial"
@@ -118,7 +118,7 @@ def _partial_is_over(state: TradeState, now: datetime) -> bool:
     return (now - since).total_seconds() >= float(state.plan.walk.partial_wait_s)
 
 
-def _overfill_possible(state: TradeState) -> bool:
+def overfill_possible(state: TradeState) -> bool:
     """True if fills plus everything that still works could exceed the approved size (D2, D8).
 
     An order and its replacement count once while the broker carries out the replace.
@@ -149,6 +149,9 @@ def invalid_bounds(state: TradeState) -> tuple[Decimal | None, Decimal | None]:
     if state.ticket is None or state.plan.is_combo:
         return None, None
     reference = state.ticket.start_price
+    if state.plan.entry_style is EntryStyle.TWAP:
+        # Slices go on for long: what is held has its stop and targets by its own average.
+        reference = ts.average_price(state, Role.ENTRY) or reference
     stop = state.plan.stop.price.at(reference) if state.plan.stop is not None else None
     target = None
     if state.plan.targets and state.plan.targets[0].price is not None:
@@ -180,7 +183,7 @@ def _entry_order(
     """The first order of the walk. Only a `RiskApproved` can become an entry (style rule 17)."""
     assert state.ticket is not None
     price = _price_at(state, 0)
-    body = _entry_body(state, approved, price, now)
+    body = entry_body(state, approved, price, now)
     end = _walk_end(state)
     state, command = place(
         state,
@@ -198,22 +201,27 @@ def _entry_order(
     return state.changed(walk=walk), command
 
 
-def _entry_body(
-    state: TradeState, approved: RiskApproved, price: Decimal, now: datetime
+def entry_body(
+    state: TradeState,
+    approved: RiskApproved,
+    price: Decimal,
+    now: datetime,
+    quantity: Decimal | None = None,
 ) -> OrderBody:
+    """Body of an entry order: all that was approved, or a smaller `quantity` of it (a slice)."""
     plan = state.plan
     body = OrderBody(
         symbol=plan.symbol,
         order_class=OrderClass.COMBO if plan.is_combo else OrderClass.SIMPLE,
         side=plan.side,
-        quantity=approved.quantity,
+        quantity=approved.quantity if quantity is None else min(quantity, approved.quantity),
         order_type=OrderType.LIMIT,
         time_in_force=plan.walk.time_in_force,
         limit_price=price,
         legs=entry_legs(plan.legs) if plan.is_combo else (),
         intent_date=now.date(),
     )
-    if plan.entry_style is EntryStyle.WALK or plan.is_combo:
+    if plan.entry_style is not EntryStyle.ONCE or plan.is_combo:
         return body
     return _with_native_exits(state, body, price)
 
@@ -272,7 +280,7 @@ def _walk(
     price = _price_at(state, index)
     interval = timedelta(seconds=_wall_s(state, state.plan.walk.interval_s))
     walk = state.walk.model_copy(update={"step": index, "next_step_at": now + interval})
-    body = _entry_body(state, ticket.approved, price, now)
+    body = entry_body(state, ticket.approved, price, now)
     state, intent = new_intent(
         state.changed(walk=walk),
         Purpose.ENTRY,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from decimal import ROUND_DOWN, Decimal
 
 from domain.base import Frozen
+from domain.entry import wished_start
 from domain.errors import PriceUnavailable, Refused
 from domain.instrument import Instrument, InstrumentKind
 from domain.money import (
@@ -27,7 +28,7 @@ from domain.money import (
     multiply,
 )
 from domain.order import Quote, Side
-from domain.plan import CapitalSize, ConfidenceSize, FixedSize, TradePlan, WalkStart
+from domain.plan import CapitalSize, ConfidenceSize, FixedSize, TradePlan
 from domain.risk.structure import Holding, max_loss
 
 _HALF = Decimal("0.5")
@@ -111,7 +112,7 @@ def entry_prices(
     far = bounds.high if plan.side is Side.BUY else bounds.low
     worst = _worst_wish(plan, mid, far)
     worst = min(worst, far) if plan.side is Side.BUY else max(worst, far)
-    start = _start_wish(plan.walk.start, arrival, mid, plan.side)
+    start = wished_start(plan.walk.start, arrival, mid, plan.side)
     start = min(max(start, bounds.low), bounds.high)
     start = min(start, worst) if sign > 0 else max(start, worst)
     start, worst = _on_tick(plan.side, start, instrument), _on_tick(plan.side, worst, instrument)
@@ -141,15 +142,6 @@ def _worst_wish(plan: TradePlan, mid: Decimal, far: Decimal) -> Decimal:
     if plan.walk.worst_offset is not None:
         return mid + plan.side.sign * plan.walk.worst_offset
     return far
-
-
-def _start_wish(start: WalkStart, arrival: Quote, mid: Decimal, side: Side) -> Decimal:
-    assert arrival.bid is not None
-    assert arrival.ask is not None
-    if start is WalkStart.MID:
-        return mid
-    own_side_is_bid = (start is WalkStart.NEAR) == (side is Side.BUY)
-    return arrival.bid if own_side_is_bid else arrival.ask
 
 
 def _on_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal:

@@ -59,6 +59,7 @@ from domain.order import (
     Position,
     Quote,
     Side,
+    TimeInForce,
 )
 from domain.plan import TradePlan
 from domain.steps import decide, next_deadline
@@ -118,6 +119,7 @@ class ToyBroker:
     size: Decimal = Decimal(10**9)
     counter: int = 0
     replace_mode: str = "rest"
+    allows_opposite: bool = False
 
     @property
     def position(self) -> Decimal:
@@ -147,7 +149,10 @@ class ToyBroker:
             return "DUPLICATE"
         entries = [o for o in self.orders if o.live and o.intent and o.intent.increasing]
         is_exit = not intent.increasing
-        if is_exit and entries and body.order_class is OrderClass.SIMPLE:
+        meets = entries and body.order_class is OrderClass.SIMPLE
+        if not is_exit:
+            meets = any(o.live and o.side is not body.side for o in self.orders)
+        if meets and not self.allows_opposite:
             return "WASH_TRADE"
         reserved = sum(
             (o.rest for o in self.orders if o.live and o.side is body.side and not _is_child(o)),
@@ -166,6 +171,8 @@ class ToyBroker:
             f" {body.stop_price} {body.stop_loss_price}"
         )
         self.match()
+        if body.time_in_force is TimeInForce.IOC and order.live:
+            order.status = BrokerOrderStatus.CANCELED
         return self.snapshot(order)
 
     def _add(
