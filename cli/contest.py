@@ -61,13 +61,13 @@ def start(
     """
     target = target_of(context)
     try:
-        first = not control.status(target.data_dir).is_up or fresh
-        if first:
-            money, pace = _positive("cash", cash), _positive("speed", speed)
+        money, pace = _positive("cash", cash), _positive("speed", speed)
+        if fresh or not control.status(target.data_dir).is_up:
             _begin_anew(target, strategy or [], money, tape or [], fresh=fresh)
         elif strategy or tape:
             allowed = "--fresh: entrants and tape of a running contest stay"
-            raise BadInput("CONTEST_RUNS", "strategy" if strategy else "tape", "", allowed)
+            given = ", ".join(strategy or map(str, tape or ()))
+            raise BadInput("CONTEST_RUNS", "strategy" if strategy else "tape", given, allowed)
     except HoldfastError as error:
         raise failed(error) from None
 
@@ -77,10 +77,9 @@ def start(
         info = target.run_info
         assert info is not None, "the stack is up"
         client = await make_build_current(info)
-        clock = await _run_clock(info.exchange_control_url, pace) if first else None
+        clock = await _running_clock(info.exchange_control_url, pace)
         async with target.ledger() as ledger:
-            market = clock or await target.clock_map()
-            opened = await open_round(client, ledger, contest, settings, market, operator_name(by))
+            opened = await open_round(client, ledger, contest, settings, clock, operator_name(by))
         files.save(opened)
         return opened
 
@@ -205,10 +204,12 @@ def _schedules(settings: list[Settings]) -> dict[str, Schedule]:
     }
 
 
-async def _run_clock(control_url: str, speed: Decimal) -> ClockMap:
-    """Lets the market run from here on; the answer is the map that everybody uses."""
+async def _running_clock(control_url: str, speed: Decimal) -> ClockMap:
+    """The market's clock; one that stands still yet runs from here on at this speed."""
     async with httpx.AsyncClient(timeout=CLOCK_TIMEOUT_S, trust_env=False) as client:
-        answer = await client.post(f"{control_url}/sim/clock", json={"speed": str(speed)})
+        answer = await client.get(f"{control_url}/sim/clock")
+        if answer.raise_for_status().json()["speed"] is None:
+            answer = await client.post(f"{control_url}/sim/clock", json={"speed": str(speed)})
     shown = answer.raise_for_status().json()
     return ClockMap(wall0=shown["wall0"], market0=shown["market0"], speed=shown["speed"])
 
