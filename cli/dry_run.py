@@ -25,6 +25,7 @@ from domain.clock import ClockMap
 from domain.entry import EntryTicket, is_late, ladder
 from domain.money import ZERO, Amount, NetPrice, Quantity
 from domain.plan import TradePlan
+from domain.slices import slice_sizes
 from ledger.records import EquityBaseline, RiskBook
 from ledger.repository import Ledger
 from settings import Settings
@@ -49,6 +50,7 @@ class Rehearsal(Frozen):
     text: str = ""
     quantity: Quantity = ZERO
     ladder: tuple[NetPrice, ...] = ()
+    slices: tuple[Quantity, ...] = ()
     worst_price: NetPrice | None = None
     worst_cost: Amount = ZERO
     maximum_loss: Amount = ZERO
@@ -105,6 +107,7 @@ def judged(
         text=judgement.refusal_text or late_text,
         quantity=judgement.gate_input.quantity,
         ladder=() if supposed is None else _ladder(plan, supposed),
+        slices=() if supposed is None else _slices(plan, supposed),
         worst_price=None if sized is None else sized.prices.worst,
         worst_cost=worst_cost,
         maximum_loss=decision.order_loss,
@@ -120,7 +123,16 @@ def judged(
     )
 
 
+def _slices(plan: TradePlan, ticket: EntryTicket) -> tuple[Decimal, ...]:
+    if plan.slices is None:
+        return ()
+    quantity = ticket.approved.quantity
+    return slice_sizes(plan.trade_id, quantity, plan.slices.count, plan.instrument)
+
+
 def _ladder(plan: TradePlan, ticket: EntryTicket) -> tuple[Decimal, ...]:
+    if plan.slices is not None:
+        return ()
     return ladder(
         plan.side,
         ticket.start_price,
@@ -171,6 +183,7 @@ def show_rehearsal(rehearsal: Rehearsal, *, as_json: bool) -> None:
             "why": rehearsal.text or "-",
             "quantity": rehearsal.quantity,
             "ladder": rehearsal.ladder,
+            "slices": rehearsal.slices,
             "worst price": rehearsal.worst_price,
             "worst cost": rehearsal.worst_cost,
             "maximum loss": rehearsal.maximum_loss,

@@ -10,6 +10,7 @@ from domain import trade_state as ts
 from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.commands import (
+    CancelOrder,
     Command,
     PlaceOrder,
     ReadBroker,
@@ -42,9 +43,10 @@ from domain.order import (
 )
 from domain.plan import TradePlan
 from domain.steps import decide, next_deadline
-from domain.trade_state import TradeState
+from domain.trade_state import Role, TradeState
 
 LOOKS_MAX = 200
+LOOKS_PER_SLICE = 12
 QUIET_LOOKS = 3
 
 
@@ -78,6 +80,12 @@ class _Yes:
                 | ReplaceOrder(intent=intent, old_client_id=old)
             ):
                 return self._replace(intent, old)
+            case CancelOrder(client_id=client_id):
+                gone = self.orders[client_id].model_copy(
+                    update={"status": BrokerOrderStatus.CANCELED}
+                )
+                self.orders[client_id] = gone
+                return (OrderReported(at=self.now, order=gone),)
             case ReadBroker():
                 return (self._snapshot(),)
             case ReadQuote():
@@ -144,7 +152,7 @@ class _Yes:
             leg_price = price if is_single else self._leg_price(leg.instrument.symbol)
             self.fills.append(
                 Fill(
-                    fill_key=f"would-be-{leg.instrument.symbol}",
+                    fill_key=f"{order.broker_order_id}-{leg.instrument.symbol}",
                     broker_order_id=order.broker_order_id,
                     client_id=order.client_id,
                     symbol=leg.instrument.symbol,
@@ -184,21 +192,27 @@ def play(
     ticket: EntryTicket,
     now: datetime,
 ) -> tuple[RehearsedOrder, ...]:
-    """Every order of the good course: the whole ladder, then the exits for the filled entry."""
+    """Every order of the good course: the whole ladder, then the exits for the filled entry.
+
+    Of a sliced entry every slice fills as soon as it works.
+    """
     broker = _Yes(plan, ticket, now)
     state = TradeState.planned(plan, installation, clock)
     state, _ = decide(state, now)
     state = apply_all(state, (RiskReserved(at=now, ticket=ticket),), now)
     filled, quiet = False, 0
-    for _look in range(LOOKS_MAX):
+    slices = 0 if plan.slices is None else plan.slices.count
+    for _look in range(LOOKS_MAX + slices * LOOKS_PER_SLICE):
         state, commands = decide(state, broker.now)
         facts = tuple(fact for command in commands for fact in broker.answer(command))
         state = apply_all(state, facts, broker.now)
         if facts:
             quiet = 0
             continue
-        if not filled and _ladder_done(state, plan, broker):
-            state, filled = apply_all(state, broker.fill_entry(), broker.now), True
+        may_fill = bool(state.live(Role.ENTRY)) if slices else _ladder_done(state, plan, broker)
+        if not filled and may_fill:
+            state = apply_all(state, broker.fill_entry(), broker.now)
+            filled = not slices or ts.entry_quantity(state) >= ticket.approved.quantity
             continue
         quiet += 1
         if filled and quiet >= QUIET_LOOKS:

@@ -87,7 +87,9 @@ def slicing(state: TradeState) -> Slicing | None:
 
 def is_between_slices(state: TradeState, now: datetime) -> bool:
     """True while slices go on, none is live and none is about to go: the stop belongs there."""
-    return ts.is_slicing(state) and not state.live(Role.ENTRY) and not _stands_aside(state, now)
+    if not ts.is_slicing(state) or state.live(Role.ENTRY) or _stands_aside(state, now):
+        return False
+    return not _why_over(state, now)
 
 
 def end_if_over(state: TradeState, now: datetime) -> TradeState:

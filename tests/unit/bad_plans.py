@@ -83,12 +83,25 @@ def _size(quantity: object) -> dict[str, Any]:
     return {"size": {"kind": "fixed", "quantity": quantity}}
 
 
+def _twap(changes: dict[str, Any] | None = None, **slices: object) -> dict[str, Any]:
+    """30 units in three slices over half the walk's longest time, with these changes."""
+    good: dict[str, Any] = {"count": 3, "window_s": "30", "work_wall_s": "2"}
+    return {"entry_style": "twap", "slices": good | slices} | _size("30") | (changes or {})
+
+
 def _symbol(symbol: object) -> dict[str, Any]:
     return {"symbol": symbol}
 
 
 CLOSED = CONTEXT.model_copy(
     update={"market_clock": MarketClock(market_now=NOW, is_open=False, next_open=CLOSE)}
+)
+NEARLY_CLOSED = CONTEXT.model_copy(
+    update={
+        "market_clock": MarketClock(
+            market_now=NOW, is_open=True, next_close=NOW + timedelta(seconds=30)
+        )
+    }
 )
 LISTED = CONTEXT.model_copy(update={"known_symbols": ("MSFT",)})
 RESTRICTED = CONTEXT.model_copy(update={"restricted_symbols": ("AAPL",)})
@@ -146,6 +159,17 @@ BAD_PLANS = (
     *(Bad(20, {"walk.steps_max": count}, "WALK_INVALID") for count in (10**9, -1)),
     *(Bad(20, {f"walk.{name}": "0"}, "WALK_INVALID") for name in ("interval_s", "max_time_s")),
     Bad(20, {"walk.time_in_force": "gtc"}, "WALK_INVALID"),
+    Bad(20, {"entry_style": "twap"}, "SLICES_INVALID"),
+    Bad(20, _twap({"entry_style": "walk"}), "SLICES_INVALID"),
+    *(Bad(20, _twap(count=count), "SLICES_INVALID") for count in (0, 1, 101)),
+    *(Bad(20, _twap(window_s=text), "SLICES_INVALID") for text in ("0", "-1", "61")),
+    *(Bad(20, _twap(work_wall_s=text), "SLICES_INVALID") for text in ("0", "10", "61")),
+    Bad(20, _twap(_size("2")), "SLICES_INVALID"),
+    Bad(20, _twap({"time_stop_s": "30"}), "SLICES_INVALID"),
+    Bad(20, _twap({"flat_by": (NOW + timedelta(seconds=30)).isoformat()}), "SLICES_INVALID"),
+    Bad(20, _twap(), "SLICES_INVALID", context=NEARLY_CLOSED),
+    Bad(20, _twap({"stop": None}), "STOP_MISSING"),
+    Bad(20, _twap(), "SLICES_INVALID", "condor"),
     Bad(22, {"signal_time": "2026-11-20T16:00:00"}, "TIME_NO_ZONE"),
     *(Bad(23, {"signal_time": text}, "TIME_OUT_OF_WINDOW")
       for text in ("9999-01-01T00:00:00Z", "1970-01-01T00:00:00Z",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.rehearsal import play
 from domain import trade_state as ts
 from domain.commands import PlaceOrder
 from domain.control import KillMode
@@ -24,9 +25,12 @@ from domain.facts import (
     TradingHalted,
     TradingResumed,
 )
+from domain.ids import Purpose
 from domain.instrument import Instrument, InstrumentKind
 from domain.order import OrderState, OrderType, Side, TimeInForce
 from domain.plan import EntryStyle, SlicePlan, TargetPlan, TradePlan, WalkStart
+from domain.plan_rules import PlanContext, rule_faults
+from domain.signal import PlanDraft, Signal, plan_of
 from domain.slices import slice_sizes
 from domain.story import story_of
 from domain.trade_state import Stage
@@ -120,6 +124,26 @@ def test_remainder_goes_to_slices_drawn_from_the_trade_id() -> None:
     }
     assert drawn == {0, 1, 2, 3, 4}
     assert slice_sizes("t-1", D(13), 5, SHARE) == (D(3), D(2), D(3), D(2), D(3))
+
+
+def test_good_sliced_plan_is_taken_and_a_draft_carries_its_slices() -> None:
+    built = sliced(make_plan())
+    context = PlanContext(market_now=START, session_date=START.date())
+    assert rule_faults(built, context) == ()
+    assert TradePlan.model_validate_json(built.model_dump_json()) == built
+    draft = PlanDraft(
+        size=built.size, walk=built.walk, entry_style=EntryStyle.TWAP, slices=built.slices
+    )
+    signal = Signal(
+        signal_id="s-1",
+        session="s",
+        strategy="test",
+        symbol="AAPL",
+        side=Side.BUY,
+        bar_time=START,
+        draft=draft,
+    )
+    assert plan_of(signal, SHARE, "paper").slices == built.slices
 
 
 # --- the course -----------------------------------------------------------------------------------
@@ -389,6 +413,20 @@ def test_story_tells_which_slice_it_is() -> None:
     trade, _ = start()
     trade.pass_time(13)
     assert "- entry slice 2 of 5, next at 15:00:24 UTC" in story_of(trade.state)
+
+
+def test_dry_run_plays_every_slice_with_its_stop_and_the_exits_after_them() -> None:
+    trade, _ = start()
+    trade.look()
+    ticket = trade.state.ticket
+    assert ticket is not None
+    orders = play(trade.state.plan, "abcd", trade.state.clock, ticket, trade.now)
+    slices = [o.body.quantity for o in orders if o.purpose == Purpose.ENTRY]
+    stops = [o.body.quantity for o in orders if o.purpose == Purpose.STOP]
+    pairs = [o.body.quantity for o in orders if o.purpose == Purpose.OCO]
+    assert slices == [2, 2, 2, 2, 2]
+    assert stops == [2, 4, 6, 8]
+    assert pairs == [3, 3, 4]
 
 
 # --- seeded lives ---------------------------------------------------------------------------------
