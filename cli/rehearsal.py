@@ -37,6 +37,7 @@ from domain.order import (
     BrokerOrderStatus,
     Fill,
     OrderBody,
+    OrderClass,
     OrderIntent,
     OrderSnapshot,
     Position,
@@ -81,11 +82,7 @@ class _Yes:
             ):
                 return self._replace(intent, old)
             case CancelOrder(client_id=client_id):
-                gone = self.orders[client_id].model_copy(
-                    update={"status": BrokerOrderStatus.CANCELED}
-                )
-                self.orders[client_id] = gone
-                return (OrderReported(at=self.now, order=gone),)
+                return self._cancel(client_id)
             case ReadBroker():
                 return (self._snapshot(),)
             case ReadQuote():
@@ -141,6 +138,15 @@ class _Yes:
             order=order,
         )
         return (confirmed, OrderReported(at=self.now, order=gone))
+
+    def _cancel(self, client_id: str) -> tuple[Fact, ...]:
+        """A stop stands aside for a slice. Pairs stay: they have no stop here and look broken."""
+        order = self.orders[client_id]
+        if order.order_class is OrderClass.OCO:
+            return ()
+        gone = order.model_copy(update={"status": BrokerOrderStatus.CANCELED})
+        self.orders[client_id] = gone
+        return (OrderReported(at=self.now, order=gone),)
 
     def fill_entry(self) -> tuple[Fact, ...]:
         """The last entry fills whole at its limit."""
