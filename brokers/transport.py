@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from urllib.parse import quote as percent_encode
+from urllib.parse import urlencode
 
 import httpx
 
@@ -80,6 +81,15 @@ def path_segment(text: str) -> str:
     return percent_encode(text, safe="").replace(".", "%2E")
 
 
+def _encoded(body: object, form: Mapping[str, str] | None) -> tuple[dict[str, str], bytes | None]:
+    """Headers and content of a request with a body, or of one without."""
+    if form is not None:
+        return {"Content-Type": "application/x-www-form-urlencoded"}, urlencode(form).encode()
+    if body is None:
+        return {}, None
+    return {"Content-Type": "application/json"}, json.dumps(body, separators=(",", ":")).encode()
+
+
 class HttpTransport:
     """One connection pool to one venue host.
 
@@ -127,8 +137,9 @@ class HttpTransport:
         *,
         params: Mapping[str, str] | None = None,
         body: object = None,
+        form: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Makes exactly one attempt.
+        """Makes exactly one attempt; `body` goes out as JSON, `form` URL-encoded.
 
         Raises:
             NotSent: no connection was made.
@@ -136,7 +147,7 @@ class HttpTransport:
         """
         with self._watch(method, path) as say:
             try:
-                reply = await self._attempt(method, path, params, body)
+                reply = await self._attempt(method, path, params, body, form)
             except NotSent:
                 say("not_sent")
                 raise
@@ -147,10 +158,14 @@ class HttpTransport:
             return reply
 
     async def _attempt(
-        self, method: str, path: str, params: Mapping[str, str] | None, body: object
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: object,
+        form: Mapping[str, str] | None,
     ) -> Reply:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers, content = _encoded(body, form)
         request = self._client.build_request(
             method, path, params=params, content=content, headers=headers
         )

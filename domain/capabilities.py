@@ -32,6 +32,7 @@ class Capabilities(Frozen):
     replace_changes_quantity: bool = True
     client_id_unique_for_ever: bool = False
     executions_have_ids: bool = True
+    lists_orders_of_today_only: bool = False
     option_stop_orders: bool = False
     fractional: bool = False
     requests_per_minute: int = 200

@@ -377,6 +377,8 @@ class Fill(Frozen):
     `fill_key` is stable across stream and REST. `price` is per unit of `symbol`, > 0.
     `quantity` is unsigned; `fee` is in account currency, cost > 0, None until the broker tells it.
     `client_id` is None for children whose id the broker made; `broker_order_id` is always there.
+    `is_sum`: the broker tells no single executions; quantity and price are those of all of them
+    so far, and the ledger books what is new of it (ADR 0016).
     """
 
     fill_key: str
@@ -390,6 +392,7 @@ class Fill(Frozen):
     execution_id: str = ""
     cumulative_quantity: Quantity | None = None
     venue_time: AwareDatetime
+    is_sum: bool = False
 
     @property
     def signed_quantity(self) -> Decimal:

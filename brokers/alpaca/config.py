@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, model_validator
 
+from brokers.modes import BrokerMode
 from brokers.transport import REQUEST_TIMEOUT_S
 from domain.base import Frozen
 from domain.errors import BadInput
@@ -18,12 +19,7 @@ DATA_HOST = "data.alpaca.markets"
 MARKET_STREAM_HOST = "stream.data.alpaca.markets"
 _VENUE_DOMAIN = "alpaca.markets"
 _KEY_PREFIX = {"paper": "PK", "live": "AK"}
-
-
-class AlpacaMode(StrEnum):
-    SIMULATOR = "simulator"
-    PAPER = "paper"
-    LIVE = "live"
+AlpacaMode = BrokerMode
 
 
 class MarketFeed(StrEnum):
