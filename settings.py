@@ -44,7 +44,7 @@ OTHER_VARIABLES = frozenset(
         *("HYPOTHESIS_PROFILE", "ROLE", "BUILD_ID", "READY_FILE"),
     )
 )
-_SIMULATOR_KEY_ID, _SIMULATOR_SECRET = "SIMULATOR", "simulator"
+_SIMULATOR_KEY_ID, _SIMULATOR_SECRET = "SIM-PAPER-KEY", "sim-paper-secret"
 
 
 class ConfigError(BadInput):

@@ -48,7 +48,7 @@ FEE_PER_UNIT = "0.01"
 OPTION_FEE_PER_UNIT = "0.65"
 CRYPTO_FEE_RATE = "0.0025"
 # The simulated exchange's own pair; `settings` uses it where nothing else is given.
-SIMULATOR_KEY = {"key": "SIMULATOR", "secret": "simulator", "mode": "paper"}
+SIMULATOR_KEY = {"key": "SIM-PAPER-KEY", "secret": "sim-paper-secret", "mode": "paper"}
 
 
 @dataclass(frozen=True)

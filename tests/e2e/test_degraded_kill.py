@@ -48,7 +48,7 @@ EXCHANGE = {
         {"symbol": "ESZ", "tick_size": "0.01"},
     ],
     "calendar": {"always_open": True},
-    "keys": [{"key": "SIMULATOR", "secret": "simulator", "mode": "paper"}],
+    "keys": [{"key": "SIM-PAPER-KEY", "secret": "sim-paper-secret", "mode": "paper"}],
     "cash": "100000",
     "start": "2026-03-02T15:00:00+00:00",
 }
@@ -127,7 +127,7 @@ async def hold_and_wait(info: RunInfo) -> None:
     """5 ESX held under a protective stop, and an entry for 10 ESY that waits far below."""
     broker = AlpacaBroker(
         AlpacaConfig(
-            key_id="SIMULATOR", secret="simulator", account="demo", trading_url=info.exchange_url
+            key_id="SIM-PAPER-KEY", secret="sim-paper-secret", account="demo", trading_url=info.exchange_url
         )
     )
     day = datetime.fromisoformat("2026-03-02T15:00:00+00:00").date()

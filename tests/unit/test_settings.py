@@ -12,6 +12,7 @@ import pytest
 
 from brokers.alpaca.config import AlpacaMode
 from settings import ConfigError, Settings, load_settings
+from simulator.config import ApiKey
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 PAPER_KEYS = {"HOLDFAST_BROKER_KEY_ID": "PKTEST", "HOLDFAST_BROKER_SECRET": "not-a-real-one"}
@@ -267,3 +268,9 @@ def test_market_data_is_polled_by_default_and_a_wrong_source_is_refused(tmp_path
     ):
         error = refusal(tmp_path, changed(pattern, line))
         assert (error.code, ".toml:" in error.location) == (code, True)
+
+
+def test_simulator_without_keys_is_given_the_exchange_own_pair(tmp_path: Path) -> None:
+    """A plain `up` must be able to log in at the exchange that it started."""
+    key, config = ApiKey(), load(tmp_path, DEMO).alpaca()
+    assert (config.key_id, config.secret.get_secret_value()) == (key.key, key.secret)
