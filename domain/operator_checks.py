@@ -19,6 +19,7 @@ from domain.trade_state import CommandOutcome, Role, TradeState
 
 STALE_VERSION = "STALE_VERSION"
 IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+SUPERSEDED = "SUPERSEDED"
 _NOT_BODY = {"at", "by", "reason", "command_id", "version", "evidence", "reference"}
 
 

@@ -19,7 +19,7 @@ from domain.facts import (
 )
 from domain.fold_orders import BY_HAND
 from domain.money import ZERO
-from domain.operator_checks import body_of, why_not
+from domain.operator_checks import SUPERSEDED, body_of, why_not
 from domain.order import OrderEvent, Side
 from domain.protection import Layout, layout
 from domain.trade_state import CommandOutcome, ExitProgress, MovedTarget, Role, TradeState
@@ -92,6 +92,8 @@ def _resume(state: TradeState) -> TradeState:
 def _take_over(state: TradeState, *, withdrawn: bool) -> TradeState:
     """Automation off: no entry, no exit of ours; resting protection stays or is withdrawn."""
     state = end_walk(state, "taken_over")
+    text = f"{SUPERSEDED} trade: taken over before all was closed"
+    state = _refuse(state, state.exit.command_id, text)
     return state.changed(
         taken_over=True,
         giving_back=False,
@@ -120,9 +122,17 @@ def give_back(state: TradeState, fact: BrokerSnapshot) -> TradeState:
 
 
 def _refuse_resume(state: TradeState, refusal: str) -> TradeState:
-    resumes = [o for o in state.outcomes if o.verb in (OperatorVerb.RESUME, OperatorVerb.HAND_BACK)]
+    """The resume that was taken hears it; it may be forgotten by now, its alert is not."""
+    verbs = (OperatorVerb.RESUME, OperatorVerb.HAND_BACK)
+    taken = [o for o in state.outcomes if o.verb in verbs and not o.refusal]
+    return _refuse(state, taken[-1].command_id, refusal) if taken else state
+
+
+def _refuse(state: TradeState, command_id: str, refusal: str) -> TradeState:
+    """State in which a command that was taken was refused after all."""
     outcomes = tuple(
-        o.model_copy(update={"refusal": refusal}) if o is resumes[-1] else o for o in state.outcomes
+        o.model_copy(update={"refusal": refusal}) if o.command_id == command_id else o
+        for o in state.outcomes
     )
     return state.changed(outcomes=outcomes)
 

@@ -6,10 +6,13 @@ from enum import StrEnum
 
 from domain import trade_state as ts
 from domain.moves import is_settled
-from domain.operator_checks import outcome_of
+from domain.operator_checks import SUPERSEDED, outcome_of
 from domain.protecting import RATCHET_REFUSALS_MAX
 from domain.protection import Layout, layout
 from domain.trade_state import CommandOutcome, OrderRecord, Role, TradeState
+
+_AUTOMATIC = frozenset({"close", "move_stop", "move_target"})
+"""What only automation carries out: a take-over ends it where it stands."""
 
 
 class Progress(StrEnum):
@@ -31,7 +34,12 @@ def progress_of(state: TradeState, command_id: str) -> tuple[Progress, str]:
         return Progress.UNKNOWN, ""
     if outcome.refusal:
         return Progress.REFUSED, outcome.refusal
-    return _PROGRESS[outcome.verb](state, outcome)
+    progress, text = _PROGRESS[outcome.verb](state, outcome)
+    if progress is Progress.RUNNING and ts.is_final(state):
+        return Progress.DONE, f"the trade has ended; {_position(state)}"
+    if progress is Progress.RUNNING and state.taken_over and outcome.verb in _AUTOMATIC:
+        return Progress.REFUSED, f"{SUPERSEDED} trade: taken over before it was done"
+    return progress, text
 
 
 def _pause(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
@@ -67,7 +75,10 @@ def _cancel_entry(state: TradeState, outcome: CommandOutcome) -> tuple[Progress,
 
 
 def _close(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    began = state.exit.began_at
     is_mine = bool(state.exit.reason) and state.exit.command_id == outcome.command_id
+    # A later close took this one up: what both want off is still going.
+    is_mine |= ts.wants_part_close(state) and began is not None and outcome.at >= began
     gone = ts.is_flat(state) and ts.entry_is_dead(state)
     if gone or not is_mine:
         return Progress.DONE, _position(state)

@@ -468,3 +468,62 @@ def test_any_commands_at_any_time_keep_the_invariants_and_flatten_still_ends_it(
     assert ts.is_final(trade.state), ts.stage(trade.state)
     assert broker.position == 0
     assert not [o for o in broker.orders if o.live], "I3"
+
+
+# --- answers that once were not true --------------------------------------------------------------
+
+
+def answer_of(trade: Trade, command_id: str) -> str:
+    return " ".join(progress_of(trade.state, command_id))
+
+
+def test_first_of_two_closes_runs_until_both_are_done() -> None:
+    trade, broker = entered()
+    broker.open_session = False
+    trade.tell(close_fact(trade, "c1", quantity="4"))
+    trade.tell(close_fact(trade, "c2", quantity="2"))
+    trade.pass_time(10)
+    assert answer_of(trade, "c1").startswith("running held 10, protection")
+    broker.open_session = True
+    trade.pass_time(20)
+    assert broker.position == 4
+    assert answer_of(trade, "c1").startswith("done held 4")
+
+
+def test_commands_that_a_take_over_ends_say_so() -> None:
+    trade, broker = entered(targets=THREE)
+    broker.open_session = False
+    trade.tell(close_fact(trade, "c", quantity="4"))
+    trade.pass_time(10)
+    trade.tell(told(trade, "move_target", "m", target=3, price="103"))
+    assert order(trade, "take_over", "t", release_orders=True).startswith("done")
+    assert answer_of(trade, "c").startswith("refused SUPERSEDED")
+    assert answer_of(trade, "m").startswith("refused SUPERSEDED")
+
+
+@pytest.mark.parametrize("others", [1, 70])
+def test_refused_resume_is_told_to_the_one_that_was_taken(others: int) -> None:
+    """Also after so many commands that nobody remembers it: the fold never raises."""
+    trade, _broker = entered()
+    order(trade, "take_over")
+    trade.tell(told(trade, "resume", "taken"))
+    for number in range(others):
+        trade.tell(told(trade, "resume", f"stale-{number}", version=0))
+    trade.tell(
+        BrokerSnapshot(at=trade.now, started_at=trade.now, orders=(), positions=(), fills=())
+    )
+    assert trade.state.taken_over
+    assert "RESUME_REFUSED" in [alert.code for alert in trade.state.alerts]
+    told_so = "refused POSITION_DIFFERS" if others == 1 else "unknown"
+    assert answer_of(trade, "taken").startswith(told_so)
+    assert answer_of(trade, f"stale-{others - 1}").startswith("refused STALE_VERSION")
+
+
+def test_resume_of_a_trade_that_ended_is_done() -> None:
+    trade, broker = entered()
+    broker.move(D("95"), D("95.25"))
+    trade.pass_time(1)
+    trade.tell(told(trade, "resume", "r"))
+    trade.pass_time(20)
+    assert ts.is_final(trade.state)
+    assert answer_of(trade, "r").startswith(("done", "refused ALREADY_CLOSED"))
