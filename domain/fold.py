@@ -75,7 +75,7 @@ from domain.fold_orders import (
     replace_rejected,
 )
 from domain.operator_fold import booked_by_hand, give_back, operate
-from domain.protection import ratcheted_stop
+from domain.protection import STOP_REACHED, ratcheted_stop
 from domain.trade_state import Role, TradeState
 
 
@@ -165,17 +165,20 @@ def _exit_triggered(state: TradeState, fact: ExitTriggered, now: datetime) -> Tr
     """Once per (rule, position epoch): two watchers or a restart give one exit."""
     if fact.position_epoch != state.position_epoch or ts.is_flat(state) or state.taken_over:
         return state
+    if fact.rule_id.startswith(STOP_REACHED):
+        return state.changed(stop_reached_at=state.stop_reached_at or now)
     return start_exit(state, fact.rule_id, f"{fact.rule_id}/{fact.position_epoch}")
 
 
 def _flatten_requested(state: TradeState, fact: FlattenRequested, now: datetime) -> TradeState:
-    seen = take_command_id(state, fact.command_id)
+    # Under names of their own: no other command's id may swallow a flatten or a kill.
+    seen = take_command_id(state, f"flatten/{fact.command_id}")
     return state if seen is None else start_exit(seen, "flatten", fact.command_id)
 
 
 def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeState:
     """The gate has already closed; the trade learns of it afterwards."""
-    seen = take_command_id(state, fact.command_id)
+    seen = take_command_id(state, f"kill/{fact.mode}/{fact.command_id}")
     if seen is None:
         return state
     state = seen.changed(kill_mode=fact.mode)

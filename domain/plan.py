@@ -163,7 +163,10 @@ class RatchetStep(Frozen):
 
 
 class RuleKind(StrEnum):
-    """Rule exits on marks, evaluated by the exit watch (architecture §6)."""
+    """Rule exits on marks, evaluated by the exit watch (architecture §6).
+
+    `stop_reached` is the trade's own: it tells that a resting stop-limit must have triggered.
+    """
 
     PROFIT_PERCENT = "profit_percent"
     PROFIT_AMOUNT = "profit_amount"
@@ -171,6 +174,7 @@ class RuleKind(StrEnum):
     LOSS_PERCENT = "loss_percent"
     LOSS_AMOUNT = "loss_amount"
     STOP_TRAIL = "stop_trail"
+    STOP_REACHED = "stop_reached"
     VOLATILITY_SPIKE = "volatility_spike"
 
 

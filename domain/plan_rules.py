@@ -26,6 +26,7 @@ from domain.plan import (
     PlanPrice,
     RatchetKind,
     RiskSize,
+    RuleKind,
     TradePlan,
 )
 from domain.risk.limits import Limits
@@ -259,12 +260,17 @@ def _stop(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
     if distance is not None and distance >= 0:
         below = "below" if plan.side is Side.BUY else "above"
         yield BadInput("STOP_WRONG_SIDE", "stop.price", distance, f"{below} the entry")
-    if plan.stop.limit_offset is not None:
-        # A triggered stop-limit that does not fill would leave the position bare, and nothing
-        # here turns it into a marketable exit yet (peers.md, runners-up: freqtrade #12984).
-        yield BadInput(
-            "STOP_LIMIT_UNSUPPORTED", "stop.limit_offset", plan.stop.limit_offset, "none"
-        )
+    offset = plan.stop.limit_offset
+    if offset is None:
+        return
+    field = "stop.limit_offset"
+    instrument = plan.instrument
+    if plan.is_combo or instrument.kind is InstrumentKind.OPTION or plan.slices is not None:
+        # No stop of theirs rests; between slices nobody watches whether one has triggered.
+        yield BadInput("STOP_LIMIT_UNSUPPORTED", field, offset, "none for combo, option, twap")
+    if offset < 0 or offset % instrument.tick_size != 0:
+        allowed = f">= 0, multiples of {instrument.tick_size}"
+        yield BadInput("STOP_LIMIT_INVALID", field, offset, allowed)
 
 
 def _targets(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
@@ -430,6 +436,8 @@ def _ending(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
         if _NAME.fullmatch(rule.rule_id) is None or rule.rule_id in seen:
             yield BadInput("RULE_INVALID", f"{field}.rule_id", rule.rule_id, "unique [A-Za-z0-9_-]")
         seen.add(rule.rule_id)
+        if rule.kind is RuleKind.STOP_REACHED:
+            yield BadInput("RULE_INVALID", f"{field}.kind", rule.kind, "a rule on marks")
         if rule.threshold <= 0:
             yield BadInput("RULE_INVALID", f"{field}.threshold", rule.threshold, "> 0")
 

@@ -64,7 +64,8 @@ def protect(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
 
 def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[Command, ...]]:
     """The exit watch row of this position epoch, if there is a rule to watch."""
-    if state.watched_epoch == state.position_epoch or "watch" in busy:
+    moved = ts.has_stop_limit(state) and state.watched_stop != state.stop_price
+    if (state.watched_epoch == state.position_epoch and not moved) or "watch" in busy:
         return state, ()
     rules = watched_rules(state)
     average = ts.average_price(state, Role.ENTRY)
@@ -78,7 +79,10 @@ def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[
         average_entry=average,
         opened_at=state.first_fill_at,
     )
-    return state.changed(watched_epoch=state.position_epoch), (command,)
+    told = {"watched_epoch": state.position_epoch}
+    if ts.has_stop_limit(state):
+        return state.changed(**told, watched_stop=state.stop_price), (command,)
+    return state.changed(**told), (command,)
 
 
 def _protect_tranches(

@@ -30,6 +30,10 @@ EXIT_COLLAR_MULTIPLES = (1, 2, 4)
 """Rungs of a reducing exit; after the last one market if allowed (architecture §6)."""
 
 
+STOP_REACHED = "stop-reached@"
+"""Rule id of the watch on a resting stop-limit, before its price: a moved stop is a new rule."""
+
+
 class Layout(StrEnum):
     OCO_PER_TRANCHE = "oco_per_tranche"
     STOP_PER_TRANCHE = "stop_per_tranche"
@@ -118,7 +122,7 @@ def watched_rules(state: TradeState) -> tuple[ExitRule, ...]:
     Options and combos rest no exits (architecture §6); beside a plain stop no target can rest.
     The first target then takes the whole position: the watch knows no tranches.
     """
-    rules = state.plan.rules
+    rules = (*state.plan.rules, *_stop_limit_rule(state))
     average = ts.average_price(state, Role.ENTRY)
     chosen = layout(state)
     if chosen not in (Layout.WATCHED, Layout.STOP_PER_TRANCHE) or average is None:
@@ -137,6 +141,15 @@ def watched_rules(state: TradeState) -> tuple[ExitRule, ...]:
         if money > 0 and name not in known
     )
     return (*rules, *made)
+
+
+def _stop_limit_rule(state: TradeState) -> tuple[ExitRule, ...]:
+    """Nobody tells that a plain stop-limit has triggered: the market at its price does."""
+    price = state.stop_price
+    if not ts.has_stop_limit(state) or price is None:
+        return ()
+    rule_id = f"{STOP_REACHED}{price}"
+    return (ExitRule(rule_id=rule_id, kind=RuleKind.STOP_REACHED, threshold=price),)
 
 
 def ratcheted_stop(state: TradeState) -> Decimal | None:

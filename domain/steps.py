@@ -44,6 +44,7 @@ from domain.walk import end_if_over, entry_step, walk_deadlines
 
 IMBALANCE_MAX_S = 5.0
 PROTECT_UNKNOWN_S = 3.0
+TRIGGERED_UNFILLED_S = 5.0
 UNKNOWN_PARK_S = 30.0
 
 
@@ -140,6 +141,9 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
     if not ts.wants_exit(state) and not state.taken_over:
         instants = (_time_stop_at(state), state.plan.flat_by)
         candidates += [state.clock.wall(at) for at in instants if at is not None]
+    triggered = ts.stop_triggered_since(state)
+    if triggered is not None and not ts.wants_exit(state):
+        candidates.append(triggered + timedelta(seconds=TRIGGERED_UNFILLED_S))
     if state.imbalance_since is not None:
         candidates.append(state.imbalance_since + timedelta(seconds=IMBALANCE_MAX_S))
     later = [at for at in candidates if at > now]
@@ -280,6 +284,7 @@ def _notice_wrong(state: TradeState, now: datetime, busy: Collection[str]) -> St
             state, "POSITION_FLIPPED", f"{ts.held_units(state)} units", AlertSeverity.CRITICAL
         )
         state = start_exit(state, "flipped")
+    state = _notice_unfilled_stop(state, now)
     since = state.imbalance_since
     is_stuck = since is not None and (now - since).total_seconds() >= IMBALANCE_MAX_S
     if is_stuck and state.imbalance_told != since:
@@ -290,6 +295,18 @@ def _notice_wrong(state: TradeState, now: datetime, busy: Collection[str]) -> St
         state = alert(state, "NAKED_LEG", held, AlertSeverity.CRITICAL)
         state = start_exit(state.changed(imbalance_told=since), "leg_imbalance")
     return state, (), False
+
+
+def _notice_unfilled_stop(state: TradeState, now: datetime) -> TradeState:
+    """A stop-limit that triggered and does not fill protects nothing: get out by the ladder."""
+    since = ts.stop_triggered_since(state)
+    if since is None or ts.wants_exit(state):
+        return state
+    if (now - since).total_seconds() < TRIGGERED_UNFILLED_S:
+        return state
+    text = f"stop {state.stop_price} triggered and {ts.held_units(state)} are still held"
+    state = alert(state, "STOP_LIMIT_UNFILLED", text, AlertSeverity.CRITICAL)
+    return start_exit(state, "stop_unfilled")
 
 
 def _drop_entries(state: TradeState, now: datetime, busy: Collection[str]) -> Step:

@@ -196,6 +196,7 @@ class TradeState(Frozen):
 
     `version` counts what a person should know before acting; `booking` and `answers` are what the
     ledger does not have yet; `giving_back` waits for the read after which automation goes on.
+    `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
     `unclaimed` are fills of an order whose broker ids are still on their way to us.
     """
 
@@ -216,6 +217,7 @@ class TradeState(Frozen):
     walk: WalkProgress = WalkProgress()
     exit: ExitProgress = ExitProgress()
     stop_price: NetPrice | None = None
+    stop_reached_at: AwareDatetime | None = None
     hours: Hours = Hours()
     quote: Quote | None = None
     quote_read_at: AwareDatetime | None = None
@@ -227,6 +229,7 @@ class TradeState(Frozen):
     imbalance_told: AwareDatetime | None = None
     position_epoch: int = 0
     watched_epoch: int = 0
+    watched_stop: NetPrice | None = None
     kill_mode: KillMode | None = None
     paused: bool = False
     taken_over: bool = False
@@ -553,6 +556,36 @@ def can_rest_stop(state: TradeState) -> bool:
     return True
 
 
+def has_stop_limit(state: TradeState) -> bool:
+    """True if the plan's stop is a stop-limit that rests at the broker."""
+    stop = state.plan.stop
+    return stop is not None and stop.limit_offset is not None and can_rest_stop(state)
+
+
+def stop_triggered_since(state: TradeState) -> datetime | None:
+    """Since when a stop-limit that is still live is known to have triggered; None if not.
+
+    Told by the market at its price (exit watch), by its first execution, or by the death of its
+    target: a venue takes the pair's other order out when the stop triggers.
+    """
+    if not has_stop_limit(state) or is_flat(state):
+        return None
+    known: list[datetime] = []
+    for stop in state.live(Role.STOP):
+        if state.stop_reached_at is not None:
+            known.append(state.stop_reached_at)
+        known += [state.clock.wall(fill.venue_time) for fill in fills_of(state, stop)]
+        known += [
+            other.changed_at
+            for other in state.orders
+            if other.role is Role.TARGET
+            and other.state is OrderState.CANCELED
+            and stop.parent_client_id in (other.client_id, other.parent_client_id)
+            and stop.parent_client_id is not None
+        ]
+    return min(known, default=None)
+
+
 class Protection(StrEnum):
     """Protection class shown on every trade (architecture §6)."""
 
@@ -594,7 +627,7 @@ def protection(state: TradeState) -> Protection:
     if is_flat(state):
         return Protection.NONE
     if can_rest_stop(state):
-        if resting_stop_quantity(state) >= held:
+        if resting_stop_quantity(state) >= held and stop_triggered_since(state) is None:
             closed = not state.hours.is_open or bool(state.hours.halted)
             return Protection.DORMANT if closed else Protection.RESTING
         return Protection.NAKED

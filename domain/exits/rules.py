@@ -8,7 +8,7 @@ Guards apply to mark-based exits of monitored trades only, never to resting stop
 expiry or margin (requirement 102): three confirmations at least 60 s apart, a grace of 900 s
 after the opening, and a mark that jumps by more than 50 % is deferred for at most two scans, then
 taken as the new base and alerted. The volatility spike is an emergency: it skips grace and
-confirmations, not the jump guard.
+confirmations, not the jump guard. So does the look at a resting stop-limit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from domain.plan import ExitRule, RuleKind
 
 HUNDRED = Decimal(100)
 MARKS_PER_WINDOW_MAX = 128
+
+
+_UNGUARDED = frozenset({RuleKind.VOLATILITY_SPIKE, RuleKind.STOP_REACHED})
+"""No grace and no confirmations: an emergency, and a stop that the venue has triggered already."""
 
 
 class Guards(Frozen):
@@ -158,7 +162,7 @@ def evaluate(
     if hit is None:
         quiet = _with(state, confirmations=0, last_confirmed_at=None)
         return quiet, Nothing(reason="condition not met", alert=alert)
-    if rule.kind is not RuleKind.VOLATILITY_SPIKE:
+    if rule.kind not in _UNGUARDED:
         if now - state.opened_at < _seconds(guards.grace_s):
             return state, Nothing(reason="grace period", alert=alert)
         state = _confirm(state, now, guards)
@@ -269,6 +273,9 @@ def _hit(rule: ExitRule, state: WatchState, mark: Decimal) -> str | None:
             level = trail_level(rule, state)
             hit = level is not None and state.side.sign * (mark - level) <= 0
             return f"{rule.kind} level {level} at {mark}" if hit else None
+        case RuleKind.STOP_REACHED:
+            hit = state.side.sign * (mark - rule.threshold) <= 0
+            return f"{rule.kind} {rule.threshold} at {mark}" if hit else None
         case RuleKind.VOLATILITY_SPIKE:
             low = min(entry.mark for entry in state.window)
             if low <= 0:

@@ -93,6 +93,7 @@ class ToyOrder:
     filled: Decimal = Decimal(0)
     carried: Decimal = Decimal(0)
     replaces: str | None = None
+    triggered: bool = False
 
     @property
     def live(self) -> bool:
@@ -163,7 +164,9 @@ class ToyBroker:
         order = self._add(intent, body.order_type, body.limit_price, body.stop_price)
         if body.order_class is OrderClass.OCO:
             order.group = order.broker_id
-            child = self._add(None, OrderType.STOP, None, body.stop_loss_price, like=order)
+            limit = body.stop_loss_limit_price
+            kind = OrderType.STOP if limit is None else OrderType.STOP_LIMIT
+            child = self._add(None, kind, limit, body.stop_loss_price, like=order)
             child.group = order.broker_id
             child.status = BrokerOrderStatus.HELD
         self.journal.append(
@@ -256,8 +259,23 @@ class ToyBroker:
         if order.order_type is OrderType.STOP:
             assert order.stop_price is not None
             return self.ask >= order.stop_price if buy else self.bid <= order.stop_price
+        if order.order_type is OrderType.STOP_LIMIT and not self._has_triggered(order):
+            return False
         assert order.limit_price is not None
         return self.ask <= order.limit_price if buy else self.bid >= order.limit_price
+
+    def _has_triggered(self, order: ToyOrder) -> bool:
+        """A stop-limit that is reached becomes a limit order; the pair's target is taken out."""
+        assert order.stop_price is not None
+        buy = order.side is Side.BUY
+        reached = self.ask >= order.stop_price if buy else self.bid <= order.stop_price
+        if reached and not order.triggered:
+            order.triggered = True
+            order.status = BrokerOrderStatus.WORKING
+            for member in self.group_of(order):
+                if member is not order and member.live:
+                    member.status = BrokerOrderStatus.CANCELED
+        return order.triggered
 
     def _fill(self, order: ToyOrder, quantity: Decimal) -> None:
         order.filled += quantity

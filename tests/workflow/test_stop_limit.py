@@ -1,0 +1,63 @@
+"""A gap through a stop-limit on the real stack: triggered, unfilled, out by the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+from temporalio.client import Client
+
+from activities.services import AlertMessage
+from domain.plan import PlanPrice, StopPlan, TargetPlan
+from ledger.repository import Ledger
+from tests import trade_scenarios as play
+from tests.rig import Rig, running_rig
+
+D = Decimal
+PAIRS = (
+    TargetPlan(price=PlanPrice(offset=D(1)), fraction=D("0.5")),
+    TargetPlan(price=PlanPrice(offset=D(2)), fraction=D("0.5")),
+)
+
+
+@pytest.fixture
+def alerts() -> list[AlertMessage]:
+    """Alerts that left the system, in order."""
+    return []
+
+
+@pytest.fixture
+async def rig(
+    temporal_client: Client, ledger: Ledger, unique: str, alerts: list[AlertMessage]
+) -> AsyncIterator[Rig]:
+    sinks = (alerts.append,)
+    async with running_rig(temporal_client, ledger, f"acct-{unique}", alert_sinks=sinks) as made:
+        play.calm_market(made)
+        yield made
+
+
+@pytest.mark.parametrize("targets", [PAIRS, ()], ids=["pairs", "plain"])
+async def test_gap_through_a_stop_limit_ends_in_a_marketable_exit(
+    rig: Rig, alerts: list[AlertMessage], targets: tuple[TargetPlan, ...]
+) -> None:
+    """The pair's dead target tells that it triggered; a plain one the market at its price."""
+    stop = StopPlan(price=PlanPrice(offset=D(-2)), limit_offset=D("0.10"))
+    plan = play.plan_of(rig, "1", stop=stop, targets=targets, ratchet=())
+    handle = await rig.start_trade(plan)
+    await play.fill_entry(rig)
+    orders = len(targets) or 1
+    await rig.until(lambda: play.stops_at(rig, play.STOP) == orders, "all is protected")
+    rig.quote(play.SYMBOL, "98.75", "98.95")
+    await rig.until(lambda: len(rig.journal("triggered")) == orders, "the stops trigger")
+    assert play.position(rig) == 10, "the limit of 99.15 meets nobody"
+    result = await handle.result()
+
+    assert (result.outcome, result.exit_reason) == ("closed", "stop_unfilled")
+    assert result.quantity == D(10)
+    assert result.average_exit == D("98.75")
+    assert 5 <= result.naked_s < 15
+    told = [message.alert.code for message in alerts]
+    assert told.count("STOP_LIMIT_UNFILLED") == 1
+    play.assert_one_order_per_intent(rig)
+    play.assert_nothing_left(rig)
