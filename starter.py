@@ -27,6 +27,7 @@ from cli import (
     preflight,
     record,
     recovery,
+    report,
     session,
     stack,
     statement,
@@ -74,6 +75,7 @@ app.add_typer(strategy.app, name="strategy")
 app.add_typer(alert.app, name="alert")
 app.add_typer(record.app, name="record")
 app.add_typer(audit.app, name="audit")
+app.add_typer(report.app, name="report")
 app.add_typer(statement.app, name="statement")
 
 

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.alert_sender import AlertSender
 from activities.audit_export import AuditExport
 from activities.by_hand import ByHandActivities
+from activities.day_report import DayReportActivities
 from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
 from activities.health_watch import HealthWatch
@@ -76,6 +77,7 @@ from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
 from observability.plugin import holdfast_plugin
 from observing import Observed, observe, serve
+from report.day import write_day
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
 from wiring import (
@@ -87,14 +89,24 @@ from wiring import (
     limits_in_force,
     market_parts,
 )
+from workflows.day_report import DayReportWorkflow
 from workflows.flatten import FlattenWorkflow
 from workflows.reconcile import ReconcileWorkflow
 from workflows.session import SessionWorkflow
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
-WORKFLOWS = (TradeWorkflow, SessionWorkflow, StreamsWorkflow, FlattenWorkflow, ReconcileWorkflow)
+WORKFLOWS = (
+    TradeWorkflow,
+    SessionWorkflow,
+    StreamsWorkflow,
+    FlattenWorkflow,
+    ReconcileWorkflow,
+    DayReportWorkflow,
+)
 TAPES_KEPT = 4
+# Under the data directory; without one, under the working directory.
+REPORTS = Path("reports")
 
 
 def feed_opener(services: Services) -> Callable[[SessionSpec], MarketDataFeed]:
@@ -315,7 +327,9 @@ async def run_process(options: argparse.Namespace) -> int:
         if options.role in ("streams", "all"):
             for services in served.values():
                 run_beside(HealthWatch(services, client).run(), "health-watch", stack)
-        for each in workers_of(options.role, client, tuple(served.values()), settings):
+        reports = REPORTS if options.data is None else options.data / REPORTS
+        every_served = tuple(served.values())
+        for each in workers_of(options.role, client, every_served, settings, reports):
             await stack.enter_async_context(each)
         ready_file = os.environ.get(READY_FILE_VARIABLE)
         if ready_file:
@@ -379,7 +393,11 @@ async def build_all_services(
 
 
 def workers_of(
-    role: str, client: Client, served: Sequence[Services], settings: Settings
+    role: str,
+    client: Client,
+    served: Sequence[Services],
+    settings: Settings,
+    reports: Path = REPORTS,
 ) -> list[Worker]:
     """The Temporal workers of a role: one of the shared queue, two of each account's own."""
     drain_s = settings.temporal.drain_timeout_s
@@ -391,7 +409,7 @@ def workers_of(
         if role in ("gateway", "all"):
             found.append(gateway_worker(client, services, drain_s=drain_s))
         if role in ("streams", "all"):
-            found.append(streams_worker(client, services))
+            found.append(streams_worker(client, services, reports=reports))
     return found
 
 
@@ -540,8 +558,10 @@ def _stop_on_signals() -> asyncio.Event:
     return stopped
 
 
-def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) -> Worker:
-    """Fill stream and exit watch of one account, on slots of their own. Unversioned."""
+def streams_worker(
+    client: Client, services: Services, *, drain_s: float = 3.0, reports: Path = REPORTS
+) -> Worker:
+    """Fill stream, exit watch and reports of one account, on slots of their own. Unversioned."""
     streams, reconcile = StreamActivities(services, client), ReconcileActivities(services, client)
     return Worker(
         client,
@@ -550,6 +570,7 @@ def streams_worker(client: Client, services: Services, *, drain_s: float = 3.0) 
             streams.run_fill_stream,
             streams.run_exit_watch,
             reconcile.reconcile_account,
+            DayReportActivities(services, partial(write_day, folder=reports)).report_day,
         ],
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )

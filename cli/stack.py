@@ -13,6 +13,7 @@ import typer
 from temporalio.client import Client, Schedule
 from temporalio.common import WorkflowIDConflictPolicy
 
+from activities.day_report import DayReportInput
 from activities.reconcile import ReconcileInput
 from activities.services import StreamInput
 from brokers.alpaca.config import AlpacaMode
@@ -36,7 +37,12 @@ from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
 from deploy.temporal.handover import pin_of, pinned_elsewhere
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready
-from deploy.temporal.schedules import reconcile_schedule, reconcile_schedule_id
+from deploy.temporal.schedules import (
+    day_report_schedule,
+    day_report_schedule_id,
+    reconcile_schedule,
+    reconcile_schedule_id,
+)
 from deploy.temporal.versions import set_current_version
 from domain.errors import HoldfastError
 from domain.ids import TRADE_QUEUE, streams_workflow_id, trade_workflow_id
@@ -84,9 +90,14 @@ def stack_config(
 
 
 def _schedules(account: str) -> dict[str, Schedule]:
-    """Broker truth against ledger, every five minutes."""
-    arguments = [ReconcileInput(account=account)]
-    return {reconcile_schedule_id(account): reconcile_schedule(account, arguments)}
+    """Broker truth against ledger, every five minutes; the report of the evening."""
+    reports = [DayReportInput(account=account)]
+    return {
+        reconcile_schedule_id(account): reconcile_schedule(
+            account, [ReconcileInput(account=account)]
+        ),
+        day_report_schedule_id(account): day_report_schedule(account, reports),
+    }
 
 
 def set_aside_simulation(target: Target, settings: Settings) -> Path | None:

@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cli.account_books import known_account, read_account_book, start_cash
+from activities.account_books import known_account, read_account_book
 from cli.context import Target, execute, in_words, operator_name, target_of
 from cli.dates import bounds, day_of, instant_of, month_of, next_month
 from cli.output import print_fields, print_rows
+from cli.start_cash import start_cash
 from domain.account_book import Charge, Move
 from domain.errors import BadInput
 from domain.ids import check_id

@@ -147,6 +147,10 @@ def reconcile_workflow_id(account: str) -> str:
     return f"reconcile/{account}"
 
 
+def day_report_workflow_id(account: str) -> str:
+    return f"day-report/{account}"
+
+
 def order_queue(account: str) -> str:
     """Task queue of the order lane: one per broker account (architecture §4)."""
     return f"orders-{account}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, Decimal
 from itertools import groupby
 
@@ -81,7 +82,7 @@ def fold_lots(book: AccountBook, until: AwareDatetime | None = None) -> Lots:
     fees = _fees_by_move(counted, [c for c in book.charges if until is None or c.time < until])
     by_symbol = sorted(in_order(counted), key=lambda move: move.symbol)
     for symbol, group in groupby(by_symbol, key=lambda move: move.symbol):
-        fold = _SymbolFold(book.instrument(symbol), fees)
+        fold = _SymbolFold(book.instrument(symbol), dict(fees))
         for move in group:
             fold.take(move)
         closed += fold.closed
@@ -90,54 +91,56 @@ def fold_lots(book: AccountBook, until: AwareDatetime | None = None) -> Lots:
     return Lots(closed=tuple(closed), open=tuple(still_open))
 
 
+@dataclass(frozen=True)
 class _SymbolFold:
-    """The lots of one symbol while its moves go by."""
+    """The lots of one symbol while its moves go by.
 
-    def __init__(self, instrument: Instrument, fees: Mapping[str, Decimal]) -> None:
-        self._instrument = instrument
-        self._lots: deque[Lot] = deque()
-        self._by_key: dict[str, Move] = {}
-        # Fee and quantity of each move that no piece carries yet.
-        self._fee_left: dict[str, Decimal] = dict(fees)
-        self._left: dict[str, Decimal] = {}
-        self._notes: dict[str, str] = {}
-        self.closed: list[ClosedLot] = []
+    `fee_left` and `left` are fee and quantity of each move that no piece carries yet.
+    """
+
+    instrument: Instrument
+    fee_left: dict[str, Decimal]
+    lots: deque[Lot] = field(default_factory=deque)
+    by_key: dict[str, Move] = field(default_factory=dict)
+    left: dict[str, Decimal] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    closed: list[ClosedLot] = field(default_factory=list)
 
     def take(self, move: Move) -> None:
         if move.changes_owner or move.quantity == 0:
             return
-        held = total(lot.quantity for lot in self._lots)
+        held = total(lot.quantity for lot in self.lots)
         if move.kind == AdjustmentKind.SPLIT and held + move.quantity != 0 and held != 0:
             self._split(held, move)
             return
-        self._by_key[move.key] = move
-        self._left[move.key] = abs(move.quantity)
-        pieces, rest = close_lots(self._lots, move.quantity)
+        self.by_key[move.key] = move
+        self.left[move.key] = abs(move.quantity)
+        pieces, rest = close_lots(self.lots, move.quantity)
         for lot, quantity in pieces:
             self.closed.append(self._closed(lot, move, quantity))
         if rest != 0:
             price = ZERO if move.price is None else move.price
-            self._lots.append(Lot(fill_key=move.key, quantity=rest, price=price))
+            self.lots.append(Lot(fill_key=move.key, quantity=rest, price=price))
 
     def _split(self, held: Decimal, move: Move) -> None:
         """Every open lot is scaled; the cost of each stays to the 34th digit."""
         after = held + move.quantity
-        for index, lot in enumerate(self._lots):
+        for index, lot in enumerate(self.lots):
             scaled = divide(multiply(lot.quantity, after), held)
             price = divide(multiply(lot.price, lot.quantity), scaled)
-            self._lots[index] = lot.model_copy(update={"quantity": scaled, "price": price})
+            self.lots[index] = lot.model_copy(update={"quantity": scaled, "price": price})
             told = f"split {held:f} to {after:f} ({move.key})"
-            self._notes[lot.fill_key] = " ".join((self._notes.get(lot.fill_key, ""), told)).strip()
-            self._left[lot.fill_key] = abs(scaled)
+            self.notes[lot.fill_key] = " ".join((self.notes.get(lot.fill_key, ""), told)).strip()
+            self.left[lot.fill_key] = abs(scaled)
 
     def _closed(self, lot: Lot, move: Move, quantity: Decimal) -> ClosedLot:
-        opening = self._by_key[lot.fill_key]
+        opening = self.by_key[lot.fill_key]
         side = Side.BUY if lot.quantity > 0 else Side.SELL
         gross = None
         if opening.price is not None and move.price is not None:
-            gross = realised_pnl(self._instrument, side, quantity, lot.price, move.price)
+            gross = realised_pnl(self.instrument, side, quantity, lot.price, move.price)
         fees = self._share(lot.fill_key, quantity) + self._share(move.key, quantity)
-        words = (self._notes.get(lot.fill_key, ""), opening.words, move.words)
+        words = (self.notes.get(lot.fill_key, ""), opening.words, move.words)
         return ClosedLot(
             symbol=move.symbol,
             side=side,
@@ -157,24 +160,24 @@ class _SymbolFold:
 
     def _share(self, key: str, quantity: Decimal) -> Decimal:
         """The piece's part of the fee; the last piece takes what is left, so that sums agree."""
-        fee, left = self._fee_left.get(key, ZERO), self._left[key]
+        fee, left = self.fee_left.get(key, ZERO), self.left[key]
         if fee == 0 or quantity >= left:
             share = fee
         else:
             part = divide(multiply(fee, quantity), left)
             share = part.quantize(FEE_STEP, rounding=ROUND_DOWN, context=CTX)
-        self._fee_left[key] = fee - share
-        self._left[key] = left - quantity
+        self.fee_left[key] = fee - share
+        self.left[key] = left - quantity
         return share
 
     def open_lots(self) -> list[OpenLot]:
-        return [self._open(lot) for lot in self._lots]
+        return [self._open(lot) for lot in self.lots]
 
     def _open(self, lot: Lot) -> OpenLot:
-        opening = self._by_key[lot.fill_key]
+        opening = self.by_key[lot.fill_key]
         is_known = opening.price is not None
-        cost = multiply(lot.quantity, lot.price, self._instrument.multiplier)
-        words = (self._notes.get(lot.fill_key, ""), opening.words)
+        cost = multiply(lot.quantity, lot.price, self.instrument.multiplier)
+        words = (self.notes.get(lot.fill_key, ""), opening.words)
         return OpenLot(
             symbol=opening.symbol,
             quantity=lot.quantity,
@@ -182,7 +185,7 @@ class _SymbolFold:
             opened_at=opening.time,
             price=lot.price if is_known else None,
             cost=cost if is_known else None,
-            fees=self._fee_left.get(lot.fill_key, ZERO),
+            fees=self.fee_left.get(lot.fill_key, ZERO),
             trade_id=opening.trade_id,
             text="; ".join(word for word in words if word),
         )

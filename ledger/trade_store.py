@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -210,12 +211,24 @@ class TradeStore(ControlStore):
             return int((await connection.execute(query)).scalar_one())
 
     async def list_signals(
-        self, *, session: str | None = None, limit: int = 1000
+        self,
+        *,
+        session: str | None = None,
+        account: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 1000,
     ) -> tuple[SignalRecord, ...]:
-        """Signals in the order of their time."""
+        """Signals in the order of their time, from `since` until before `until`."""
         query = select(signals)
         if session is not None:
             query = query.where(signals.c.session == session)
+        if account is not None:
+            query = query.where(signals.c.account == account)
+        if since is not None:
+            query = query.where(signals.c.signal_time >= since)
+        if until is not None:
+            query = query.where(signals.c.signal_time < until)
         ordered = query.order_by(signals.c.signal_time, signals.c.signal_id).limit(limit)
         async with self._work() as connection:
             rows = (await connection.execute(ordered)).mappings().all()

@@ -1,4 +1,4 @@
-"""Schedules as code (architecture §4): reconcile every five minutes per account."""
+"""Schedules as code (architecture §4): reconcile every five minutes, a report every evening."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from temporalio.client import (
     Schedule,
     ScheduleActionStartWorkflow,
     ScheduleAlreadyRunningError,
+    ScheduleCalendarSpec,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
+    ScheduleRange,
     ScheduleSpec,
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
 
-from domain.ids import TRADE_QUEUE, reconcile_workflow_id
+from domain.ids import TRADE_QUEUE, day_report_workflow_id, reconcile_workflow_id
 
 RECONCILE_WORKFLOW = "Reconcile"
 RECONCILE_EVERY = timedelta(minutes=5)
+DAY_REPORT_WORKFLOW = "DayReport"
+# A quarter of an hour after the close; holidays and weekends tell what stays open over them.
+DAY_REPORT_AT = (16, 15)
+DAY_REPORT_ZONE = "America/New_York"
+# Late is better than never: the evening is long.
+DAY_REPORT_CATCH_UP = timedelta(hours=6)
+DAY_REPORT_TIMEOUT = timedelta(hours=1)
 # The default is a year: a recovered server would run a storm of stale passes.
 CATCH_UP_WINDOW = timedelta(minutes=5)
 # Under SKIP one wedged run would silently stop the schedule for ever.
@@ -54,6 +63,38 @@ def reconcile_schedule(
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP_WINDOW),
+    )
+
+
+def day_report_schedule_id(account: str) -> str:
+    return f"schedule/{day_report_workflow_id(account)}"
+
+
+def day_report_schedule(
+    account: str, arguments: Sequence[Any], *, task_queue: str = TRADE_QUEUE
+) -> Schedule:
+    """Starts `DayReport` on weekdays at 16:15 New York, summer and winter."""
+    hour, minute = DAY_REPORT_AT
+    evening = ScheduleCalendarSpec(
+        hour=[ScheduleRange(hour)],
+        minute=[ScheduleRange(minute)],
+        day_of_week=[ScheduleRange(1, 5)],
+        comment="after the close of New York",
+    )
+    return Schedule(
+        action=ScheduleActionStartWorkflow(
+            DAY_REPORT_WORKFLOW,
+            args=list(arguments),
+            id=day_report_workflow_id(account),
+            task_queue=task_queue,
+            execution_timeout=DAY_REPORT_TIMEOUT,
+            task_timeout=TASK_TIMEOUT,
+            static_summary=f"evening of account {account}",
+        ),
+        spec=ScheduleSpec(calendars=[evening], time_zone_name=DAY_REPORT_ZONE),
+        policy=SchedulePolicy(
+            overlap=ScheduleOverlapPolicy.SKIP, catchup_window=DAY_REPORT_CATCH_UP
+        ),
     )
 
 

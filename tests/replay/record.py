@@ -9,6 +9,7 @@ only when no trade of the old build can be open any more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,13 +20,14 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
+from activities.day_report import DayReportInput
 from activities.flatten import FlattenInput, flatten_id
 from activities.reconcile import ReconcileInput
 from deploy.local.postgres import start_postgres
 from deploy.local.processes import Child, free_port
 from deploy.local.temporal import NAMESPACE, server_spec
 from domain.control import KillScope, KillScopeKind
-from domain.ids import reconcile_workflow_id, streams_workflow_id
+from domain.ids import day_report_workflow_id, reconcile_workflow_id, streams_workflow_id
 from domain.messages import OperatorRequest, OperatorSignal, TradeResult, VersionSignal
 from ledger.migrate import upgrade
 from ledger.repository import Ledger
@@ -33,6 +35,7 @@ from observability.plugin import holdfast_plugin
 from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
 from tests.workflow import test_session as session_play
+from workflows.day_report import DayReportWorkflow
 from workflows.flatten import FlattenWorkflow
 from workflows.reconcile import ReconcileWorkflow
 from workflows.streams import StreamsWorkflow
@@ -194,10 +197,25 @@ async def session_of_one_signal(rig: Rig) -> str:
         return started.handle.id
 
 
+async def evening(rig: Rig) -> str:
+    """The page goes to a folder that is thrown away; the rig's own worker would write it here."""
+    account = rig.services.account
+    with TemporaryDirectory(prefix="holdfast-record-") as text, contextlib.chdir(text):
+        handle = await rig.client.start_workflow(
+            DayReportWorkflow.run,
+            DayReportInput(account=account),
+            id=day_report_workflow_id(account),
+            task_queue=rig.queue,
+        )
+        await handle.result()
+    return handle.id
+
+
 OTHERS: dict[str, tuple[str, Callable[[Rig], Awaitable[str]]]] = {
     "closed_an_account": ("Flatten", flattened_account),
     "one_open_trade": ("Reconcile", reconciled),
     "one_signal": ("Session", session_of_one_signal),
+    "evening": ("DayReport", evening),
 }
 
 

@@ -1,0 +1,83 @@
+"""The evening on a real stack: what is open, what it may cost, and one alert (schedule 16:15)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client, ScheduleOverlapPolicy
+
+from activities.day_report import DayReportInput
+from deploy.temporal.schedules import day_report_schedule
+from domain.ids import day_report_workflow_id
+from ledger.repository import Ledger
+from tests import trade_scenarios as play
+from tests.rig import Rig, running_rig
+from workflows.day_report import DayReportWorkflow
+
+
+@pytest.fixture
+async def rig(
+    temporal_client: Client,
+    ledger: Ledger,
+    unique: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Rig]:
+    """Its streams worker writes reports under the working directory."""
+    monkeypatch.chdir(tmp_path)
+    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
+        made.quote(play.SYMBOL, "99.75", "100.25")
+        yield made
+
+
+async def test_evening_names_the_position_its_stop_and_its_risk_once(
+    rig: Rig, tmp_path: Path
+) -> None:
+    await rig.start_trade(play.plan_of(rig, "1"))
+    await play.enter_protected(rig)
+    account = rig.services.account
+    for _ in range(2):
+        written = await rig.client.execute_workflow(
+            DayReportWorkflow.run,
+            DayReportInput(account=account),
+            id=day_report_workflow_id(account),
+            task_queue=rig.queue,
+        )
+    page, told = _read(tmp_path / written.path)
+    (held,) = told["held"]
+    assert held["protection"] == "resting"
+    assert told["unread"] == []
+    (stop,) = held["stops"]
+    quantity, price = abs(Decimal(held["quantity"])), Decimal(held["price"])
+    assert Decimal(held["risk"]["value"]) == quantity * price
+    assert Decimal(held["risk"]["at_gap"]) == quantity * price * Decimal("0.05")
+    assert Decimal(held["risk"]["at_stop"]) == (price - Decimal(stop["price"])) * quantity
+    assert stop["is_dormant"] is True
+    assert held["symbol"] in page
+
+    alerts = [a for a in await rig.ledger.list_alerts(account=account) if a.code == "DAY_REPORT"]
+    assert [alert.severity.value for alert in alerts] == ["info"], "a repeat tells nothing twice"
+
+
+def _read(page: Path) -> tuple[str, dict[str, Any]]:
+    """The page, and the data beside it."""
+    return page.read_text(), json.loads(page.with_suffix(".json").read_text())
+
+
+def test_schedule_is_a_quarter_past_four_in_new_york_on_weekdays() -> None:
+    schedule = day_report_schedule("paper", [DayReportInput(account="paper")])
+    (evening,) = schedule.spec.calendars
+    assert schedule.spec.time_zone_name == "America/New_York"
+    assert [(each[0].start, each[0].end) for each in (evening.hour, evening.minute)] == [
+        (16, 16),
+        (15, 15),
+    ]
+    assert (evening.day_of_week[0].start, evening.day_of_week[0].end) == (1, 5)
+    assert schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
+    assert schedule.policy.catchup_window == timedelta(hours=6)
