@@ -40,7 +40,7 @@ class Checks:
             return
         if not client_id or len(client_id) > CLIENT_ID_LENGTH_MAX:
             raise Refusal(Reason.INVALID, "client_order_id must be 1 to 128 characters long")
-        if client_id in self._state.by_client:
+        if self._state.config.face.has_unique_ids and client_id in self._state.by_client:
             raise Refusal(Reason.DUPLICATE_CLIENT_ID, "client_order_id must be unique")
 
     def form(self, request: OrderRequest) -> None:
@@ -153,6 +153,8 @@ class Checks:
         self.price_step(instrument, "stop_loss.limit_price", request.stop_loss_limit_price)
 
     def _option_form(self, request: OrderRequest) -> None:
+        if self._state.config.face.rests_option_stops:
+            return
         if request.time_in_force is not TimeInForce.DAY:
             raise Refusal(Reason.INVALID, "invalid time_in_force for options: only day is allowed")
         if request.kind not in (Kind.MARKET, Kind.LIMIT):

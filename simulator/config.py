@@ -84,6 +84,22 @@ class CalendarConfig:
     always_open: bool = False
 
 
+class WireFace(StrEnum):
+    """Whose protocol the exchange speaks, and the rules that come with it."""
+
+    ALPACA = "alpaca"
+    TRADIER = "tradier"
+
+    @property
+    def has_unique_ids(self) -> bool:
+        """A client id is taken once for ever; elsewhere it is a label only."""
+        return self is WireFace.ALPACA
+
+    @property
+    def rests_option_stops(self) -> bool:
+        return self is WireFace.TRADIER
+
+
 class ReplaceQuantity(StrEnum):
     """TOTAL: the number covers the fills of the old order too; the new order shows the total with
     those fills carried over. REST: the number is the total, the new order shows only the rest,
@@ -171,6 +187,7 @@ class ExchangeConfig:
     wash_trade_check: bool = True
     account: str = ""
     accounts: tuple[AccountConfig, ...] = ()
+    face: WireFace = WireFace.ALPACA
 
     def of_account(self, account: AccountConfig) -> ExchangeConfig:
         """The same market for one of the further accounts."""
@@ -208,6 +225,7 @@ class ExchangeConfig:
             "wash_trade_check": bool,
             "account": str,
             "accounts": lambda rows: tuple(_account(row) for row in rows),
+            "face": WireFace,
         }
         return cls(**_read(raw, readers))
 

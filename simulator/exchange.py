@@ -130,17 +130,25 @@ class Exchange:
 
     # --- orders -------------------------------------------------------------------------------
 
-    def submit(self, request: OrderRequest, observer: Observer | None = None) -> SimOrder:
+    def submit(
+        self,
+        request: OrderRequest,
+        observer: Observer | None = None,
+        *,
+        late: Callable[[Refusal], str | None] = lambda _refusal: None,
+        check: Callable[[OrderRequest], None] = lambda _request: None,
+    ) -> SimOrder:
         """Accepts an order or raises `Refusal`.
 
         `observer` sees the order as accepted, before the market touches it: that is what a
-        venue's reply shows. The returned order is live and already matched.
+        venue's reply shows. The returned order is live and already matched. `check` adds a rule of
+        the face; what `late` has a text for is accepted first and rejected with it then (C10).
         """
         self.state.record(
             "request", action="submit", client_id=request.client_id, order=_shown(request)
         )
         try:
-            order = self._accept(request)
+            order = self._accept(request, late, check)
         except Refusal as refusal:
             self.record_refusal("submit", refusal, client_id=request.client_id)
             raise
@@ -313,7 +321,12 @@ class Exchange:
 
     # --- private: orders ----------------------------------------------------------------------
 
-    def _accept(self, request: OrderRequest) -> SimOrder:
+    def _accept(
+        self,
+        request: OrderRequest,
+        late: Callable[[Refusal], str | None],
+        check: Callable[[OrderRequest], None],
+    ) -> SimOrder:
         facts = {"client_id": request.client_id or "", "symbol": request.symbol}
         rule = self.state.fault(FaultKind.REJECT, **facts)
         if rule is not None:
@@ -324,9 +337,15 @@ class Exchange:
         self.checks.form(request)
         members = self._builder.build(request)
         order = members[0]
-        self.checks.against_account(order)
+        refused = self._refusal_of(request, order, check)
+        late_text = late(refused) if refused is not None else None
+        if refused is not None and late_text is None:
+            raise refused
         for member in members:
             self.lifecycle.admit(member)
+        if late_text is not None:
+            self.lifecycle.reject(order, late_text)
+            return order
         rule = self.state.fault(FaultKind.HALT, **facts)
         if rule is not None:
             self.halt(request.symbol)
@@ -341,8 +360,23 @@ class Exchange:
             )
         return order
 
+    def _refusal_of(
+        self, request: OrderRequest, order: SimOrder, check: Callable[[OrderRequest], None]
+    ) -> Refusal | None:
+        """What the account says against the order, after the face's own rule."""
+        try:
+            check(request)
+            self.checks.against_account(order)
+        except Refusal as refusal:
+            return refusal
+        return None
+
     def _start(self, order: SimOrder, observer: Observer | None) -> None:
         """Brings an accepted order into the market, now or after the venue's latency."""
+        if order.is_done:
+            if observer is not None:
+                observer(order)
+            return
         if not self.state.is_open():
             self._each(order, self.lifecycle.queue)
             if observer is not None:

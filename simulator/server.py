@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from simulator.app import AlpacaFace
+from simulator.app import AlpacaFace, face_of
 from simulator.clock import SimClock
 from simulator.control import ControlPlane
 from simulator.exchange import Exchange
@@ -50,12 +50,18 @@ class SimulatorServer:
         self.venue = Venue.of(exchange)
         self.exchange = self.venue.first
         self.clock = clock or SimClock(self.exchange.now)
-        self.face = AlpacaFace(self.venue, self.clock)
+        self.face = face_of(self.venue, self.clock)
         self._host = host
         self._sockets = [_listen(host, port), _listen(host, control_port)]
         self.port, self.control_port = (s.getsockname()[1] for s in self._sockets)
         self._servers: list[_QuietServer] = []
         self._tasks: list[asyncio.Task[Any]] = []
+
+    @property
+    def alpaca(self) -> AlpacaFace:
+        """The face, where it is Alpaca's: its streams without a socket."""
+        assert isinstance(self.face, AlpacaFace), "the exchange speaks another protocol"
+        return self.face
 
     @property
     def url(self) -> str:

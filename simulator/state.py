@@ -117,6 +117,24 @@ class State:
             self.record("fault", fault=kind.value, rule=rule.id, facts=facts)
         return rule
 
+    def is_hidden(self, order: SimOrder, method: str, path: str) -> bool:
+        """True while a lookup-lag fault keeps this order from being found (C5)."""
+        facts = {
+            "client_id": order.client_id,
+            "symbol": order.symbol,
+            "method": method,
+            "path": path,
+        }
+        for rule in self.faults.rules:
+            if rule.kind is not FaultKind.LOOKUP_LAG or not rule.agrees(facts):
+                continue
+            if self.now < order.created_at + timedelta(seconds=rule.seconds("lag_s", 5.0)):
+                rule.fired += 1
+                self.faults.fired[rule.kind.value] += 1
+                self.record("fault", fault=rule.kind.value, rule=rule.id, facts=facts)
+                return True
+        return False
+
     def schedule(self, delay_s: float, action: Callable[[], None]) -> None:
         """Runs `action` when market time has advanced by `delay_s`."""
         self._counters["schedule"] = self._counters.get("schedule", 0) + 1

@@ -161,6 +161,9 @@ def market_clock(now: datetime, is_open: bool, known: tuple[Session, ...]) -> Ma
 
 def quote_rows(body: object) -> dict[str, WireQuote]:
     """The readable rows of a quotes answer by our own symbols; the others are left out."""
+    held = body.get("quotes") if isinstance(body, dict) else None
+    if isinstance(held, dict) and "unmatched_symbols" in held and "quote" not in held:
+        return {}
     found: dict[str, WireQuote] = {}
     for row in rows(body, "quotes", "quote"):
         try:

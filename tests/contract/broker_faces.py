@@ -20,6 +20,9 @@ import httpx
 
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig
+from brokers.port import Broker
+from brokers.tradier.client import TradierBroker
+from brokers.tradier.config import TradierConfig
 from domain.ids import IntentKey, Purpose
 from domain.instrument import Instrument
 from domain.occ import option_instrument
@@ -32,7 +35,7 @@ from domain.order import (
     Side,
     TimeInForce,
 )
-from simulator.config import ExchangeConfig, Listing
+from simulator.config import ExchangeConfig, Listing, WireFace
 from simulator.exchange import Exchange
 from simulator.server import SimulatorServer
 
@@ -96,7 +99,9 @@ class Face(Protocol):
     """What the shared cases need of a face."""
 
     name: str
-    broker: AlpacaBroker
+
+    @property
+    def broker(self) -> Broker: ...
 
     async def fault(self, kind: str, *, method: str, path: str = "*", **params: Any) -> None: ...
 
@@ -362,7 +367,11 @@ class SimulatedFace:
             stream_url=server.stream_url,
             request_timeout_s=timeout_s,
         )
-        self.broker = AlpacaBroker(self.config, now=lambda: MARKET_NOW)
+        self.broker: Broker = self.adapter()
+
+    def adapter(self) -> Broker:
+        """The adapter under test, pointed at the exchange."""
+        return AlpacaBroker(self.config, now=lambda: MARKET_NOW)
 
     async def fault(self, kind: str, *, method: str, path: str = "*", **params: Any) -> None:
         """The next request of this method meets the fault, once."""
@@ -386,11 +395,9 @@ class SimulatedFace:
 
     async def fill(self, broker_order_id: str, quantity: str, price: str) -> None:
         """Offers this much at this price for a moment; the resting buy takes it."""
-        order = self.exchange.order(broker_order_id)
-        assert order is not None
         tick = Decimal("0.01")
         ask = Decimal(price)
-        self.exchange.set_quote(order.symbol, ask - tick, ask, Decimal(1), Decimal(quantity))
+        self.exchange.set_quote("ESX", ask - tick, ask, Decimal(1), Decimal(quantity))
         self.show_market()
 
     def show_market(self) -> None:
@@ -398,21 +405,46 @@ class SimulatedFace:
         self.exchange.set_quote("ESX", Decimal("104.00"), Decimal("104.10"))
 
 
+class TradierSimulatedFace(SimulatedFace):
+    """The same exchange behind Tradier's protocol."""
+
+    name = "tradier"
+
+    def adapter(self) -> Broker:
+        config = TradierConfig(
+            key_id=self.config.key_id,
+            secret=self.config.secret,
+            trading_url=self.server.url,
+            request_timeout_s=self.config.request_timeout_s,
+        )
+        return TradierBroker(config, now=lambda: MARKET_NOW)
+
+    async def accepted(self, client_id: str) -> int:
+        """As above; a change is an order of the exchange, but not of the venue."""
+        rows = self.exchange.journal.of("accepted")
+        return sum(row.get("client_id") == client_id and not row.get("replaces") for row in rows)
+
+
 OPTIONS = ("SPY261218C00600000", "SPY261218C00610000")
 
 
 @asynccontextmanager
-async def simulated_face(timeout_s: float = TIMEOUT_S) -> AsyncIterator[SimulatedFace]:
+async def simulated_face(
+    timeout_s: float = TIMEOUT_S, venue: WireFace = WireFace.ALPACA
+) -> AsyncIterator[SimulatedFace]:
     """A fresh exchange in step mode with one equity, one underlying and two calls."""
+    made = TradierSimulatedFace if venue is WireFace.TRADIER else SimulatedFace
     listings = (
         Listing(Instrument(symbol="ESX")),
         Listing(Instrument(symbol="SPY")),
         *(Listing(option_instrument(symbol)) for symbol in OPTIONS),
     )
-    config = ExchangeConfig(listings=listings, cash=Decimal(10_000_000), start=MARKET_NOW)
+    config = ExchangeConfig(
+        listings=listings, cash=Decimal(10_000_000), start=MARKET_NOW, face=venue
+    )
     exchange = Exchange(config)
     async with SimulatorServer(exchange) as server:
-        face = SimulatedFace(exchange, server, timeout_s=timeout_s)
+        face = made(exchange, server, timeout_s=timeout_s)
         face.show_market()
         for symbol, bid in zip(OPTIONS, ("5.00", "2.00"), strict=True):
             exchange.set_quote(symbol, Decimal(bid), Decimal(bid) + Decimal("0.10"))

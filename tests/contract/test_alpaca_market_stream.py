@@ -114,7 +114,7 @@ async def test_wanting_other_symbols_changes_the_subscription_of_the_open_connec
         quote(venue, "2.00", "2.25", symbol="BBB")
         await listener.until(lambda: bool(listener.of(Quote)))
         assert [each.symbol for each in listener.of(Quote)] == ["BBB"]
-        assert len(server.face.market.sessions) == 1
+        assert len(server.alpaca.market.sessions) == 1
 
 
 async def test_a_second_connection_is_told_as_the_venues_limit() -> None:
@@ -154,7 +154,7 @@ async def test_wrong_keys_need_a_person_and_a_lost_connection_does_not() -> None
             await anext(wrong.events())
         assert refused.value.code == "AUTH_NEEDED"
         async with listening(server, SYMBOL) as listener:
-            server.face.market.close_all()
+            server.alpaca.market.close_all()
             with pytest.raises(Transient) as lost:
                 await asyncio.wait_for(asyncio.shield(listener.task), 10)
         assert lost.value.code == "STREAM_LOST"

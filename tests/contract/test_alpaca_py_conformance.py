@@ -332,7 +332,7 @@ async def test_stream_tells_new_partial_fill_fill_and_cancel(rig: Rig) -> None:
 
     stream.subscribe_trade_updates(keep)
     running = asyncio.create_task(stream._run_forever())  # type: ignore[no-untyped-call]
-    hub = rig.server.face.hub
+    hub = rig.server.alpaca.hub
     await wait_for(lambda: any(session.streams for session in hub._sessions))
     await rig.submit(limit(10, 100.25, client_order_id="streamed"))
     quote(rig.venue, "100.00", "100.25", size=4)

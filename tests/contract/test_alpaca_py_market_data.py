@@ -48,7 +48,7 @@ async def test_trades_quotes_bars_and_statuses_reach_the_handlers_of_the_sdk() -
         stream.subscribe_bars(keep, SYMBOL)
         stream.subscribe_trading_statuses(keep, "*")
         running = asyncio.create_task(stream._run_forever())
-        hub = server.face.market
+        hub = server.alpaca.market
         try:
             await wait_for(lambda: any(each.wants("bars", SYMBOL) for each in hub.sessions))
             quote(venue, "100.25", "100.50", size=7)

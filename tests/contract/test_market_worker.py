@@ -60,7 +60,7 @@ class Rig:
 
     async def streaming(self, *symbols: str) -> None:
         async def subscribed() -> bool:
-            sessions = self.server.face.market.sessions
+            sessions = self.server.alpaca.market.sessions
             return bool(sessions) and all(sessions[0].wants("quotes", each) for each in symbols)
 
         await self.until(subscribed, f"{symbols} are subscribed")
@@ -220,7 +220,7 @@ async def test_a_lost_connection_is_a_gap_and_the_same_symbols_stream_again(
     venue = exchange(listings=(equity("AAA"),), quoted=False)
     async with running(ledger, tmp_path, venue) as rig:
         await rig.record("day", "AAA")
-        rig.server.face.market.close_all()
+        rig.server.alpaca.market.close_all()
 
         async def connected_again() -> bool:
             heard = await rig.heard()
@@ -330,9 +330,9 @@ async def test_halts_reach_the_ledger_and_a_print_ends_one_whose_end_was_missed(
 
         await rig.until(one, "one halt")
         venue.trade("AAA", Decimal(1))
-        rig.server.face.market.is_mute = True
+        rig.server.alpaca.market.is_mute = True
         venue.resume("AAA")
-        rig.server.face.market.close_all()
+        rig.server.alpaca.market.close_all()
         await asyncio.sleep(0)
 
         async def connected_again() -> bool:
@@ -341,7 +341,7 @@ async def test_halts_reach_the_ledger_and_a_print_ends_one_whose_end_was_missed(
 
         await rig.until(connected_again, "connected again")
         assert await halted() == ("AAA",)
-        rig.server.face.market.is_mute = False
+        rig.server.alpaca.market.is_mute = False
         rig.server.step_s(5)
         venue.trade("AAA", Decimal(1))
 
@@ -357,7 +357,7 @@ async def test_a_mute_stream_in_an_open_market_is_told_and_replaced(
     venue = exchange(listings=(equity("AAA"),), quoted=False)
     async with running(ledger, tmp_path, venue, silence_s=0.5) as rig:
         await rig.record("day", "AAA")
-        rig.server.face.market.is_mute = True
+        rig.server.alpaca.market.is_mute = True
 
         async def replaced() -> bool:
             heard = await rig.heard()

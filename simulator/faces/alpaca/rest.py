@@ -15,7 +15,6 @@ from simulator.exchange import Exchange
 from simulator.faces.alpaca import parse
 from simulator.faces.alpaca.errors import error_of
 from simulator.faces.alpaca.render import Render
-from simulator.faults import FaultKind
 from simulator.orders import Kind, OrderRequest, Side, SimOrder, TimeInForce
 from simulator.refusals import Reason, Refusal
 
@@ -106,28 +105,9 @@ class AlpacaRest:
 
     def _visible(self, order: SimOrder | None, request: Request) -> SimOrder:
         """The order, unless it is unknown or a lookup-lag fault still hides it (C5)."""
-        if order is None or self._is_hidden(order, request.url.path):
+        if order is None or self._exchange.state.is_hidden(order, "GET", request.url.path):
             raise Refusal(Reason.NOT_FOUND, "order not found")
         return order
-
-    def _is_hidden(self, order: SimOrder, path: str) -> bool:
-        state = self._exchange.state
-        facts = {
-            "client_id": order.client_id,
-            "symbol": order.symbol,
-            "method": "GET",
-            "path": path,
-        }
-        for rule in state.faults.rules:
-            if rule.kind is not FaultKind.LOOKUP_LAG or not rule.agrees(facts):
-                continue
-            lag = timedelta(seconds=rule.seconds("lag_s", 5.0))
-            if state.now < order.created_at + lag:
-                rule.fired += 1
-                state.faults.fired[rule.kind.value] += 1
-                state.record("fault", fault=rule.kind.value, rule=rule.id, facts=facts)
-                return True
-        return False
 
     async def _list_orders(self, request: Request) -> Response:
         query = request.query_params

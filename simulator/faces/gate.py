@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import parse_qs
+from typing import Any, Protocol
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simulator.clock import SimClock
@@ -40,8 +37,26 @@ class Keys:
         return self.status(key, secret) == 200
 
 
+class Voice(Protocol):
+    """What a face says of itself to the gate in front of it."""
+
+    def refused(self, scope: Scope) -> Response | None:
+        """The answer to wrong keys; None lets the request in."""
+        ...
+
+    def too_many(self, headers: dict[str, str]) -> Response: ...
+
+    def server_error(self, status: int) -> Response: ...
+
+    def budget_headers(self, limit: int, used: int, rest_s: float) -> dict[str, str]: ...
+
+    def facts(self, scope: Scope, body: bytes) -> dict[str, str]:
+        """Method, path, client id and symbol of a request: what fault rules match on."""
+        ...
+
+
 class Gate:
-    """ASGI wrapper around the Alpaca endpoints.
+    """ASGI wrapper around a face's endpoints; `voice` says no in the face's own words.
 
     `drop_error` is raised instead of cutting the connection where there is none (in-process use
     through an ASGI transport): pass the error that the HTTP client raises for a cut connection.
@@ -52,13 +67,13 @@ class Gate:
         app: ASGIApp,
         exchange: Exchange,
         clock: SimClock,
-        keys: Keys,
+        voice: Voice,
         drop_error: Callable[[], Exception],
     ) -> None:
         self._app = app
         self._exchange = exchange
         self._clock = clock
-        self._keys = keys
+        self._voice = voice
         self._drop_error = drop_error
         self._window_end_s = 0.0
         self._used = 0
@@ -68,7 +83,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         body = await _read_body(receive)
-        facts = self._facts(scope, body)
+        facts = self._voice.facts(scope, body)
         self._exchange.advance_to(max(self._clock.now(), self._exchange.now))
         early = self._refused_early(scope) or await self._failed_before(facts)
         if early is not None:
@@ -82,13 +97,9 @@ class Gate:
 
     def _refused_early(self, scope: Scope) -> Response | None:
         """Wrong keys or an empty request budget."""
-        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        key = headers.get("apca-api-key-id", "")
-        status = self._keys.status(key, headers.get("apca-api-secret-key", ""))
-        if status != 200:
-            code = 40110000 if status == 401 else 40310000
-            text = "request is not authorized" if status == 401 else "forbidden."
-            return JSONResponse({"code": code, "message": text}, status)
+        refused = self._voice.refused(scope)
+        if refused is not None:
+            return refused
         limit = self._budget()
         if limit is None:
             return None
@@ -101,7 +112,7 @@ class Gate:
             return None
         rest_s = max(1, round(self._window_end_s - now_s))
         self._exchange.state.record("throttled", limit=limit)
-        return _too_many({"Retry-After": str(rest_s), **self._budget_headers()})
+        return self._voice.too_many({"Retry-After": str(rest_s), **self._budget_headers()})
 
     def _budget(self) -> int | None:
         """Requests per wall minute: the venue's number, scaled by speed; None in step mode."""
@@ -115,11 +126,7 @@ class Gate:
         if limit is None:
             return {}
         rest_s = max(0.0, self._window_end_s - asyncio.get_running_loop().time())
-        return {
-            "X-RateLimit-Limit": str(limit),
-            "X-RateLimit-Remaining": str(max(0, limit - self._used)),
-            "X-RateLimit-Reset": str(int(datetime.now(UTC).timestamp() + rest_s)),
-        }
+        return self._voice.budget_headers(limit, self._used, rest_s)
 
     async def _failed_before(self, facts: dict[str, str]) -> Response | None:
         """Faults that strike before anything is done."""
@@ -130,9 +137,9 @@ class Gate:
         limited = fault(FaultKind.RATE_LIMITED, **facts)
         if limited is not None:
             after = limited.params.get("retry_after")
-            return _too_many({} if after is None else {"Retry-After": str(after)})
+            return self._voice.too_many({} if after is None else {"Retry-After": str(after)})
         broken = fault(FaultKind.ERROR_BEFORE, **facts)
-        return _server_error(broken) if broken is not None else None
+        return self._server_error(broken) if broken is not None else None
 
     async def _spoiled(self, answer: _Captured, facts: dict[str, str]) -> _Captured | None:
         """Faults that strike after it was done; None means: cut the connection."""
@@ -144,7 +151,7 @@ class Gate:
             await asyncio.sleep(late.seconds("delay_s", 5.0))
         broken = fault(FaultKind.ERROR_AFTER, **facts)
         if broken is not None:
-            return await _Captured.of(_server_error(broken))
+            return await _Captured.of(self._server_error(broken))
         if fault(FaultKind.TRUNCATED, **facts) is not None:
             return answer.with_body(answer.body[: len(answer.body) // 2])
         if fault(FaultKind.HTML, **facts) is not None:
@@ -159,29 +166,8 @@ class Gate:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(receive(), timeout=1.0)
 
-    def _facts(self, scope: Scope, body: bytes) -> dict[str, str]:
-        query = parse_qs(scope.get("query_string", b"").decode())
-        client_id = (query.get("client_order_id") or [""])[0]
-        symbol = ""
-        if body:
-            try:
-                parsed = json.loads(body)
-            except ValueError:
-                parsed = None
-            if isinstance(parsed, dict):
-                client_id = str(parsed.get("client_order_id") or client_id)
-                symbol = str(parsed.get("symbol") or "")
-        path = scope["path"]
-        order = self._exchange.order(path.rpartition("/")[2])
-        if order is not None:
-            client_id = client_id or order.client_id
-            symbol = symbol or order.symbol
-        return {
-            "method": scope["method"],
-            "path": path,
-            "client_id": client_id,
-            "symbol": symbol,
-        }
+    def _server_error(self, rule: FaultRule) -> Response:
+        return self._voice.server_error(int(rule.params.get("status", 503)))
 
 
 class _Captured:
@@ -237,13 +223,3 @@ async def _read_body(receive: Receive) -> bytes:
         if not message.get("more_body"):
             break
     return b"".join(parts)
-
-
-def _too_many(headers: dict[str, str]) -> Response:
-    body = {"code": 42910000, "message": "rate limit exceeded"}
-    return JSONResponse(body, 429, headers=headers)
-
-
-def _server_error(rule: FaultRule) -> Response:
-    status = int(rule.params.get("status", 503))
-    return JSONResponse({"code": status * 100_000, "message": "internal server error"}, status)
