@@ -25,6 +25,8 @@ from domain.moves import Step, cancel_orders, is_fresh, read_orders
 from domain.trade_state import ExitProgress, Role, TradeState
 
 PART_CLOSE = "part_close"
+EXIT_SIGNAL = "exit_signal"
+"""Exit name of a close that a strategy asked for, not a person."""
 
 
 def open_units(state: TradeState) -> Decimal:
@@ -36,14 +38,13 @@ def open_units(state: TradeState) -> Decimal:
 def why_not_close(state: TradeState, fact: CloseRequested) -> str:
     """`CODE field: …` why this close cannot be; empty if it can (faults.md §3 rows 6-8)."""
     amount, share = fact.quantity, fact.fraction
-    if (amount is None) == (share is None):
-        return "CLOSE_SIZE quantity: allowed is one of quantity and fraction"
-    if amount is not None and amount <= 0:
-        return f"QTY_NOT_POSITIVE quantity: value was {amount}, allowed > 0"
-    if share is not None and not ZERO < share <= ONE:
-        return f"FRACTION_RANGE fraction: value was {share}, allowed 0 < f <= 1"
+    fault = _size_fault(amount, share)
+    if fault:
+        return fault
     if ts.wants_exit(state):
         return f"ALREADY_CLOSING trade: it is getting out ({state.exit.reason})"
+    if state.taken_over and fact.exit_name == EXIT_SIGNAL:
+        return "TAKEN_OVER trade: a person trades it by hand; the strategy does not"
     if share == ONE:
         return ""
     held = open_units(state)
@@ -60,6 +61,16 @@ def why_not_close(state: TradeState, fact: CloseRequested) -> str:
         return f"QTY_NOT_WHOLE quantity: value was {amount}, allowed multiples of {lots.lot_size}"
     if share is not None and lots.lot_down(held * share) == 0:
         return f"QTY_BELOW_LOT fraction: {share} of {held} is less than one lot"
+    return ""
+
+
+def _size_fault(amount: Decimal | None, share: Decimal | None) -> str:
+    if (amount is None) == (share is None):
+        return "CLOSE_SIZE quantity: allowed is one of quantity and fraction"
+    if amount is not None and amount <= 0:
+        return f"QTY_NOT_POSITIVE quantity: value was {amount}, allowed > 0"
+    if share is not None and not ZERO < share <= ONE:
+        return f"FRACTION_RANGE fraction: value was {share}, allowed 0 < f <= 1"
     return ""
 
 

@@ -16,6 +16,7 @@ from temporalio.workflow import ChildWorkflowHandle
 
 with workflow.unsafe.imports_passed_through():
     from domain.clock import ClockMap
+    from domain.closing import EXIT_SIGNAL
     from domain.facts import CloseRequested, FactEnvelope
     from domain.ids import trade_workflow_id
     from domain.messages import TradeInput, TradeResult
@@ -83,7 +84,7 @@ async def send_exit(wish: ExitWish) -> tuple[str, ...]:
         by=wish.by,
         reason=wish.reason[:REASON_MAX],
         fraction=wish.fraction,
-        exit_name="exit_signal",
+        exit_name=EXIT_SIGNAL,
     )
     envelope = FactEnvelope.of(fact, sender="session")
     heard = await asyncio.gather(*(tell_trade(each, envelope) for each in wish.trade_ids))
