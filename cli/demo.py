@@ -41,8 +41,9 @@ from cli.demo_stack import (
     prepare_tape,
 )
 from cli.demo_view import DemoView, Progress
-from cli.feed_report import TAKEN, journal_book, read_journal, read_ledger_book, read_trade_rows
+from cli.feed_report import TAKEN, read_trade_rows
 from cli.flatten import flatten_scope
+from cli.journal_books import read_books
 from cli.session_charts import equity_lines, symbol_charts
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import stack_environment
@@ -269,24 +270,15 @@ class Demo:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _books(self, ledger: Ledger, control: httpx.AsyncClient) -> tuple[Book, Book]:
-        """Both sides with the rows of every account, and what each account is worth."""
-        multipliers = {item.symbol: item.multiplier for item in self._tape.instruments}
         worth = {standing.account: standing.equity for standing in self._standings}
-        ours: dict[str, Book] = {}
-        theirs: dict[str, Book] = {}
-        for portfolio in self._contest.portfolios:
-            name = portfolio.account
-            asked = {} if name == self._account else {"account": name}
-            currency = self._all_settings[name].account.currency
-            book = await read_ledger_book(
-                ledger, name, portfolio.cash, currency=currency, multipliers=multipliers
-            )
-            ours[name] = book.model_copy(update={"equity": {name: worth[name]}})
-            text = (await control.get("/sim/journal", params=asked)).raise_for_status().text
-            state = (await control.get("/sim/state", params=asked)).raise_for_status().json()
-            book = journal_book(read_journal(text), currency=currency)
-            theirs[name] = book.model_copy(update={"equity": {name: Decimal(state["equity"])}})
-        return Book.merged(ours), Book.merged(theirs)
+        return await read_books(
+            ledger,
+            control,
+            self._contest.portfolios,
+            self._all_settings,
+            self._tape.instruments,
+            worth,
+        )
 
     async def _facts(
         self,

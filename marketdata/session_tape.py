@@ -7,7 +7,8 @@ data has none, and writes the tape file that the simulated exchange reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -112,49 +113,121 @@ def prepare_files(
     Raises:
         BadInput: as `load_tape`; SESSION_CLOSED if the session has no trading hours or no data.
     """
-    files = [file for each in paths for file in tape_files(each)]
-    events = load_tape(files, symbol=symbol, symbols=symbols, zone=zone)
-    recorded = [terms for terms in map(recording_terms, files) if terms is not None]
-    known = {each.instrument.symbol: each.instrument for each in recorded if each.instrument}
-    found = sorted({event.symbol for event in events})
-    kinds = {
-        name: asset or (_ASSETS[known[name].kind] if name in known else _asset_of(name, files))
-        for name in found
-    }
-    all_crypto = set(kinds.values()) == {AssetClass.CRYPTO}
-    name = calendar or (ALWAYS_OPEN if all_crypto else DEFAULT_EQUITY_CALENDAR)
-    trading = calendar_for(name, events[0].time)
-    day = session or _first_session(events, trading)
-    hours = trading.session_hours(day) if day is not None else ()
-    inside = [event for event in events if any(_belongs(event, stretch) for stretch in hours)]
-    if not hours or not inside:
-        raise BadInput("SESSION_CLOSED", "session", day or "", f"a session of {name} with data")
-    found = sorted({event.symbol for event in inside})
-    instruments = tuple(
-        known[item].model_copy(update={"calendar": name})
-        if item in known
-        else _instrument(item, kinds[item], inside, name)
-        for item in found
+    recorded = Recorded.read(
+        paths, symbol=symbol, symbols=symbols, asset=asset, calendar=calendar, zone=zone
     )
-    synthetic = _symbols_without_quotes(inside, found)
-    simulated = any(not terms.quotes_are_real for terms in recorded)
-    ticks = {item.symbol: item.tick_size for item in instruments}
-    return SessionTape(
-        path=str(path),
-        instruments=instruments,
-        calendar=name,
-        hours=hours,
-        begin=hours[0].open if not all_crypto else inside[0].time,
-        end=hours[-1].close if not all_crypto else inside[-1].time + timedelta(seconds=1),
-        events=write_tape(path, _quoted(inside, synthetic, ticks)),
-        synthetic_quotes=bool(synthetic) or simulated,
-        label=_label(synthetic, found, simulated=simulated),
-    )
+    day = session or next(iter(recorded.sessions()), None)
+    return recorded.cut(path, day)
 
 
-def _first_session(events: Iterable[TapeEvent], trading: Calendar) -> date | None:
-    sessions = (trading.session_of(event.time) for event in events)
-    return next((day for day in sessions if day is not None), None)
+@dataclass(frozen=True)
+class Recorded:
+    """Files of market data, read once and checked whole; `cut` writes one session of them."""
+
+    events: tuple[TapeEvent, ...]
+    kinds: dict[str, AssetClass]
+    known: dict[str, Instrument]
+    simulated: bool
+    calendar: Calendar
+
+    @classmethod
+    def read(
+        cls,
+        paths: Sequence[Path],
+        *,
+        symbol: str | None = None,
+        symbols: Sequence[str] | None = None,
+        asset: AssetClass | None = None,
+        calendar: str | None = None,
+        zone: str | None = None,
+    ) -> Recorded:
+        """Reads the files as `prepare_files` says.
+
+        Raises:
+            BadInput: as `load_tape`.
+        """
+        files = [file for each in paths for file in tape_files(each)]
+        events = load_tape(files, symbol=symbol, symbols=symbols, zone=zone)
+        recorded = [terms for terms in map(recording_terms, files) if terms is not None]
+        known = {each.instrument.symbol: each.instrument for each in recorded if each.instrument}
+        kinds = {
+            name: asset or (_ASSETS[known[name].kind] if name in known else _asset_of(name, files))
+            for name in sorted({event.symbol for event in events})
+        }
+        name = calendar or (ALWAYS_OPEN if _all_crypto(kinds) else DEFAULT_EQUITY_CALENDAR)
+        return cls(
+            events=events,
+            kinds=kinds,
+            known=known,
+            simulated=any(not terms.quotes_are_real for terms in recorded),
+            calendar=calendar_for(name, events[0].time),
+        )
+
+    def sessions(self) -> tuple[date, ...]:
+        """Every session that the files have events in, oldest first."""
+        found: dict[date, None] = {}
+        for event in self.events:
+            # A year of calendar is known to each side of the first event; files may hold more.
+            trading = calendar_for(self.calendar.name, event.time)
+            day = trading.session_of(event.time)
+            if day is not None:
+                found[day] = None
+        return tuple(found)
+
+    def hours(self, session: date) -> tuple[TradingHours, ...]:
+        """The trading hours of the session, empty on a holiday."""
+        noon = datetime.combine(session, time(12), tzinfo=UTC)
+        return calendar_for(self.calendar.name, noon).session_hours(session)
+
+    def cut(
+        self,
+        path: Path,
+        session: date | None,
+        begin: datetime | None = None,
+        until: datetime | None = None,
+    ) -> SessionTape:
+        """Writes the session to `path`; of it only what lies from `begin` until before `until`.
+
+        Raises:
+            BadInput: SESSION_CLOSED if it has no trading hours or no data there.
+        """
+        calendar = self.calendar.name
+        hours = self.hours(session) if session is not None else ()
+        inside = [
+            event
+            for event in self.events
+            if any(_belongs(event, stretch) for stretch in hours)
+            and (begin is None or event.time >= begin)
+            and (until is None or event.time < until)
+        ]
+        if not hours or not inside:
+            allowed = f"a session of {calendar} with data"
+            raise BadInput("SESSION_CLOSED", "session", session or "", allowed)
+        found = sorted({event.symbol for event in inside})
+        instruments = tuple(
+            self.known[item].model_copy(update={"calendar": calendar})
+            if item in self.known
+            else _instrument(item, self.kinds[item], inside, calendar)
+            for item in found
+        )
+        synthetic = _symbols_without_quotes(inside, found)
+        ticks = {item.symbol: item.tick_size for item in instruments}
+        all_crypto = _all_crypto(self.kinds)
+        return SessionTape(
+            path=str(path),
+            instruments=instruments,
+            calendar=calendar,
+            hours=hours,
+            begin=hours[0].open if not all_crypto else inside[0].time,
+            end=hours[-1].close if not all_crypto else inside[-1].time + timedelta(seconds=1),
+            events=write_tape(path, _quoted(inside, synthetic, ticks)),
+            synthetic_quotes=bool(synthetic) or self.simulated,
+            label=_label(synthetic, found, simulated=self.simulated),
+        )
+
+
+def _all_crypto(kinds: dict[str, AssetClass]) -> bool:
+    return set(kinds.values()) == {AssetClass.CRYPTO}
 
 
 def _belongs(event: TapeEvent, hours: TradingHours) -> bool:

@@ -1,0 +1,162 @@
+"""What a day of the week came to: its line, its problems, and a page for each of its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from cli.contest_books import PortfolioBook, marks_of
+from cli.contest_files import Portfolio
+from cli.feed_report import counting_fills, read_trade_rows
+from cli.session_charts import equity_lines, symbol_charts
+from cli.week_tape import WeekDay
+from domain.base import Frozen
+from domain.clock import ClockMap
+from domain.money import Amount
+from domain.session import SessionResult
+from ledger.records import FillRecord, IntentRecord
+from ledger.repository import Ledger
+from marketdata.feed import TapeFeed
+from observability.build import commit
+from report.page import write_page
+from report.records import SessionFacts
+from report.verify import Differences
+from settings import Settings
+from wiring import config_hash
+
+DIFFERENCES_SHOWN_MAX = 20
+
+
+class SessionDayResult(Frozen):
+    """One session on one day: how it ended, and how many of its trades held something."""
+
+    result: SessionResult
+    filled: int
+
+    def text(self) -> str:
+        counts = self.result.counts
+        name = f"{', '.join(self.result.strategies)} on {'+'.join(self.result.symbols)}"
+        if not counts.signals:
+            return f"{name}: no signal"
+        late = f", {counts.late} late" if counts.late else ""
+        return f"{name}: {counts.signals} signals{late}, {self.filled} filled"
+
+
+class BaselineCheck(Frozen):
+    """The equity at the account's roll, and what the account was worth the evening before."""
+
+    account: str
+    expected: Amount
+    stored: Amount | None = None
+
+
+class DayOutcome(Frozen):
+    """A day after its comparison. The books are the whole week so far: no day changes another."""
+
+    day: WeekDay
+    differences: Differences
+    orders: int
+    fills: int
+    fees: int
+    sessions: tuple[SessionDayResult, ...]
+    baselines: tuple[BaselineCheck, ...]
+    open_trades: tuple[str, ...] = ()
+    working_orders: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that makes this day fail; empty = as it must be."""
+        found = [item.line() for item in self.differences.items[:DIFFERENCES_SHOWN_MAX]]
+        hidden = len(self.differences.items) - len(found)
+        found += [f"and {hidden} more differences"] if hidden > 0 else []
+        found += [f"still open: {trade}" for trade in self.open_trades]
+        found += [f"order still works: {order}" for order in self.working_orders]
+        found += [
+            f"baseline of {each.account}: {each.stored}, the evening before {each.expected}"
+            for each in self.baselines
+            if each.stored != each.expected
+        ]
+        if not any(session.filled for session in self.sessions):
+            found.append("no trade was filled on this day")
+        return tuple(found)
+
+    def line(self) -> str:
+        """The day in one line."""
+        tape = self.day.tape
+        when = f"{self.day.session:%a %Y-%m-%d} {tape.begin:%H:%M}-{tape.end:%H:%M} UTC"
+        word = "equals" if self.differences.equal else "DIFFERS from"
+        counts = f"{self.orders} accepted orders, {self.fills} fills, {self.fees} fees"
+        sessions = "; ".join(session.text() for session in self.sessions)
+        baselines = ", ".join(f"{each.account} {each.stored}" for each in self.baselines)
+        return (
+            f"{when}: ledger {word} exchange journal: {counts} | {sessions} | baseline {baselines}"
+        )
+
+
+def last_line(outcomes: Sequence[DayOutcome], days: int) -> str:
+    """The last line of the week."""
+    bad = [f"{each.day.session}" for each in outcomes if each.problems]
+    if bad or len(outcomes) < days:
+        names = ", ".join(bad) or "none"
+        return f"week FAILED: {len(outcomes)} of {days} days played, days with problems: {names}"
+    return (
+        f"{days} days, 3 sessions: ledger equals exchange journal each day: "
+        f"{outcomes[-1].differences.line().partition(': ')[2]}"
+    )
+
+
+async def write_session_page(
+    ledger: Ledger,
+    portfolio: Portfolio,
+    settings: Settings,
+    day: WeekDay,
+    clock: ClockMap,
+    result: SessionResult,
+    differences: Differences,
+    start: Decimal,
+    path: Path,
+) -> None:
+    """The report of one session of one day as HTML: its own trades, marked on its own symbols."""
+    tape, name = day.tape, result.name
+    trades = await ledger.list_trades(session=name)
+    orders: list[IntentRecord] = []
+    fills: list[FillRecord] = []
+    for trade in trades:
+        orders += await ledger.orders_of_trade(trade.trade_id)
+        fills += counting_fills(await ledger.fills_of_trade(trade.trade_id))
+    ours = {record.fill.broker_order_id for record in fills}
+    fees = [
+        fee
+        for fee in await ledger.fees(portfolio.account)
+        if fee.broker_order_id in ours or ours.intersection(fee.text.split())
+    ]
+    book = PortfolioBook(
+        portfolio=portfolio.model_copy(update={"cash": start}),
+        instruments={item.symbol: item for item in tape.instruments},
+        trades=trades,
+        orders=tuple(orders),
+        fills=tuple(fills),
+        fees=tuple(fees),
+        signals_taken=result.counts.taken,
+    )
+    bars = TapeFeed.open(Path(tape.path)).completed(result.symbols, None, tape.end).bars
+    facts = SessionFacts(
+        session=name,
+        account=portfolio.account,
+        currency=settings.account.currency,
+        tape=", ".join(result.symbols),
+        quotes_label=tape.label,
+        market_begin=tape.begin,
+        market_end=tape.end,
+        speed=clock.speed,
+        wall_s=Decimal(str(round(clock.wall_duration_s((tape.end - tape.begin).seconds), 1))),
+        signals=result.counts.taken,
+        trades=await read_trade_rows(ledger, name),
+        equity=equity_lines([book], marks_of(bars, tape.end)),
+        charts=symbol_charts(bars, trades, orders, fills, clock, tape.end),
+        cash_before=start,
+        commit=commit(),
+        config_hash=config_hash(settings),
+    )
+    write_page(facts, differences, path)
