@@ -27,13 +27,15 @@ _STOPS = (Purpose.STOP, Purpose.OCO)
 
 
 def equity_lines(books: Iterable[PortfolioBook], marks: Sequence[Mark]) -> tuple[EquityLine, ...]:
-    """The equity of every portfolio, marked at the last trade of each minute."""
+    """The equity of every portfolio, marked at the last trade of each minute, up to the last."""
+    until = max((mark.time for mark in marks), default=None)
     return tuple(
         equity_line(
             book.portfolio.account,
             book.portfolio.strategy,
             book.portfolio.cash,
             book.line(marks),
+            until,
         )
         for book in books
     )
@@ -86,39 +88,41 @@ def stop_pieces(
 ) -> Mapping[str, tuple[StopPiece, ...]]:
     """By symbol: where each accepted stop stood, until it ended or another took its place.
 
-    The parent of an OCO lives on as a target when its stop is replaced; its stop ended.
+    A tranche has one stop at a time, whatever orders carry it. The parent of an OCO lives on as a
+    target when its stop is replaced; its stop ended all the same.
     """
-    found: dict[str, tuple[str, StopPiece]] = {}
+    found: dict[str, list[StopPiece]] = {}
+    last: dict[tuple[str, str], StopPiece] = {}
     for record in sorted(orders, key=lambda each: each.gate_at):
         price = _stop_price(record)
         if price is None or record.state is not IntentState.ACCEPTED:
             continue
-        told, mine, replaced = record.snapshot, record.intent.client_id, record.intent.replaces
-        begin = clock.market(record.answered_at or record.gate_at)
-        if told is not None and told.submitted_at is not None:
-            begin = told.submitted_at
-        end, stop_id = until, mine
-        if told is not None and told.is_terminal and told.updated_at is not None:
-            end = told.updated_at
-        if replaced in found:
-            symbol, before = found[replaced]
-            stop_id = before.stop_id
-            found[replaced] = (
-                symbol,
-                before.model_copy(update={"end": min(before.end, max(before.begin, begin))}),
-            )
-        piece = StopPiece(
-            trade_id=record.owner.trade_id,
-            stop_id=stop_id,
-            begin=begin,
-            end=max(begin, end),
-            price=price,
-        )
-        found[mine] = record.intent.body.symbol, piece
-    by_symbol: dict[str, list[StopPiece]] = {}
-    for symbol, piece in found.values():
-        by_symbol.setdefault(symbol, []).append(piece)
-    return {symbol: tuple(pieces) for symbol, pieces in by_symbol.items()}
+        pieces = found.setdefault(record.intent.body.symbol, [])
+        piece = _piece(record, price, clock, until)
+        before = last.get((piece.trade_id, piece.stop_id))
+        if before is not None and before.end > piece.begin:
+            shorter = before.model_copy(update={"end": max(before.begin, piece.begin)})
+            pieces[pieces.index(before)] = shorter
+        pieces.append(piece)
+        last[piece.trade_id, piece.stop_id] = piece
+    return {symbol: tuple(pieces) for symbol, pieces in found.items()}
+
+
+def _piece(record: IntentRecord, price: Decimal, clock: ClockMap, until: datetime) -> StopPiece:
+    told, intent = record.snapshot, record.intent
+    begin, end = clock.market(record.answered_at or record.gate_at), until
+    if told is not None and told.submitted_at is not None:
+        begin = told.submitted_at
+    if told is not None and told.is_terminal and told.updated_at is not None:
+        end = told.updated_at
+    alone = intent.replaces or intent.client_id
+    return StopPiece(
+        trade_id=record.owner.trade_id,
+        stop_id=alone if intent.tranche is None else f"{intent.key.leg}/{intent.tranche}",
+        begin=begin,
+        end=max(begin, end),
+        price=price,
+    )
 
 
 def _stop_price(record: IntentRecord) -> Decimal | None:

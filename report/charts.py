@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from pydantic import AwareDatetime
 
@@ -63,10 +64,19 @@ class SymbolChart(Frozen):
 
 
 def equity_line(
-    account: str, strategy: str, start: Amount, points: Iterable[PortfolioPoint]
+    account: str,
+    strategy: str,
+    start: Amount,
+    points: Iterable[PortfolioPoint],
+    until: datetime | None = None,
 ) -> EquityLine:
-    """The portfolio's points as a line with few enough points to be drawn."""
+    """The portfolio's points as a line with few enough points to be drawn.
+
+    It goes on to `until`: a portfolio that has nothing open is still worth what it is worth.
+    """
     levels = [Level(time=point.time, value=point.equity) for point in points]
+    if until is not None and (not levels or levels[-1].time < until):
+        levels.append(Level(time=until, value=levels[-1].value if levels else start))
     return EquityLine(account=account, strategy=strategy, start=start, points=thinned(levels))
 
 

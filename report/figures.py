@@ -20,8 +20,9 @@ INK, GRID, PAPER = "#1f2933", "#e4e7eb", "#ffffff"
 BLUE, GREEN, RED, AMBER, GREY = "#2563eb", "#15803d", "#c81e1e", "#b45309", "#7b8794"
 LINE_COLOURS = (BLUE, "#0f766e", "#9333ea", AMBER, "#be185d", "#4d7c0f", "#0e7490", GREY)
 EQUITY_HEIGHT, PRICE_HEIGHT, BAR_ROW_HEIGHT = 460, 430, 34
-# Between the end of one stop and the next one; below it, the stop was moved and not away.
-GAP_S = 1.0
+# Between the end of a tranche's stop and the next one, in market time; below it, it was moved. A
+# replay is fast: the broker's answer takes as long as many of its seconds.
+GAP_S = 30.0
 
 
 def script() -> str:

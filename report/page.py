@@ -66,6 +66,9 @@ dl { display: grid; grid-template-columns: max-content auto; gap: 2px 16px; marg
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
+# Charts measure their box while the page is still being read; once it is there they fit into it.
+_SETTLE = "addEventListener('load', () => dispatchEvent(new Event('resize')));"
+
 
 def write_page(facts: SessionFacts, differences: Differences, path: Path) -> None:
     """Writes the page, and beside it what it was made of (`.json`), from which it can be redone."""
@@ -104,7 +107,7 @@ def page_of(facts: SessionFacts, differences: Differences) -> str:
 {_reasons(report)}
 {_trades(facts)}
 {_section("About this run", _pairs(report.facts))}
-</main></body></html>
+</main><script>{_SETTLE}</script></body></html>
 """
 
 
@@ -129,10 +132,10 @@ def _tiles(report: Report, facts: SessionFacts) -> str:
         (f"{round_to_cent(sums.fees)}", "fees", ""),
         (f"{sums.filled} of {sums.signals}", "signals filled", ""),
         (f"{sums.winners} / {sums.losers}", "winners / losers", ""),
-        (str(sums.refused), "refused by the gate", ""),
+        (str(sums.refused), "refused by gate", ""),
         (slippage, "slippage per unit", ""),
         (f"{sums.naked_s_max:.2f} s", "longest naked", ""),
-        (f"{longest:.2f} s", "longest unconfirmed", ""),
+        (f"{longest:.2f} s", "unconfirmed", ""),
     )
     return '<div class="tiles">{}</div>'.format(
         "".join(
