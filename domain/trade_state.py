@@ -480,10 +480,21 @@ def tranche_quantities(state: TradeState) -> tuple[Decimal, ...]:
     return (*sizes, filled - total(sizes))
 
 
+def taken_off(state: TradeState, record: OrderRecord) -> Decimal:
+    """Units that this exit took off: its executions, and what a person answered for it (I10)."""
+    by_hand = total(
+        a.quantity
+        for a in state.adjustments
+        if a.adjustment is AdjustmentKind.BY_HAND
+        and a.adjustment_id.split("/")[1] == record.client_id
+    )
+    return filled_quantity(state, record) + by_hand * record.side.sign
+
+
 def tranche_sold(state: TradeState, tranche: int) -> Decimal:
     """Units already taken off this tranche (0-based) by its own exits."""
     return total(
-        filled_quantity(state, o)
+        taken_off(state, o)
         for o in state.orders
         if o.tranche == tranche and o.role is not Role.ENTRY
     )
@@ -709,7 +720,7 @@ def rescaled_tranches(state: TradeState) -> tuple[Decimal, ...]:
     So a part close leaves the nearest targets as they are, and every tranche that stays whole
     keeps its resting orders untouched.
     """
-    taken = total(filled_quantity(state, o) for o in state.orders if o.role is Role.EXIT)
+    taken = total(taken_off(state, o) for o in state.orders if o.role is Role.EXIT)
     sizes = list(tranche_quantities(state))
     for tranche in reversed(range(len(sizes))):
         cut = min(taken, max(sizes[tranche] - tranche_sold(state, tranche), ZERO))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
+from domain import trade_state as ts
+from domain.commands import Command, PlaceOrder
 from domain.control import KillMode
-from domain.facts import (
-    FlattenRequested,
-    KillEngaged,
-)
-from domain.order import Side
+from domain.facts import FlattenRequested, KillEngaged
+from domain.order import OrderState, Side
 from domain.outcomes import progress_of
+from domain.protection import desired_exits
+from domain.trade_state import Role
 from tests.unit.test_operator_fold import order, told
 from tests.unit.test_part_close import close_fact, entered
-from tests.unit.toy_broker import live_exit_quantity
+from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
+from tests.unit.toy_broker import ToyBroker, Trade, live_exit_quantity
 
 D = Decimal
 
@@ -61,3 +64,54 @@ def test_command_under_the_id_of_a_flatten_is_refused_and_not_swallowed() -> Non
     trade.tell(FlattenRequested(at=trade.now, command_id="x", by="ann", reason="r"))
     trade.tell(told(trade, "pause", "x"))
     assert " ".join(progress_of(trade.state, "x")).split()[0] != "unknown"
+
+
+def lost_first_target() -> tuple[Trade, ToyBroker, str]:
+    """Three tranches, of which the first one's order never got an answer and cannot be found."""
+    trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET))
+    lost: list[Command] = []
+
+    def mischief(command: Command) -> str:
+        if isinstance(command, PlaceOrder) and not command.intent.increasing and not lost:
+            lost.append(command)
+            return "lost"
+        return ""
+
+    trade.mischief = mischief
+    resolved = trade._resolved
+    trade._resolved = lambda command: []  # type: ignore[method-assign]
+    broker.move(D("99.75"), D(100))
+    for _ in range(12):
+        trade.deliver()
+        trade.look()
+    unknown = [o for o in trade.state.orders if o.state is OrderState.UNKNOWN]
+    assert len(unknown) == 1
+    trade._resolved = resolved  # type: ignore[method-assign]
+    return trade, broker, unknown[0].client_id
+
+
+def test_tranche_filled_by_a_persons_word_is_gone_and_the_others_keep_their_orders() -> None:
+    """I4: what was sold by hand must not be protected once more, beyond the position."""
+    trade, _broker, client_id = lost_first_target()
+    said = {"resolution": "filled", "quantity": "3", "price": "102", "evidence": "screen"}
+    trade.tell(told(trade, "resolve_order", client_id=client_id, **said))
+    assert ts.held_units(trade.state) == 7
+    assert [(e.tranche, e.quantity) for e in desired_exits(trade.state)] == [(1, D(3)), (2, D(4))]
+    assert trade.state.stop_price == 96, "whether target or stop filled it is not known"
+
+
+def test_exit_filled_by_a_persons_word_comes_off_the_last_tranches() -> None:
+    trade, broker = entered(targets=THREE)
+    trade.mischief = lambda c: "lost" if "part_close" in getattr(c, "summary", "") else ""
+    trade._resolved = lambda command: []  # type: ignore[method-assign]
+    trade.tell(close_fact(trade, quantity="4"))
+    for _ in range(9):
+        trade.broker.now += timedelta(milliseconds=100)
+        trade.look()
+    exits = [o for o in trade.state.orders if o.role is Role.EXIT]
+    assert [o.state for o in exits] == [OrderState.UNKNOWN], broker.journal
+    said = {"resolution": "filled", "quantity": "4", "price": "99", "evidence": "screen"}
+    trade.tell(told(trade, "resolve_order", client_id=exits[0].client_id, **said))
+    assert ts.held_units(trade.state) == 6
+    assert [(e.tranche, e.quantity) for e in desired_exits(trade.state)] == [(0, D(3)), (1, D(3))]
+    assert ts.rescaled_tranches(trade.state) == (D(3), D(3), D(0))
