@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from temporalio import activity
@@ -26,21 +25,26 @@ async def run_until_shutdown(work: Coroutine[Any, Any, None]) -> None:
     Returning ends the activity normally, so that its workflow starts it elsewhere without waiting
     for a missed heartbeat. An error of the work is raised.
     """
-    tasks = {
-        asyncio.create_task(work),
-        asyncio.create_task(_beat()),
-        asyncio.create_task(activity.wait_for_worker_shutdown()),
-    }
+    await run_until_one_ends([work, _beat(), activity.wait_for_worker_shutdown()])
+
+
+async def run_until_one_ends(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs them side by side until one ends; takes the others back and raises its error.
+
+    No `TaskGroup`: it drops a cancellation that meets an error of a child. A streamer that lost
+    its lease in the moment in which it was to stop then led on for ever, and its worker never
+    ended.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        ended = [task for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended:
+        task.result()
 
 
 async def _beat() -> None:

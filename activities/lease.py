@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio import activity
 
+from activities.hosting import run_until_one_ends
 from activities.services import Services
 from domain.errors import HoldfastError
 
@@ -32,11 +33,8 @@ async def lead_for_ever(services: Services, name: str, holder: str, jobs: Jobs) 
             await asyncio.sleep(LEASE_RENEW_S)
             continue
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_keep(services, name, holder, epoch))
-                for job in jobs():
-                    group.create_task(job)
-        except* LeaseLost:
+            await run_until_one_ends([_keep(services, name, holder, epoch), *jobs()])
+        except LeaseLost:
             activity.logger.warning("lease %s epoch %d was lost", name, epoch)
         finally:
             await _release(services, name, holder, epoch)
