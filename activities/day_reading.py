@@ -189,7 +189,6 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
         instrument = books.book.instrument(row.symbol)
         price = _price(market.quotes.get(row.symbol), row.quantity)
         mine = tuple(s for s in stops.get(row.trade_id, ()) if s.symbol == row.symbol)
-        unknown = "none: no trade of ours" if row.trade_id == EXTERNAL else "unknown"
         found.append(
             HeldPosition(
                 trade_id=row.trade_id,
@@ -197,7 +196,7 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
                 symbol=row.symbol,
                 quantity=row.quantity,
                 stage="" if trade is None else trade.stage,
-                protection=(trade.protection if trade is not None else "") or unknown,
+                protection=_protection(row, trade, mine),
                 price=price,
                 stops=mine,
                 risk=gap_risk(instrument, row.quantity, price, mine, wanted.gap_fraction),
@@ -205,6 +204,18 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
             )
         )
     return tuple(found)
+
+
+def _protection(row: TradePosition, trade: TradeRecord | None, stops: Sequence[NightStop]) -> str:
+    """The class of what is held. Stops that cover it are newer news than the trade's row.
+
+    The row has what was true at the trade's last step with the broker.
+    """
+    if total(stop.quantity for stop in stops) >= abs(row.quantity):
+        return "resting"
+    if row.trade_id == EXTERNAL:
+        return "none: no trade of ours"
+    return (trade.protection if trade is not None else "") or "unknown"
 
 
 def night_stops(

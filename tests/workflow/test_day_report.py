@@ -32,7 +32,7 @@ async def rig(
     """Its streams worker writes reports under the working directory."""
     monkeypatch.chdir(tmp_path)
     async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote(play.SYMBOL, "99.75", "100.25")
+        play.calm_market(made)
         yield made
 
 
@@ -53,12 +53,15 @@ async def test_evening_names_the_position_its_stop_and_its_risk_once(
     (held,) = told["held"]
     assert held["protection"] == "resting"
     assert told["unread"] == []
-    (stop,) = held["stops"]
     quantity, price = abs(Decimal(held["quantity"])), Decimal(held["price"])
     assert Decimal(held["risk"]["value"]) == quantity * price
     assert Decimal(held["risk"]["at_gap"]) == quantity * price * Decimal("0.05")
-    assert Decimal(held["risk"]["at_stop"]) == (price - Decimal(stop["price"])) * quantity
-    assert stop["is_dormant"] is True
+    stops = held["stops"]
+    assert sum(Decimal(stop["quantity"]) for stop in stops) == quantity
+    assert {Decimal(stop["price"]) for stop in stops} == {play.STOP}
+    assert Decimal(held["risk"]["at_stop"]) == (price - play.STOP) * quantity
+    assert all(stop["is_dormant"] and not stop["expires_tonight"] for stop in stops)
+    assert len(told["working"]) == len(stops)
     assert held["symbol"] in page
 
     alerts = [a for a in await rig.ledger.list_alerts(account=account) if a.code == "DAY_REPORT"]
