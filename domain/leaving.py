@@ -113,7 +113,7 @@ def is_asking(state: TradeState, now: datetime) -> bool:
         return False
     if state.hours.halted or not state.hours.is_open:
         return False
-    return (now - since).total_seconds() <= QUOTE_HOLD_S
+    return (now - since).total_seconds() < QUOTE_HOLD_S
 
 
 def _is_recent(at: datetime | None, now: datetime) -> bool:
@@ -238,6 +238,9 @@ def exit_deadlines(state: TradeState) -> list[datetime]:
     if progress.asked_at is not None:
         times.append(progress.asked_at + timedelta(seconds=EXIT_ASK_S))
         times.append(progress.asked_at + timedelta(seconds=EXIT_CLOSED_ASK_S))
+    since = progress.asking_since
+    if since is not None and not _has_answer_since(state, since):
+        times.append(since + timedelta(seconds=QUOTE_HOLD_S))
     if progress.retry_at is not None:
         times.append(progress.retry_at)
     return times

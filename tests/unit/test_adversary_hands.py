@@ -11,9 +11,11 @@ from domain import trade_state as ts
 from domain.commands import Command, PlaceOrder
 from domain.control import KillMode
 from domain.facts import FlattenRequested, KillEngaged
+from domain.leaving import QUOTE_HOLD_S
 from domain.order import OrderState, Side
 from domain.outcomes import progress_of
 from domain.protection import desired_exits
+from domain.steps import decide, next_deadline
 from domain.trade_state import Role
 from tests.unit.test_operator_fold import order, told
 from tests.unit.test_part_close import close_fact, entered
@@ -115,3 +117,25 @@ def test_exit_filled_by_a_persons_word_comes_off_the_last_tranches() -> None:
     assert ts.held_units(trade.state) == 6
     assert [(e.tranche, e.quantity) for e in desired_exits(trade.state)] == [(0, D(3)), (1, D(3))]
     assert ts.rescaled_tranches(trade.state) == (D(3), D(3), D(0))
+
+
+def test_quote_that_hangs_lets_protection_back_after_three_seconds() -> None:
+    """I4, K3: what an exit released must not wait for the next chance to ask."""
+    trade, _broker = entered()
+    trade.tell(close_fact(trade, fraction="1"))
+    while trade.state.live(Role.TARGET, Role.STOP):
+        trade.look()
+    assert not trade.state.live(Role.EXIT)
+    # Its worker is away until the quote has run out; then the read that is asked again hangs.
+    trade.broker.now += timedelta(seconds=4)
+    trade.state, asked = decide(trade.state, trade.now)
+    began, busy = trade.now, [command.key for command in asked]
+    assert [command.kind for command in asked] == ["read_quote"]
+    placed: list[Command] = []
+    while not placed:
+        at = next_deadline(trade.state, trade.now)
+        assert at is not None
+        trade.broker.now = at
+        trade.state, commands = decide(trade.state, at, busy)
+        placed = [c for c in commands if isinstance(c, PlaceOrder)]
+    assert (trade.now - began).total_seconds() <= QUOTE_HOLD_S
