@@ -213,15 +213,20 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
 
 
 def _is_still_wanted(state: TradeState, record: OrderRecord) -> bool:
-    """True if the order may be posted again: an entry while walking, an exit of what is held.
+    """True if the order may be posted again: an entry while walking, an exit of what shall go.
 
-    Without a position an exit would open one the other way round (I2).
+    Beyond that an exit would sell what shall stay, or open a position the other way round (I2).
     """
     if state.taken_over:
         return False
     if record.role is Role.ENTRY:
-        return not state.walk.ended
-    return not ts.is_flat(state)
+        return not state.walk.ended and not state.paused
+    if record.replaces is not None or record.leg != 0:
+        return not ts.is_flat(state)
+    if record.role is not Role.EXIT:
+        return record.quantity <= abs(ts.held_units(state))
+    surplus = abs(ts.held_units(state)) - state.exit.keep
+    return bool(state.exit.reason) and record.quantity <= surplus
 
 
 def _broker_id_of(state: TradeState, client_id: str | None) -> str | None:

@@ -8,9 +8,9 @@ from decimal import Decimal
 import pytest
 
 from domain import trade_state as ts
-from domain.commands import Command, PlaceOrder
+from domain.commands import Command, PlaceOrder, ResolveOrder
 from domain.control import KillMode
-from domain.facts import FlattenRequested, KillEngaged
+from domain.facts import AdjustmentKind, FlattenRequested, KillEngaged, PositionAdjusted
 from domain.leaving import QUOTE_HOLD_S
 from domain.order import OrderState, Side
 from domain.outcomes import progress_of
@@ -139,3 +139,84 @@ def test_quote_that_hangs_lets_protection_back_after_three_seconds() -> None:
         trade.state, commands = decide(trade.state, at, busy)
         placed = [c for c in commands if isinstance(c, PlaceOrder)]
     assert (trade.now - began).total_seconds() <= QUOTE_HOLD_S
+
+
+def lost_exit(kind: str, **plan: object) -> tuple[Trade, ToyBroker]:
+    """A sent exit of which the venue never heard; nothing has been found out about it yet."""
+    trade, broker = entered(**plan)
+    place = broker.place
+
+    def deaf(command: Command) -> str:
+        is_exit = isinstance(command, PlaceOrder) and command.intent.reason == kind
+        if is_exit:
+            broker.place = lambda intent: broker.snapshot(broker.orders[0])  # type: ignore
+        else:
+            broker.place = place  # type: ignore[method-assign]
+        return "lost" if is_exit else ""
+
+    trade.mischief = deaf
+    trade._resolved = lambda command: []  # type: ignore[method-assign]
+    return trade, broker
+
+
+def test_lost_part_close_is_not_posted_again_once_stops_took_the_part() -> None:
+    """I2: what shall stay stays, whatever the broker never heard of."""
+    trade, _broker = lost_exit("part_close")
+    trade.tell(close_fact(trade, quantity="5"))
+    for _ in range(9):
+        trade.broker.now += timedelta(milliseconds=100)
+        trade.look()
+    unknown = [o for o in trade.state.orders if o.state is OrderState.UNKNOWN]
+    assert [o.quantity for o in unknown] == [D(5)]
+    gone = PositionAdjusted(
+        at=trade.now,
+        adjustment_id="hand",
+        adjustment=AdjustmentKind.EXTERNAL,
+        symbol="AAPL",
+        quantity=D(-5),
+    )
+    trade.tell(gone)
+    trade.broker.now += timedelta(seconds=2)
+    _, commands = decide(trade.state, trade.now)
+    asked = [c for c in commands if isinstance(c, ResolveOrder)]
+    assert [c.may_repost for c in asked] == [False]
+
+
+def test_lost_exit_of_more_than_is_left_is_not_posted_again() -> None:
+    trade, _broker = lost_exit("flatten")
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason=""))
+    for _ in range(9):
+        trade.broker.now += timedelta(milliseconds=100)
+        trade.look()
+    unknown = [o for o in trade.state.orders if o.state is OrderState.UNKNOWN]
+    assert [o.quantity for o in unknown] == [D(10)]
+    gone = PositionAdjusted(
+        at=trade.now,
+        adjustment_id="hand",
+        adjustment=AdjustmentKind.EXTERNAL,
+        symbol="AAPL",
+        quantity=D(-6),
+    )
+    trade.broker.now += timedelta(seconds=2)
+    reposts = []
+    for fact in (None, gone):
+        if fact is not None:
+            trade.tell(fact)
+        _, commands = decide(trade.state, trade.now)
+        reposts += [c.may_repost for c in commands if isinstance(c, ResolveOrder)]
+    assert reposts == [True, False]
+
+
+def test_lost_entry_is_not_posted_again_in_a_paused_trade() -> None:
+    """A pause promises that no new entry goes out."""
+    trade, broker = start(mischief=lambda command: "lost")
+    broker.place = lambda intent: broker.snapshot(  # type: ignore[method-assign]
+        broker._add(intent, intent.body.order_type, intent.body.limit_price, None)
+    )
+    trade._resolved = lambda command: []  # type: ignore[method-assign]
+    for _ in range(3):
+        trade.look()
+    trade.tell(told(trade, "pause", "p"))
+    trade.broker.now += timedelta(seconds=2)
+    _, commands = decide(trade.state, trade.now)
+    assert [c.may_repost for c in commands if isinstance(c, ResolveOrder)] == [False]
