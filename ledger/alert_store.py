@@ -144,7 +144,7 @@ class AlertStore(LedgerConnection):
             )
             .returning(alerts.c.alert_id)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             found = (await connection.execute(statement)).scalars().all()
         return len(found)
 
@@ -215,7 +215,7 @@ class AlertStore(LedgerConnection):
             deliveries.c.round == delivery.round,
             deliveries.c.channel == delivery.channel,
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             await connection.execute(statement.values(**changes))
 
     async def acknowledge_alert(self, alert_id: int, by: str, note: str = "") -> AlertRecord:
@@ -263,7 +263,7 @@ class AlertStore(LedgerConnection):
         if open_only:
             query = query.where(alerts.c.acknowledged_at.is_(None))
         newest = query.order_by(alerts.c.raised_at.desc(), alerts.c.alert_id.desc())
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(newest.limit(limit))).mappings().all()
         return tuple(_alert_of(row) for row in rows)
 
@@ -271,7 +271,7 @@ class AlertStore(LedgerConnection):
         """Every round of these alerts on every channel."""
         query = select(deliveries).where(deliveries.c.alert_id.in_(alert_ids))
         ordered = query.order_by(deliveries.c.alert_id, deliveries.c.round, deliveries.c.channel)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(_delivery_of(row) for row in rows)
 

@@ -127,7 +127,7 @@ class AuditStore(LedgerConnection):
     async def list_audit(self, *, after: int = 0, limit: int = 1000) -> tuple[AuditRow, ...]:
         """Rows with a number above `after`, oldest first."""
         query = select(audit).where(audit.c.sequence > after).order_by(audit.c.sequence)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query.limit(limit))).mappings().all()
         return tuple(AuditRow.model_validate(dict(row)) for row in rows)
 
@@ -141,13 +141,13 @@ class AuditStore(LedgerConnection):
         if subject:
             query = query.where(audit.c.subject == subject)
         newest = query.order_by(audit.c.sequence.desc()).limit(limit)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(newest)).mappings().all()
         return tuple(AuditRow.model_validate(dict(row)) for row in reversed(rows))
 
     async def audit_head(self) -> tuple[int, str]:
         """Number and hash of the last link; (0, "") if the head itself is gone."""
-        async with self._work() as connection:
+        async with self._statement() as connection:
             row = (await connection.execute(select(audit_head))).one_or_none()
         return (0, "") if row is None else (row.sequence, row.hash)
 

@@ -84,7 +84,7 @@ def _named(state: str, invalidated: bool) -> Transient | None:
 
 
 class LedgerConnection:
-    """Two pools on one database. Stores of the ledger are built on `_work` and `_control_work`."""
+    """Two pools on one database. Stores are built on `_work`, `_statement` and `_control_work`."""
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class LedgerConnection:
         self._dsn = dsn
         self._connect_timeout_s = connect_timeout_s
         self._engine = self._make_engine(pool_size)
+        self._one_by_one = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._control_engine = self._make_engine(2)
         self._installation: str | None = None
         # Seconds and `done` or `failed`, after each transaction; for metrics.
@@ -137,6 +138,13 @@ class LedgerConnection:
         """One transaction; commit at the end of the block, rollback on any error."""
         with self._timed(), ledger_errors():
             async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[AsyncConnection]:
+        """For exactly one statement: a transaction by itself, one round trip and not three."""
+        with self._timed(), ledger_errors():
+            async with self._one_by_one.connect() as connection:
                 yield connection
 
     @asynccontextmanager

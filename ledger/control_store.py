@@ -116,7 +116,7 @@ class ControlStore(LedgerConnection):
     async def installation_id(self) -> str:
         """4 lower-case hex, drawn once at the first migration."""
         if self._installation is None:
-            async with self._work() as connection:
+            async with self._statement() as connection:
                 query = select(installation.c.installation)
                 self._installation = str((await connection.execute(query)).scalar_one())
         return self._installation
@@ -180,7 +180,7 @@ class ControlStore(LedgerConnection):
             .outerjoin(control, control.c.account == accounts.c.account)
             .order_by(accounts.c.account)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(AccountRecord.model_validate(dict(row)) for row in rows)
 

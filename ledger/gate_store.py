@@ -124,7 +124,7 @@ class GateStore(ControlStore):
             orders.c.attempt_token == attempt_token,
             orders.c.state == IntentState.SENDING.value,
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             mine = (await connection.execute(query)).one_or_none() is not None
         return mine
 
@@ -201,7 +201,7 @@ class GateStore(ControlStore):
         """
         asked = _Asked(intent, owner, attempt_token, at, "", "", False)
         columns = _new_row(asked, IntentState.SENDING, "", "booked after the send")
-        async with self._work() as connection:
+        async with self._statement() as connection:
             await connection.execute(upsert(orders).values(**columns).on_conflict_do_nothing())
         return await self.record_answer(
             intent.client_id, None, state, snapshot=snapshot, code=code, text=text, at=at

@@ -49,7 +49,7 @@ class MarketStore(LedgerConnection):
     async def halts(self, account: str) -> tuple[TradingStatus, ...]:
         """Halts that were told and not ended, oldest first."""
         query = select(trading_halts).where(trading_halts.c.account == account)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             ordered = query.order_by(trading_halts.c.since, trading_halts.c.symbol)
             rows = (await connection.execute(ordered)).mappings()
             return tuple(
@@ -70,7 +70,7 @@ class MarketStore(LedgerConnection):
             .where(trading_halts.c.account == account, trading_halts.c.since < before)
             .returning(trading_halts.c.symbol)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             return tuple((await connection.execute(statement)).scalars())
 
     # --- wants ----------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class MarketStore(LedgerConnection):
         if not rows:
             return
         statement = upsert(market_wants).values([row | {"until": until} for row in rows])
-        async with self._work() as connection:
+        async with self._statement() as connection:
             await connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["account", "source", "symbol"],
@@ -127,7 +127,7 @@ class MarketStore(LedgerConnection):
         """Market instant up to which every whole bar is stored; None before the first one."""
         name = sealed_cursor(account, interval_s)
         query = select(cursors.c.value).where(cursors.c.name == name)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             value = (await connection.execute(query)).scalar_one_or_none()
         return None if value is None else datetime.fromisoformat(str(value))
 
@@ -149,7 +149,7 @@ class MarketStore(LedgerConnection):
         if after is not None:
             query = query.where(market_bars.c.end > after)
         newest = query.order_by(market_bars.c.end.desc(), market_bars.c.symbol.desc())
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(newest.limit(BARS_READ_MAX))).mappings().all()
         return tuple(Bar.model_validate(dict(row)) for row in reversed(rows))
 
@@ -157,7 +157,7 @@ class MarketStore(LedgerConnection):
         """Removes bars that no session looks back to any more; `now` is market time."""
         old = market_bars.c.end < now - BARS_KEPT
         statement = delete(market_bars).where(market_bars.c.account == account, old)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             return (await connection.execute(statement)).rowcount
 
     # --- recordings -----------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class MarketStore(LedgerConnection):
         """Adds a recording; False if the name is taken."""
         row = record.model_dump(exclude={"counts"}) | {"document": _document(record.counts)}
         statement = upsert(recordings).values(**row).on_conflict_do_nothing()
-        async with self._work() as connection:
+        async with self._statement() as connection:
             done = await connection.execute(statement.returning(recordings.c.name))
             return done.one_or_none() is not None
 
@@ -178,7 +178,7 @@ class MarketStore(LedgerConnection):
             .values(state=RecordingState.STOPPING, reason=reason)
             .returning(recordings.c.name)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             return (await connection.execute(statement)).one_or_none() is not None
 
     async def save_recording(
@@ -188,7 +188,7 @@ class MarketStore(LedgerConnection):
         values: dict[str, object] = {"document": _document(counts)}
         if ended_at is not None:
             values |= {"state": RecordingState.ENDED, "ended_at": ended_at}
-        async with self._work() as connection:
+        async with self._statement() as connection:
             await connection.execute(
                 update(recordings).where(recordings.c.name == name).values(**values)
             )
@@ -201,7 +201,7 @@ class MarketStore(LedgerConnection):
         if open_only:
             query = query.where(recordings.c.state != RecordingState.ENDED)
         newest = query.order_by(recordings.c.started_at.desc(), recordings.c.name)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(newest)).mappings().all()
         return tuple(_recording_of(row) for row in rows)
 

@@ -98,6 +98,6 @@ class MetricStore(LedgerConnection):
     async def measure(self, account: str, since: datetime) -> tuple[Measured, ...]:
         """Every number of the account; "today" begins at `since`, the account's roll."""
         asked = {"account": account, "since": since, "common": ALL_ACCOUNTS}
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(_READING, asked)).all()
         return tuple(Measured(str(row[0]), str(row[1]), float(row[2])) for row in rows)

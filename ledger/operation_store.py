@@ -38,7 +38,7 @@ class OperationStore(LedgerConnection):
             )
             .returning(leases.c.epoch)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             epoch = (await connection.execute(statement)).scalar_one_or_none()
         return None if epoch is None else int(epoch)
 
@@ -63,13 +63,13 @@ class OperationStore(LedgerConnection):
             .values(expires_at=until)
             .returning(leases.c.name)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             changed = (await connection.execute(statement)).one_or_none() is not None
         return changed
 
     async def lease(self, name: str) -> LeaseRecord | None:
         """The lease as it stands, expired or not."""
-        async with self._work() as connection:
+        async with self._statement() as connection:
             query = select(leases).where(leases.c.name == name)
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else LeaseRecord.model_validate(dict(row))
@@ -77,14 +77,14 @@ class OperationStore(LedgerConnection):
     async def get_cursor(self, name: str) -> str | None:
         """Where a reader of executions or streams goes on; None at the very beginning."""
         query = select(cursors.c.value).where(cursors.c.name == name)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             value = (await connection.execute(query)).scalar_one_or_none()
         return None if value is None else str(value)
 
     async def set_cursor(self, name: str, value: str) -> None:
         """Stores the cursor; call it after what was read is booked."""
         statement = upsert(cursors).values(name=name, value=value)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             await connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["name"],

@@ -176,7 +176,7 @@ class OrderStore(LedgerConnection):
             .where(order_children.c.trade_id == trade_id)
             .order_by(order_children.c.broker_order_id)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(child_of(row) for row in rows)
 
@@ -185,7 +185,7 @@ class OrderStore(LedgerConnection):
         query = select(order_children).where(
             order_children.c.account == account, order_children.c.terminal.is_(False)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(child_of(row) for row in rows)
 
@@ -214,7 +214,7 @@ class OrderStore(LedgerConnection):
 
     async def _intents(self, *clauses: Any) -> tuple[IntentRecord, ...]:
         query = select(orders).where(*clauses).order_by(orders.c.created_at, orders.c.client_id)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(intent_of(row) for row in rows)
 

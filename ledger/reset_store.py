@@ -81,7 +81,7 @@ class ResetStore(ControlStore):
     async def check_operator(self, name: str, secret: str) -> bool:
         """True if the operator exists and the secret is theirs; a refusal leaves an audit row."""
         query = select(operators.c.secret_hash).where(operators.c.name == name)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             stored = (await connection.execute(query)).scalar_one_or_none()
         # An unknown name costs as much time as a known one.
         probe = stored or hash_secret("", b"0" * _SALT_BYTES)
@@ -94,7 +94,7 @@ class ResetStore(ControlStore):
 
     async def operators(self) -> tuple[str, ...]:
         """Names of all operators."""
-        async with self._work() as connection:
+        async with self._statement() as connection:
             names = await connection.execute(select(operators.c.name).order_by("name"))
             found = tuple(str(name) for name in names.scalars())
         return found

@@ -122,7 +122,7 @@ class RiskStore(LedgerConnection):
             )
             .returning(reservations)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
         return None if row is None else reservation_of(row)
 
@@ -134,7 +134,7 @@ class RiskStore(LedgerConnection):
             .values(released_at=func.clock_timestamp(), release_reason=reason)
             .returning(reservations.c.trade_id)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             released = (await connection.execute(statement)).one_or_none() is not None
         return released
 
@@ -153,7 +153,7 @@ class RiskStore(LedgerConnection):
     async def open_reservations(self, account: str) -> tuple[Reservation, ...]:
         """Unreleased reservations of the account."""
         query = select(reservations).where(reservations.c.account == account, _HELD)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             ordered = query.order_by(reservations.c.reserved_at)
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(reservation_of(row) for row in rows)
@@ -165,7 +165,7 @@ class RiskStore(LedgerConnection):
             .where(gate_verdicts.c.trade_id == trade_id)
             .order_by(gate_verdicts.c.position)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(GateVerdict.model_validate(dict(row)) for row in rows)
 

@@ -145,7 +145,7 @@ class TradeStore(ControlStore):
     async def trade_of_prefix(self, client_prefix: str) -> TradeRecord | None:
         """The trade behind the first 16 characters of a client order id."""
         query = select(trades).where(trades.c.client_prefix == client_prefix)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else trade_of(row)
 
@@ -168,7 +168,7 @@ class TradeStore(ControlStore):
         if open_only:
             query = query.where(trades.c.closed_at.is_(None))
         ordered = query.order_by(trades.c.created_at, trades.c.trade_id).limit(limit)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(trade_of(row) for row in rows)
 
@@ -176,7 +176,7 @@ class TradeStore(ControlStore):
         """Records a signal and its decision; True the first time, a repeat changes nothing (A1)."""
         row = signal.model_dump() | {"side": signal.side.value if signal.side else None}
         statement = upsert(signals).values(**row).on_conflict_do_nothing()
-        async with self._work() as connection:
+        async with self._statement() as connection:
             done = await connection.execute(statement.returning(signals.c.signal_id))
             is_new = done.one_or_none() is not None
         return is_new
@@ -191,14 +191,14 @@ class TradeStore(ControlStore):
             .values(decision=decision, code=code, text=text, trade_id=trade_id or None)
             .returning(signals.c.signal_id)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             done = (await connection.execute(statement)).one_or_none() is not None
         return done
 
     async def signal(self, signal_id: str) -> SignalRecord | None:
         """The recorded signal, or None."""
         query = select(signals).where(signals.c.signal_id == signal_id)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else signal_of(row)
 
@@ -207,7 +207,7 @@ class TradeStore(ControlStore):
         query = select(func.count()).where(
             signals.c.session == session, signals.c.decision == decision
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             return int((await connection.execute(query)).scalar_one())
 
     async def list_signals(
@@ -230,7 +230,7 @@ class TradeStore(ControlStore):
         if until is not None:
             query = query.where(signals.c.signal_time < until)
         ordered = query.order_by(signals.c.signal_time, signals.c.signal_id).limit(limit)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(signal_of(row) for row in rows)
 

@@ -71,7 +71,7 @@ class WatchStore(LedgerConnection):
             )
             .returning(watches.c.rule_id)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             saved = (await connection.execute(statement)).one_or_none() is not None
         return saved
 
@@ -90,7 +90,7 @@ class WatchStore(LedgerConnection):
     async def list_watches(self, account: str) -> tuple[WatchRecord, ...]:
         """Every rule that the account's exit watch evaluates."""
         query = select(watches).where(watches.c.account == account)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             ordered = query.order_by(watches.c.trade_id, watches.c.rule_id)
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(watch_of(row) for row in rows)
