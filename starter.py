@@ -86,22 +86,26 @@ def demo(
     tape: Annotated[list[Path] | None, typer.Option(help="play these files or folders")] = None,
     speed: Annotated[str, typer.Option(help="market seconds per wall second")] = "",
     data: Annotated[Path | None, typer.Option(help="fresh data directory of the run")] = None,
+    week: Annotated[bool, typer.Option("--week", help="several days, three sessions each")] = False,
+    minutes: Annotated[int, typer.Option(help="with --week: market minutes of each day")] = 75,
 ) -> None:
     """Plays a recorded day as a paper session and compares ledger and exchange at its end."""
     from cli.demo import SPEED, run_demo  # the tape's libraries are heavy
 
     # Never the account that `init` described in this folder, unless it is named.
     named = None if context.parent is None else context.parent.params.get("config")
-    chosen = named or os.environ.get("HOLDFAST_CONFIG") or demo_config()
-    raise typer.Exit(
-        run_demo(
-            config=Path(chosen),
-            data_dir=data,
-            tapes=tape or [],
-            speed=Decimal(speed) if speed else SPEED,
-            keep=keep,
+    chosen = Path(named or os.environ.get("HOLDFAST_CONFIG") or demo_config())
+    pace = Decimal(speed) if speed else SPEED
+    tapes = tape or []
+    if week:
+        from cli.week import run_week
+
+        code = run_week(
+            config=chosen, data_dir=data, tapes=tapes, speed=pace, minutes=minutes, keep=keep
         )
-    )
+    else:
+        code = run_demo(config=chosen, data_dir=data, tapes=tapes, speed=pace, keep=keep)
+    raise typer.Exit(code)
 
 
 def main() -> None:

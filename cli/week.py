@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -35,7 +36,7 @@ from cli.contest_files import (
 )
 from cli.contest_run import open_account, session_spec, start_session, start_streams
 from cli.context import EXIT_BAD_INPUT
-from cli.demo import EXIT_INTERRUPTED, start_exchange_clock
+from cli.demo import EXIT_INTERRUPTED, SPEED, start_exchange_clock
 from cli.demo_stack import (
     BEFORE_OPEN,
     START_CASH,
@@ -43,11 +44,13 @@ from cli.demo_stack import (
     demo_stack,
     make_build_current,
 )
+from cli.feed_report import read_trade_rows
 from cli.journal_books import read_books
 from cli.week_report import (
-    BaselineCheck,
+    AccountDay,
     DayOutcome,
     SessionDayResult,
+    has_failed,
     last_line,
     write_session_page,
 )
@@ -57,16 +60,16 @@ from deploy.local.supervisor import Supervisor
 from domain.clock import ClockMap
 from domain.errors import BadInput, HoldfastError
 from domain.instrument import Instrument
+from domain.money import total
 from domain.session import SessionResult, SessionSpec
 from domain.session_day import SessionDay
 from ledger.repository import Ledger
 from observability.build import repository_root
 from report.records import Book
-from report.verify import compare
+from report.verify import Differences, compare
 from settings import Settings, load_settings
 from workflows.session import SessionWorkflow
 
-SPEED = Decimal(150)
 OPERATOR = "week-operator"
 LOOK_EVERY_S = 0.5
 COMPARE_EVERY_S = 2.0
@@ -101,7 +104,8 @@ class Week:
         self._files = files
         self._accounts = by_account(portfolios)
         self._worth = {each.account: each.cash for each in self._accounts}
-        self._before: Book = Book()
+        self._before = Book()
+        self._alerts_seen: set[int] = set()
 
     async def run(self, console: Console, speed: Decimal) -> int:
         """Plays the days and prints a line for each; 0 if every one is as it must be."""
@@ -126,11 +130,13 @@ class Week:
                     console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
                 if outcome.open_trades:
                     break  # its clock ends with the day: nothing after it would mean anything
+            audit = [f"audit {p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
+        for problem in audit:
+            console.print(problem, highlight=False, markup=False, soft_wrap=True)
         console.print(f"reports: {self._files.data_dir / 'reports'}", highlight=False)
         text = last_line(outcomes, len(self._days))
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-        failed = len(outcomes) < len(self._days) or any(each.problems for each in outcomes)
-        return int(failed)
+        return int(has_failed(outcomes, len(self._days)) or bool(audit))
 
     async def _play(
         self,
@@ -145,24 +151,13 @@ class Week:
         await self._wait_until_closed(ledger)
         ours, theirs = await self._equal_books(ledger, control)
         differences = compare(ours, theirs)
-        baselines = await self._baselines(ledger, day)
-        sessions = []
-        for portfolio, result in zip(self._portfolios, results, strict=True):
-            trades = await ledger.list_trades(session=result.name)
-            held = {row.trade_id for row in await ledger.fills_of_account(portfolio.account)}
-            filled = sum(1 for trade in trades if trade.trade_id in held)
-            sessions.append(SessionDayResult(result=result, filled=filled))
-            await write_session_page(
-                ledger,
-                portfolio,
-                self._settings[portfolio.account],
-                day,
-                clock,
-                result,
-                differences,
-                self._worth[portfolio.account],
-                self._files.data_dir / "reports" / f"{result.name}.html",
-            )
+        sessions = tuple(
+            [
+                await self._session_day(ledger, day, clock, portfolio, result, differences)
+                for portfolio, result in zip(self._portfolios, results, strict=True)
+            ]
+        )
+        accounts = await self._account_days(ledger, day, ours)
         before, self._before = self._before, theirs
         self._worth = dict(ours.equity)
         return DayOutcome(
@@ -171,11 +166,38 @@ class Week:
             orders=len(theirs.orders) - len(before.orders),
             fills=len(theirs.fills) - len(before.fills),
             fees=len(theirs.fees) - len(before.fees),
-            sessions=tuple(sessions),
-            baselines=baselines,
+            sessions=sessions,
+            accounts=accounts,
+            alerts=await self._new_alerts(ledger),
             open_trades=tuple(t.trade_id for t in await ledger.list_trades(open_only=True)),
             working_orders=await self._working_orders(control),
         )
+
+    async def _session_day(
+        self,
+        ledger: Ledger,
+        day: WeekDay,
+        clock: ClockMap,
+        portfolio: Portfolio,
+        result: SessionResult,
+        differences: Differences,
+    ) -> SessionDayResult:
+        """What the session came to, and its page."""
+        rows = await read_trade_rows(ledger, result.name)
+        await write_session_page(
+            ledger,
+            portfolio,
+            self._settings[portfolio.account],
+            day,
+            clock,
+            result,
+            differences,
+            rows,
+            self._worth[portfolio.account],
+            self._files.data_dir / "reports" / f"{result.name}.html",
+        )
+        net = total(row.realised - row.fees for row in rows)
+        return SessionDayResult(result=result, filled=sum(row.filled for row in rows), net=net)
 
     async def _sessions(
         self, client: Client, day: WeekDay, clock: ClockMap
@@ -247,20 +269,29 @@ class Week:
                 return ours, theirs
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _baselines(self, ledger: Ledger, day: WeekDay) -> tuple[BaselineCheck, ...]:
-        """The baseline of this day's roll against the evening before, for each account."""
-        roll = last_roll(day.tape.begin)
+    async def _account_days(
+        self, ledger: Ledger, day: WeekDay, ours: Book
+    ) -> tuple[AccountDay, ...]:
+        """What each account was worth before and after, and the baseline of this day's roll."""
         found = []
         for each in self._accounts:
-            stored = await ledger.equity_baseline(each.account, roll)
+            stored = await ledger.equity_baseline(each.account, last_roll(day.tape.begin))
             found.append(
-                BaselineCheck(
+                AccountDay(
                     account=each.account,
-                    expected=self._worth[each.account],
-                    stored=None if stored is None else stored.equity,
+                    before=self._worth[each.account],
+                    after=ours.equity[each.account],
+                    baseline=None if stored is None else stored.equity,
                 )
             )
         return tuple(found)
+
+    async def _new_alerts(self, ledger: Ledger) -> dict[str, int]:
+        """Alerts since the day before by code: they do not fail a day, but somebody should look."""
+        told = await ledger.list_alerts(limit=1000)
+        new = Counter(alert.code for alert in told if alert.alert_id not in self._alerts_seen)
+        self._alerts_seen |= {alert.alert_id for alert in told}
+        return dict(sorted(new.items()))
 
     async def _working_orders(self, control: httpx.AsyncClient) -> tuple[str, ...]:
         """Orders that the exchange still has open; a flat evening has none."""
@@ -323,6 +354,7 @@ def run_week(
     tapes: Sequence[Path] = (),
     speed: Decimal = SPEED,
     minutes: int = WINDOW_MIN,
+    keep: bool = False,
     console: Console | None = None,
 ) -> int:
     """Runs the week in this thread (the main one); returns the exit code."""
@@ -348,7 +380,10 @@ def run_week(
             environment = stack_environment(info)
             settings = {each.account: each.read(environment) for each in portfolios}
             week = Week(supervisor, settings, portfolios, days, files)
-            return asyncio.run(week.run(console, speed))
+            code = asyncio.run(week.run(console, speed))
+            if keep:
+                supervisor.run_forever()
     except KeyboardInterrupt:
         console.print("stopped")
         return EXIT_INTERRUPTED
+    return code

@@ -6,21 +6,23 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
+from pydantic import Field
+
 from cli.contest_books import PortfolioBook, marks_of
 from cli.contest_files import Portfolio
-from cli.feed_report import counting_fills, read_trade_rows
+from cli.feed_report import counting_fills
 from cli.session_charts import equity_lines, symbol_charts
 from cli.week_tape import WeekDay
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.money import Amount
+from domain.money import ZERO, Amount, Calculated, round_to_cent, total
 from domain.session import SessionResult
 from ledger.records import FillRecord, IntentRecord
 from ledger.repository import Ledger
 from marketdata.feed import TapeFeed
 from observability.build import commit
 from report.page import write_page
-from report.records import SessionFacts
+from report.records import SessionFacts, TradeRow
 from report.verify import Differences
 from settings import Settings
 from wiring import config_hash
@@ -29,10 +31,11 @@ DIFFERENCES_SHOWN_MAX = 20
 
 
 class SessionDayResult(Frozen):
-    """One session on one day: how it ended, and how many of its trades held something."""
+    """One session on one day. `filled` of its trades held something; `net` is what they made."""
 
     result: SessionResult
-    filled: int
+    filled: int = 0
+    net: Calculated = ZERO
 
     def text(self) -> str:
         counts = self.result.counts
@@ -40,15 +43,30 @@ class SessionDayResult(Frozen):
         if not counts.signals:
             return f"{name}: no signal"
         late = f", {counts.late} late" if counts.late else ""
-        return f"{name}: {counts.signals} signals{late}, {self.filled} filled"
+        made = f", {round_to_cent(self.net):+}" if self.filled else ""
+        return f"{name}: {counts.signals} signals{late}, {self.filled} filled{made}"
 
 
-class BaselineCheck(Frozen):
-    """The equity at the account's roll, and what the account was worth the evening before."""
+class AccountDay(Frozen):
+    """An account's day: its worth by the ledger before and after, and its stored baseline."""
 
     account: str
-    expected: Amount
-    stored: Amount | None = None
+    before: Amount
+    after: Amount
+    baseline: Amount | None = None
+
+    def problems(self, sessions: Sequence[SessionDayResult]) -> tuple[str, ...]:
+        """The day began at the worth of the evening before; its sessions explain all of it."""
+        found = []
+        if self.baseline != self.before:
+            found.append(
+                f"baseline of {self.account}: {self.baseline}, the evening before {self.before}"
+            )
+        made = total(each.net for each in sessions if each.result.account == self.account)
+        change = self.after - self.before
+        if round_to_cent(made) != round_to_cent(change):
+            found.append(f"sessions of {self.account} made {made}, the account {change}")
+        return tuple(found)
 
 
 class DayOutcome(Frozen):
@@ -60,7 +78,8 @@ class DayOutcome(Frozen):
     fills: int
     fees: int
     sessions: tuple[SessionDayResult, ...]
-    baselines: tuple[BaselineCheck, ...]
+    accounts: tuple[AccountDay, ...]
+    alerts: dict[str, int] = Field(default_factory=dict)
     open_trades: tuple[str, ...] = ()
     working_orders: tuple[str, ...] = ()
 
@@ -72,11 +91,8 @@ class DayOutcome(Frozen):
         found += [f"and {hidden} more differences"] if hidden > 0 else []
         found += [f"still open: {trade}" for trade in self.open_trades]
         found += [f"order still works: {order}" for order in self.working_orders]
-        found += [
-            f"baseline of {each.account}: {each.stored}, the evening before {each.expected}"
-            for each in self.baselines
-            if each.stored != each.expected
-        ]
+        for account in self.accounts:
+            found += account.problems(self.sessions)
         if not any(session.filled for session in self.sessions):
             found.append("no trade was filled on this day")
         return tuple(found)
@@ -88,16 +104,24 @@ class DayOutcome(Frozen):
         word = "equals" if self.differences.equal else "DIFFERS from"
         counts = f"{self.orders} accepted orders, {self.fills} fills, {self.fees} fees"
         sessions = "; ".join(session.text() for session in self.sessions)
-        baselines = ", ".join(f"{each.account} {each.stored}" for each in self.baselines)
+        baselines = ", ".join(f"{each.account} {each.baseline}" for each in self.accounts)
+        alerts = ", ".join(f"{code} {count}" for code, count in self.alerts.items())
+        told = f" | alerts {alerts}" if alerts else ""
         return (
-            f"{when}: ledger {word} exchange journal: {counts} | {sessions} | baseline {baselines}"
+            f"{when}: ledger {word} exchange journal: {counts} | {sessions} | "
+            f"baseline {baselines}{told}"
         )
+
+
+def has_failed(outcomes: Sequence[DayOutcome], days: int) -> bool:
+    """True if a day is missing or has a problem: exit code 1."""
+    return len(outcomes) < days or any(each.problems for each in outcomes)
 
 
 def last_line(outcomes: Sequence[DayOutcome], days: int) -> str:
     """The last line of the week."""
-    bad = [f"{each.day.session}" for each in outcomes if each.problems]
-    if bad or len(outcomes) < days:
+    if has_failed(outcomes, days):
+        bad = [f"{each.day.session}" for each in outcomes if each.problems]
         names = ", ".join(bad) or "none"
         return f"week FAILED: {len(outcomes)} of {days} days played, days with problems: {names}"
     return (
@@ -114,6 +138,7 @@ async def write_session_page(
     clock: ClockMap,
     result: SessionResult,
     differences: Differences,
+    rows: tuple[TradeRow, ...],
     start: Decimal,
     path: Path,
 ) -> None:
@@ -152,7 +177,7 @@ async def write_session_page(
         speed=clock.speed,
         wall_s=Decimal(str(round(clock.wall_duration_s((tape.end - tape.begin).seconds), 1))),
         signals=result.counts.taken,
-        trades=await read_trade_rows(ledger, name),
+        trades=rows,
         equity=equity_lines([book], marks_of(bars, tape.end)),
         charts=symbol_charts(bars, trades, orders, fills, clock, tape.end),
         cash_before=start,
