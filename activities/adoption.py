@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from activities.by_hand import adjustment_rows
-from activities.restore import Restorer
+from activities.restore import Restorer, is_half_adopted
 from activities.services import Services
 from domain.account import MarketClock
 from domain.adoption import (
@@ -28,7 +28,7 @@ from domain.money import multiply, total
 from domain.plan import FixedSize, TradePlan
 from domain.risk.gate import reservation_id
 from domain.trade_state import TradeState
-from ledger.records import EXTERNAL, ReserveDecision, ReserveRequest, RiskBook
+from ledger.records import EXTERNAL, ReserveDecision, ReserveRequest, RiskBook, TradeRecord
 
 EXTERNAL_MOVED = "EXTERNAL_MOVED"
 
@@ -49,7 +49,7 @@ async def prepare(services: Services, request: AdoptionRequest, clock: ClockMap)
     Raises:
         BadInput: see `adopted_plan`. Refused, Transient, Uncertain: broker or ledger.
     """
-    foreign = await _foreign(services, request)
+    foreign = await _foreign(services, request.symbol)
     hours = await services.broker.market_clock()
     plan = adopted_plan(request, foreign, hours.market_now)
     ticket = _ticket(services, plan, foreign, hours)
@@ -91,8 +91,26 @@ async def adopt(
     return await restorer.reopen(plan.trade_id, "adopted by a person", clock)
 
 
-async def _foreign(services: Services, request: AdoptionRequest) -> Foreign:
-    symbol = request.symbol
+async def carry_on(
+    services: Services, restorer: Restorer, known: TradeRecord, clock: ClockMap
+) -> bool:
+    """Goes on with an adoption that broke off; False if its workflow runs already.
+
+    Raises:
+        BadInput, Refused, Transient: as `prepare` and `adopt`.
+    """
+    if not await is_half_adopted(services.ledger, known):
+        return await restorer.reopen(known.trade_id, "adopted by a person")
+    plan = known.plan
+    foreign = await _foreign(services, plan.symbol)
+    ticket = _ticket(services, plan, foreign, await services.broker.market_clock())
+    fact = adoption_fact(plan, foreign, services.now())
+    state = adopted_state(plan, ticket, fact, services.installation, clock)
+    found = Adoption(plan=plan, ticket=ticket, fact=fact, state=state, foreign=foreign)
+    return await adopt(services, restorer, found, clock)
+
+
+async def _foreign(services: Services, symbol: str) -> Foreign:
     asset = await services.broker.asset(symbol)
     owned = await services.ledger.positions_by_trade(services.account)
     held = next((p for p in await services.broker.positions() if p.symbol == symbol), None)

@@ -15,15 +15,17 @@ from temporalio.service import RPCError
 
 from activities.reporting import report
 from activities.services import Services
+from domain.adoption import STRATEGY as ADOPTED_STRATEGY
 from domain.clock import ClockMap
 from domain.entry import EntryTicket
 from domain.errors import HoldfastError, Refused
-from domain.facts import PositionAdjusted
+from domain.facts import AdjustmentKind, PositionAdjusted
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
 from domain.order import OrderSnapshot
 from domain.restore import KnownOrder, SendState, rebuild
 from ledger.records import ChildOrder, IntentRecord, IntentState, TradeRecord
+from ledger.repository import Ledger
 
 TRADE_WORKFLOW = "Trade"
 TASK_TIMEOUT = timedelta(seconds=3)
@@ -51,13 +53,16 @@ class Restorer:
         Idempotent by the workflow id: two callers start one run.
 
         Raises:
-            Refused: `TRADE_UNKNOWN`.
+            Refused: `TRADE_UNKNOWN`; `ADOPTION_INCOMPLETE`, its position was never moved to it.
             Transient: ledger, broker or Temporal did not answer.
         """
         ledger = self._services.ledger
         trade = await ledger.trade(trade_id)
         if trade is None:
             raise Refused(f"trade was {trade_id}", code="TRADE_UNKNOWN")
+        if await is_half_adopted(ledger, trade):
+            # Without its position it is an empty trade with a plan: it would buy what is there.
+            raise Refused(f"{trade_id}: repeat its adopt command", code="ADOPTION_INCOMPLETE")
         earlier = await self._earlier_input(trade_id)
         if earlier is not None:
             clock = earlier.clock
@@ -140,6 +145,14 @@ class Restorer:
         except RPCError as error:
             activity.logger.warning("history of %s: %s", trade_id, error.status.name)
         return None
+
+
+async def is_half_adopted(ledger: Ledger, trade: TradeRecord) -> bool:
+    """True if a person's adoption broke off before the position was moved to the trade."""
+    if trade.strategy != ADOPTED_STRATEGY:
+        return False
+    moved = await ledger.adjustments(trade.account, trade.trade_id)
+    return not any(row.kind is AdjustmentKind.ADOPTED for row in moved)
 
 
 async def restore_lost(restorer: Restorer, services: Services) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from activities.adoption import EXTERNAL_MOVED, Adoption, adopt, prepare
+from activities.adoption import EXTERNAL_MOVED, Adoption, adopt, carry_on, prepare
 from activities.restore import Restorer
 from cli.context import Target, execute, operator_name, target_of
 from cli.hand import check_words, number_of
@@ -73,7 +73,12 @@ async def _adopt(
     async with services_of(target) as services:
         known = await services.ledger.trade(request.trade_id)
         if known is not None and known.result != EXTERNAL_MOVED:
-            return await _repeat(Restorer(services, await target.temporal()), known, request)
+            _check_same(known, request)
+            if known.closed_at is None:
+                restorer = Restorer(services, await target.temporal())
+                await carry_on(services, restorer, known, clock)
+            said = {"trade_id": known.trade_id, "position": known.plan.note}
+            return said | {"adopted": True, "orders": []}
         adoption = await prepare(services, request, clock)
         shown = _shown(adoption) | {"adopted": False}
         if not yes:
@@ -87,10 +92,8 @@ async def _adopt(
         return shown | {"adopted": True}
 
 
-async def _repeat(
-    restorer: Restorer, known: TradeRecord, request: AdoptionRequest
-) -> dict[str, Any]:
-    """The same command again: the trade it made, started if that was still to come (I17).
+def _check_same(known: TradeRecord, request: AdoptionRequest) -> None:
+    """The same command again means the trade that it made (I17).
 
     Raises:
         Refused: `IDEMPOTENCY_MISMATCH`, the id belongs to another adoption.
@@ -101,9 +104,6 @@ async def _repeat(
     if (plan.symbol, stop, prices) != (request.symbol, request.stop, request.targets):
         text = f"{IDEMPOTENCY_MISMATCH} command_id: {request.command_id} adopted {plan.note}"
         raise Refused(text, code=IDEMPOTENCY_MISMATCH)
-    if known.closed_at is None:
-        await restorer.reopen(known.trade_id, "adopted by a person")
-    return {"trade_id": known.trade_id, "position": plan.note, "adopted": True, "orders": []}
 
 
 def _shown(adoption: Adoption) -> dict[str, Any]:

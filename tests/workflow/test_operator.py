@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowHandle
 
-from activities.adoption import adopt, prepare
+from activities.adoption import adopt, carry_on, prepare
 from activities.by_hand import ByHandActivities, ByHandInput
 from activities.doorbell import temporal_sender
 from activities.reconcile import ReconcileInput, ReconcilePass
@@ -192,6 +192,33 @@ async def test_foreign_position_is_adopted_protected_and_ends_with_its_own_resul
     assert (result.outcome, result.exit_reason, result.quantity) == ("closed", "stop", D(5))
     assert result.realised == (D("98.75") - D("102.00")) * 5
     play.assert_nothing_left(rig)
+
+
+async def test_adoption_that_broke_off_is_carried_on_and_never_buys(rig: Rig) -> None:
+    """B2, I1: a plan without its position must not be started as a trade that enters."""
+    await buy_by_hand(rig)
+    rig.quote("ESX", "101.00", "101.25")
+    services, account = rig.services, rig.services.account
+    values = {"symbol": "ESX", "account": account, "trade_id": f"adopted-{account}"}
+    request = AdoptionRequest.model_validate(values | {"command_id": "a-2", "stop": D("99.25")})
+    adoption = await prepare(services, request, rig.clock)
+    # The process dies after its first write.
+    known = await services.ledger.create_trade(adoption.plan, stage="adopted")
+    restorer = Restorer(services, rig.client, rig.queue)
+    with pytest.raises(Refused) as refused:
+        await restorer.reopen(known.trade_id, "restore")
+    assert refused.value.code == "ADOPTION_INCOMPLETE"
+    assert await carry_on(services, restorer, known, rig.clock)
+    assert not await carry_on(services, restorer, known, rig.clock)
+    await rig.until(lambda: resting(rig) == [("5", "99.25")], "it is protected, once")
+    assert play.position(rig) == 5
+    owned = await rig.ledger.positions_by_trade(account)
+    assert owned == (TradePosition(trade_id=request.trade_id, symbol="ESX", quantity=D(5)),)
+    play.fall(rig)
+    handle = rig.client.get_workflow_handle_for(
+        TradeWorkflow.run, trade_workflow_id(request.trade_id)
+    )
+    assert (await handle.result()).outcome == "closed"
 
 
 async def buy_by_hand(rig: Rig) -> None:
