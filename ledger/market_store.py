@@ -97,12 +97,17 @@ class MarketStore(LedgerConnection):
     async def market_wants(self, account: str, now: datetime) -> tuple[MarketWant, ...]:
         """Who wants what now; wants that ran out are removed."""
         mine = market_wants.c.account == account
-        async with self._work() as connection:
-            await connection.execute(delete(market_wants).where(mine, market_wants.c.until < now))
-            query = select(market_wants).where(mine)
-            ordered = query.order_by(market_wants.c.source, market_wants.c.symbol)
-            rows = (await connection.execute(ordered)).mappings()
-            return tuple(MarketWant.model_validate(dict(row)) for row in rows)
+        query = select(market_wants).where(mine)
+        ordered = query.order_by(market_wants.c.source, market_wants.c.symbol)
+        async with self._statement() as connection:
+            rows = (await connection.execute(ordered)).mappings().all()
+        wants = [MarketWant.model_validate(dict(row)) for row in rows]
+        held = tuple(want for want in wants if want.until >= now)
+        if len(held) < len(wants):
+            over = delete(market_wants).where(mine, market_wants.c.until < now)
+            async with self._statement() as connection:
+                await connection.execute(over)
+        return held
 
     # --- bars -----------------------------------------------------------------------------------
 
