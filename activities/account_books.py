@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 from domain.account_book import AccountBook, Charge, Move, OwnerCash
@@ -41,15 +43,17 @@ async def read_account_book(
     adjustments = await ledger.adjustments(name)
     movements = await ledger.cash_movements(name)
     moves = (*map(_move_of_fill, fills), *map(_move_of_adjustment, adjustments))
-    orders = {record.fill.broker_order_id for record in fills}
+    filled_at: dict[str, datetime] = {}
+    for record in fills:
+        order_id, at = record.fill.broker_order_id, record.fill.venue_time
+        filled_at[order_id] = max(at, filled_at.get(order_id, at))
+    charges = tuple(_charge(fee, filled_at) for fee in fees)
     cash = [
         OwnerCash(key=row.movement_id, time=row.at, amount=row.amount, text=row.text)
         for row in movements
     ]
     if start_cash is not None:
-        times = (
-            [m.time for m in moves] + [row.at for row in movements] + [f.venue_time for f in fees]
-        )
+        times = [m.time for m in moves] + [c.time for c in charges] + [m.at for m in movements]
         # Market time of a simulated day may lie long before the account's row was written.
         first = min(times, default=None)
         if first is not None:
@@ -60,7 +64,7 @@ async def read_account_book(
         currency=account.currency,
         instruments=await _instruments(ledger, name, {move.symbol for move in moves}),
         moves=moves,
-        charges=tuple(_charge(fee, orders) for fee in fees),
+        charges=charges,
         owner_cash=tuple(cash),
     )
 
@@ -106,16 +110,24 @@ def _move_of_adjustment(record: AdjustmentRecord) -> Move:
     )
 
 
-def _charge(fee: FeeRecord, orders: set[str]) -> Charge:
-    """Brokers book fees on rows of their own; some name the order only in the row's text."""
-    named = (word for word in fee.text.split() if word in orders)
+def _charge(fee: FeeRecord, filled_at: Mapping[str, datetime]) -> Charge:
+    """Brokers book fees on rows of their own; some name the order only in the row's text.
+
+    Many date them with a day alone, which reads as midnight UTC and is the evening before in New
+    York. The last fill of the order knows better; without one noon is on that day in most zones.
+    """
+    named = next((word for word in fee.text.split() if word in filled_at), "")
+    order_id = fee.broker_order_id or named
+    at = fee.venue_time
+    if at.astimezone(UTC).time() == time.min:
+        at = filled_at.get(order_id, at + timedelta(hours=12))
     return Charge(
         key=fee.activity_id,
-        time=fee.venue_time,
+        time=at,
         amount=fee.amount,
         symbol=fee.symbol or "",
         trade_id=fee.trade_id or "",
         move_key=fee.fill_key or "",
-        order_id=fee.broker_order_id or next(named, ""),
+        order_id=order_id,
         text=fee.text,
     )

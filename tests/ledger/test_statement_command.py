@@ -60,7 +60,7 @@ async def _book(dsn: str) -> None:
         account=ACCOUNT,
         amount=Decimal("0.07"),
         text="fee for order b-1",
-        venue_time=NOW,
+        venue_time=NOW.replace(hour=0),
     )
     await ledger.record_fee(fee)
     split = AdjustmentRecord(
@@ -119,6 +119,7 @@ def test_days_follow_each_other_without_a_gap(run: Run, tmp_path: Path) -> None:
     for before, after in pairwise(rows):
         assert before["closing_cash"] == after["opening_cash"]
     assert rows[0]["opening_cash"] == "0"
+    assert rows[0]["fees"] == "0.07", "midnight UTC is the day before in New York"
 
 
 BOOK = ("--at", "2026-03-01", "--reason", "x")
