@@ -9,7 +9,13 @@ from temporalio import activity
 from activities.services import Services, TradeRef
 from domain.base import Frozen
 from domain.commands import AnsweredOrder, BookByHand
-from domain.facts import AdjustmentKind, BookedByHand, FactBatch, PositionAdjusted
+from domain.facts import (
+    OWNER_CHANGES,
+    AdjustmentKind,
+    BookedByHand,
+    FactBatch,
+    PositionAdjusted,
+)
 from domain.fold_orders import BY_HAND
 from domain.money import ZERO
 from domain.order import Fill, Side
@@ -59,7 +65,7 @@ async def _settle(services: Services, answer: AnsweredOrder) -> None:
 def adjustment_rows(
     account: str, trade_id: str, fact: PositionAdjusted
 ) -> tuple[AdjustmentRecord, ...]:
-    """The trade's row; what it adopts or releases has its counterpart at EXTERNAL (I20)."""
+    """The trade's row; what changes hands with EXTERNAL has its counterpart there (I20)."""
     own = AdjustmentRecord(
         adjustment_id=fact.adjustment_id,
         account=account,
@@ -70,7 +76,7 @@ def adjustment_rows(
         kind=fact.adjustment,
         at=fact.at,
     )
-    if fact.adjustment not in (AdjustmentKind.RELEASED, AdjustmentKind.ADOPTED):
+    if fact.adjustment not in OWNER_CHANGES:
         return (own,)
     update = {
         "adjustment_id": f"{fact.adjustment_id}/external",

@@ -406,7 +406,13 @@ def _portfolio(book: RiskBook, plan: TradePlan) -> Portfolio:
     """What the other trades hold and have reserved; unexplained symbols are frozen."""
     others = [r for r in book.reservations if r.trade_id != plan.trade_id]
     positions = [p for p in book.positions if p.trade_id != plan.trade_id and p.quantity != 0]
-    frozen = tuple(p.symbol for p in positions if p.trade_id == EXTERNAL)
+    lots = {leg.instrument.symbol: leg.instrument.lot_size for leg in plan.legs}
+    # Dust that a trade left there cannot be traded: no reason to freeze its symbol.
+    frozen = tuple(
+        p.symbol
+        for p in positions
+        if p.trade_id == EXTERNAL and abs(p.quantity) >= lots.get(p.symbol, ZERO)
+    )
     symbols = sorted({r.symbol for r in others} | {p.symbol for p in positions})
     exposures = tuple(
         SymbolExposure(

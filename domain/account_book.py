@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pydantic import AwareDatetime, Field
 
 from domain.base import Frozen
-from domain.facts import AdjustmentKind
+from domain.facts import OWNER_CHANGES, AdjustmentKind
 from domain.instrument import Instrument
 from domain.money import ZERO, Amount, NetPrice, SignedQuantity
 
@@ -40,7 +40,7 @@ class Move(Frozen):
     @property
     def changes_owner(self) -> bool:
         """True if it only moves the position between trades and EXTERNAL."""
-        return self.kind in (AdjustmentKind.ADOPTED, AdjustmentKind.RELEASED)
+        return self.kind in OWNER_CHANGES
 
     @property
     def moves_cash(self) -> bool:

@@ -251,6 +251,10 @@ class AdjustmentKind(StrEnum):
     BY_HAND = "by_hand"
 
 
+OWNER_CHANGES = (AdjustmentKind.ADOPTED, AdjustmentKind.RELEASED, AdjustmentKind.DUST)
+"""Kinds that move a position between a trade and EXTERNAL; the broker's own stays the same."""
+
+
 class PositionAdjusted(_Fact):
     """A change of position that no fill explains, with its price if it has one."""
 

@@ -278,9 +278,11 @@ def reducing_exit_body(state: TradeState, units: Decimal, now: datetime) -> Orde
     the last rung it is a market order if those are allowed.
     """
     assert state.ticket is not None
-    quantity = abs(units)
-    side = state.plan.side.opposite if units > 0 else state.plan.side
     combo = state.plan.is_combo
+    quantity = abs(units) if combo else state.plan.instrument.lot_down(abs(units))
+    if quantity == 0:
+        return None
+    side = state.plan.side.opposite if units > 0 else state.plan.side
     base = OrderBody(
         symbol=state.plan.symbol,
         order_class=OrderClass.COMBO if combo else OrderClass.SIMPLE,

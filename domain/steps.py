@@ -24,6 +24,7 @@ from domain.commands import (
     Settle,
     Urgency,
 )
+from domain.dust import is_dust, write_off
 from domain.handing_over import book, is_proven, let_go, withdraw
 from domain.intents import is_due, urgency_of
 from domain.leaving import exit_deadlines, get_out
@@ -98,6 +99,7 @@ def _phases(state: TradeState) -> tuple[Callable[..., Step], ...]:
         _know,
         _drop_doubles,
         _notice_wrong,
+        write_off,
         get_out,
         close_part,
         protect,
@@ -153,6 +155,7 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
 def _wants_read(state: TradeState) -> bool:
     closing = ts.entry_is_dead(state) and ts.is_flat(state)
     unwinding = ts.wants_exit(state) and not ts.is_balanced(state)
+    closing = closing or (ts.entry_is_dead(state) and is_dust(state))
     doubts = bool(state.read_needed) or bool(ts.missing_fills(state))
     return doubts or closing or unwinding or state.releasing
 

@@ -121,10 +121,11 @@ class ToyBroker:
     counter: int = 0
     replace_mode: str = "rest"
     allows_opposite: bool = False
+    coin_fee: Decimal = Decimal(0)
 
     @property
     def position(self) -> Decimal:
-        return sum((f.signed_quantity for f in self.fills), Decimal(0))
+        return sum((f.signed_quantity for f in self.fills), -self.coin_fee)
 
     def snapshot(self, order: ToyOrder) -> OrderSnapshot:
         children = [o for o in self.orders if o.group == order.broker_id and o is not order]
