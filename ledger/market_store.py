@@ -101,13 +101,12 @@ class MarketStore(LedgerConnection):
         ordered = query.order_by(market_wants.c.source, market_wants.c.symbol)
         async with self._statement() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
-        wants = [MarketWant.model_validate(dict(row)) for row in rows]
-        held = tuple(want for want in wants if want.until >= now)
-        if len(held) < len(wants):
+        held = [row for row in rows if row["until"] >= now]
+        if len(held) < len(rows):
             over = delete(market_wants).where(mine, market_wants.c.until < now)
             async with self._statement() as connection:
                 await connection.execute(over)
-        return held
+        return tuple(MarketWant.model_validate(dict(row)) for row in held)
 
     # --- bars -----------------------------------------------------------------------------------
 
