@@ -246,6 +246,7 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
 
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 5.0
+BESIDE_AGAIN_S = 1.0
 # Connections to PostgreSQL for work, and for each further account of the process.
 POOL_SIZE, POOL_PER_PEER = 10, 2
 ROLES = ("trade", "gateway", "streams", "all")
@@ -326,7 +327,7 @@ async def run_process(options: argparse.Namespace) -> int:
             sweeper.use_client(client)
         if options.role in ("streams", "all"):
             for services in served.values():
-                run_beside(HealthWatch(services, client).run(), "health-watch", stack)
+                run_beside(HealthWatch(services, client).run, "health-watch", stack)
         reports = REPORTS if options.data is None else options.data / REPORTS
         every_served = tuple(served.values())
         for each in workers_of(options.role, client, every_served, settings, reports):
@@ -495,14 +496,17 @@ async def start_sweeper(
             await copy_journal(services.ledger, journal)
 
     sweeper = GatewaySweeper(services, reserved, copy_waiting=copy)
-    run_beside(sweeper.run(), "kill-sweeper", stack)
+    run_beside(sweeper.run, "kill-sweeper", stack)
     return sweeper
 
 
 def start_alerts(settings: Settings, services: Services, stack: AsyncExitStack) -> None:
     """The alert sender beside the streams; it needs no Temporal, so a kill is told without."""
-    sender = AlertSender(services, alert_policy(settings), alert_sends(settings))
-    run_beside(sender.run(), "alert-sender", stack)
+
+    async def send() -> None:
+        await AlertSender(services, alert_policy(settings), alert_sends(settings)).run()
+
+    run_beside(send, "alert-sender", stack)
 
 
 def start_audit_file(path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
@@ -510,12 +514,26 @@ def start_audit_file(path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
     if path:
         file = AuditFile(Path(path))
         stack.callback(file.close)
-        run_beside(AuditExport(ledger, file).run(), "audit-file", stack)
+        run_beside(AuditExport(ledger, file).run, "audit-file", stack)
 
 
-def run_beside(work: Coroutine[Any, Any, None], name: str, stack: AsyncExitStack) -> None:
-    """Runs endless work until `stack` closes."""
-    task = asyncio.create_task(work, name=name)
+def run_beside(
+    work: Callable[[], Coroutine[Any, Any, None]], name: str, stack: AsyncExitStack
+) -> None:
+    """Runs endless work until `stack` closes; begun anew if an error that nobody knows ends it.
+
+    A process without its kill sweeper or its alert sender looks as healthy as one with them.
+    """
+
+    async def always() -> None:
+        while True:
+            try:
+                await work()
+            except Exception:
+                logging.getLogger(__name__).exception("%s ended and begins anew", name)
+            await asyncio.sleep(BESIDE_AGAIN_S)
+
+    task = asyncio.create_task(always(), name=name)
 
     async def end() -> None:
         task.cancel()
