@@ -34,7 +34,9 @@ _SERVER_SETTINGS = {
 }
 _LOCK_STATES = frozenset({"55P03"})
 _AGAIN_STATES = frozenset({"40001", "40P01"})
-_DOWN_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300", "25006", "57014"})
+# No connection, no room (disk, memory), a broken machine, a broken store: nothing can be booked.
+_DOWN_CLASSES = ("08", "53", "58", "XX")
+_DOWN_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25006", "57014"})
 
 
 def plain_dsn(dsn: str) -> str:
@@ -78,7 +80,7 @@ def _named(state: str, invalidated: bool) -> Transient | None:
         return LockBusy("a row was locked longer than the lock timeout")
     if state in _AGAIN_STATES:
         return Transient(f"the transaction lost a race (SQLSTATE {state})", code="LEDGER_RACE")
-    if invalidated or state in _DOWN_STATES or state.startswith("08"):
+    if invalidated or state in _DOWN_STATES or state.startswith(_DOWN_CLASSES):
         return LedgerDown(f"PostgreSQL was not usable (SQLSTATE {state or 'none'})")
     return None
 
