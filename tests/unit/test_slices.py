@@ -16,6 +16,7 @@ from domain import trade_state as ts
 from domain.commands import PlaceOrder
 from domain.control import KillMode
 from domain.facts import (
+    CloseRequested,
     FillReported,
     FlattenRequested,
     KillEngaged,
@@ -258,6 +259,21 @@ def test_stop_follows_the_average_entry_only_upwards() -> None:
     assert trade.state.stop_price == D("96.50")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_position_is_bare_no_longer_than_a_slice_works(seed: int) -> None:
+    """I4: two seconds at most, whatever the market does and however little a slice gets."""
+    rng = random.Random(seed)
+    trade, broker = start()
+    broker.size = D(rng.choice([1, 2]))
+    for _ in range(70):
+        trade.pass_time(1)
+        bid = D("99.75") + rng.choice([D(0), D("0.25"), D("1.25")])
+        broker.move(bid, bid + D("0.25"))
+    assert ts.entry_is_dead(trade.state)
+    assert live_exit_quantity(broker, Side.SELL) == broker.position > 0
+    assert 0 < trade.state.naked.longest_s <= 2
+
+
 # --- what ends or stops it ------------------------------------------------------------------------
 
 
@@ -453,6 +469,7 @@ class CheckedSlices(Checked):
     rate=st.sampled_from([0.0, 0.1, 0.3]),
     size=st.sampled_from([1, 3, 100]),
     flatten_at=st.integers(0, 120),
+    close_at=st.integers(0, 240),
     tif=st.sampled_from(["day", "ioc"]),
     allows_opposite=st.booleans(),
 )
@@ -463,6 +480,7 @@ def test_any_seeded_life_in_slices_keeps_the_invariants_and_ends_flat(
     rate: float,
     size: int,
     flatten_at: int,
+    close_at: int,
     tif: str,
     allows_opposite: bool,
 ) -> None:
@@ -485,6 +503,11 @@ def test_any_seeded_life_in_slices_keeps_the_invariants_and_ends_flat(
     for turn in range(120):
         if turn == flatten_at:
             trade.tell(FlattenRequested(at=trade.now, command_id="f", by="a", reason="property"))
+        if turn == close_at:
+            half = CloseRequested(
+                at=trade.now, command_id="c", by="a", reason="property", fraction=D("0.5")
+            )
+            trade.tell(half)
         if rng.random() < 0.3:
             bid = rng.choice(PRICES[16:40])
             broker.move(bid, bid + D("0.25"))
