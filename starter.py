@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -122,6 +123,9 @@ def main() -> None:
         code = 0
     except SystemExit as end:
         code = end.code
+    except Exception:
+        # A fault of ours: the interpreter's own end, which would print it, is not reached.
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,7 +15,7 @@ from activities.services import (
 )
 from domain.alerts import AlertDraft
 from domain.facts import FactBatch, Settled
-from domain.money import total
+from domain.money import as_amount, total
 from domain.money_law import trade_result
 from ledger.records import WatchRecord
 
@@ -80,6 +80,7 @@ class TradeActivities:
             account_currency=input.plan.instrument.currency,
         )
         estimated = result.fees_estimated and not booked
+        net, fees = as_amount(result.net), as_amount(result.fees)
         await services.ledger.delete_watch(trade_id)
         await services.ledger.release_reservation(trade_id, input.command.outcome)
         await services.ledger.update_trade(
@@ -91,8 +92,8 @@ class TradeActivities:
         )
         await services.ledger.settle_trade(
             trade_id,
-            result.net,
-            result.fees,
+            net,
+            fees,
             fees_estimated=estimated,
             result=input.command.exit_reason or input.command.outcome,
         )
@@ -100,8 +101,8 @@ class TradeActivities:
         await services.ledger.disable_after_losses(input.plan.strategy, services.account)
         settled = Settled(
             at=services.now(),
-            realised=result.net,
-            fees=result.fees,
+            realised=net,
+            fees=fees,
             fees_estimated=estimated,
         )
         return FactBatch(facts=(settled,))

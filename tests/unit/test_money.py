@@ -16,6 +16,7 @@ from domain.money import (
     Price,
     Quantity,
     amount_up,
+    as_amount,
     divide,
     exact,
     multiply,
@@ -151,3 +152,10 @@ def test_rounding_brackets_the_number_by_less_than_a_step(number: Decimal, step:
 @given(numbers)
 def test_exact_is_the_identity_on_text(number: Decimal) -> None:
     assert exact(str(number)) == number
+
+
+def test_computed_amount_fits_into_an_amount_and_loses_nothing_that_counts() -> None:
+    computed = Decimal("-7.590000000000000000000000001")
+    assert as_amount(computed) == Decimal("-7.59")
+    assert exact(as_amount(computed)) == Decimal("-7.59")
+    assert as_amount(Decimal("0.000000000001")) == Decimal("0.000000000001")
