@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from brokers.port import (
     Accepted,
@@ -15,8 +16,11 @@ from brokers.port import (
 )
 from domain.commands import ResolveOrder
 from domain.facts import CancelRejected, OrderNotSent, OrderReported
+from domain.fold_orders import AMENDED
 from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
 from ledger.records import IntentState
+
+EXCHANGE_ZONE = ZoneInfo("America/New_York")
 
 
 def may_be_replaced(command: ResolveOrder, old: tuple[OrderReported, ...]) -> bool:
@@ -41,8 +45,14 @@ def cancel_refused(now: datetime, client_id: str, code: str, text: str) -> Cance
     return CancelRejected(at=now, client_id=client_id, code=code, text=text[:200])
 
 
-def intent_state(outcome: PlaceOutcome) -> tuple[IntentState, OrderSnapshot | None, str]:
+def intent_state(
+    outcome: PlaceOutcome, replaces: str | None = None
+) -> tuple[IntentState, OrderSnapshot | None, str]:
+    """What the intent's row says of the outcome; an order that was changed in its place has none
+    of its own (ADR 0016)."""
     match outcome:
+        case Accepted(order=order) if order.broker_order_id == replaces:
+            return IntentState.NOT_SENT, None, AMENDED
         case Accepted(order=order):
             return IntentState.ACCEPTED, order, ""
         case Rejected(code=code):
@@ -55,6 +65,24 @@ def intent_state(outcome: PlaceOutcome) -> tuple[IntentState, OrderSnapshot | No
             return IntentState.UNKNOWN, None, "DUPLICATE"
         case UnknownOutcome(reason=reason):
             return IntentState.UNKNOWN, None, reason[:80]
+
+
+def named(seen: OrderSnapshot, broker_order_id: str) -> OrderSnapshot:
+    """The order with this id: the one that is shown or a member of its group."""
+    every = (seen, *seen.legs)
+    return next((each for each in every if each.broker_order_id == broker_order_id), seen)
+
+
+def has_prices(intent: OrderIntent, broker_order_id: str, seen: OrderSnapshot) -> bool:
+    """True if the order, or the member of its group with this id, stands at the wanted prices."""
+    order, body = named(seen, broker_order_id), intent.body
+    wanted = ((body.limit_price, order.limit_price), (body.stop_price, order.stop_price))
+    return all(want is None or want == shown for want, shown in wanted)
+
+
+def is_same_exchange_day(one: datetime, other: datetime) -> bool:
+    """True if both market instants lie on one day of the exchange."""
+    return one.astimezone(EXCHANGE_ZONE).date() == other.astimezone(EXCHANGE_ZONE).date()
 
 
 def any_filled(order: OrderSnapshot) -> bool:

@@ -22,8 +22,11 @@ from activities.making_room import cancel_entries_against
 from activities.order_facts import (
     any_filled,
     cancel_refused,
+    has_prices,
     intent_state,
+    is_same_exchange_day,
     may_be_replaced,
+    named,
     not_sent,
     same_order,
     why_not_step,
@@ -67,6 +70,7 @@ from domain.facts import (
     ReplaceConfirmed,
     ReplaceRejected,
 )
+from domain.fold_orders import AMENDED
 from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
 from ledger.records import GatePermit, GateRefused, IntentExists, IntentState
 
@@ -127,7 +131,7 @@ class OrderActivities:
                 return await self._earlier(answer)
             case GatePermit():
                 outcome = await self._send_once(intent, replaces, gate_passed_s)
-        await self._record(intent, token, outcome)
+        await self._record(intent, token, outcome, replaces)
         services.failpoint("after_ledger")
         return outcome
 
@@ -156,7 +160,7 @@ class OrderActivities:
         """Exits stay open: the scheduled activity is the durable intent (architecture §5.7)."""
         services = self._services
         outcome = await self._send_once(intent, replaces, services.monotonic())
-        state, snapshot, code = intent_state(outcome)
+        state, snapshot, code = intent_state(outcome, replaces)
         try:
             await services.ledger.book_sent_intent(
                 intent, trade.owner, token, state, services.now(), snapshot=snapshot, code=code
@@ -174,8 +178,14 @@ class OrderActivities:
             return record.snapshot
         return UnknownOutcome(reason=f"an earlier attempt left the order {record.state}")
 
-    async def _record(self, intent: OrderIntent, token: str | None, outcome: PlaceOutcome) -> None:
-        state, snapshot, code = intent_state(outcome)
+    async def _record(
+        self,
+        intent: OrderIntent,
+        token: str | None,
+        outcome: PlaceOutcome,
+        replaces: str | None = None,
+    ) -> None:
+        state, snapshot, code = intent_state(outcome, replaces)
         now = self._services.now()
         try:
             await self._services.ledger.record_answer(
@@ -210,6 +220,12 @@ class OrderActivities:
             case UnknownOutcome():
                 return (OrderUnknown(at=now, client_id=client_id, reason=outcome.reason),)
         accepted: tuple[Fact, ...] = (OrderAccepted(at=now, client_id=client_id, order=order),)
+        if self._services.broker.capabilities.answers_with_id_only:
+            again = await self._read_back(order.broker_order_id)
+            if again is not None:
+                await self._book_snapshot(again)
+                order = again
+                accepted = (*accepted, OrderReported(at=self._services.now(), order=again))
         return (*accepted, *await self._fills_behind(trade, order))
 
     async def _fills_behind(self, trade: TradeRef, *orders: OrderSnapshot) -> tuple[Fact, ...]:
@@ -291,7 +307,11 @@ class OrderActivities:
             case _:
                 return (*await self._facts_of(trade, intent, outcome), *reported)
         confirmed = ReplaceConfirmed(
-            at=now, old_client_id=old_client_id, new_client_id=new_id, order=order
+            at=now,
+            old_client_id=old_client_id,
+            new_client_id=new_id,
+            order=order,
+            amended=order.broker_order_id == old_broker_id,
         )
         seen = (order,) if old is None else (order, old)
         return (confirmed, *reported, *await self._fills_behind(trade, *seen))
@@ -394,7 +414,9 @@ class OrderActivities:
         after the settle window.
         """
         services, command = self._services, input.command
-        intent = command.intent
+        intent, old_id = command.intent, command.replaces_broker_id
+        if old_id is not None and not services.broker.capabilities.replace_makes_new_id:
+            return FactBatch(facts=await self._resolve_amend(input, old_id))
         order = await self._look_up(intent.client_id)
         if order is None and command.may_repost:
             outcome = await self._send(
@@ -421,6 +443,44 @@ class OrderActivities:
             )
         return FactBatch(facts=await self._prove_absent(input))
 
+    async def _resolve_amend(self, input: ResolveInput, old_broker_id: str) -> tuple[Fact, ...]:
+        """A change in place without an answer: the order itself shows whether it was made.
+
+        If it is not seen after the settle window, it was not made: the request cannot be under
+        way any longer, and what a later look shows of the prices counts anyway.
+        """
+        services, intent = self._services, input.command.intent
+        client_id, now = intent.client_id, services.now()
+        old = await self._read_back(old_broker_id)
+        unknown = OrderUnknown(at=now, client_id=client_id, reason="the change is not seen yet")
+        if old is None or intent.replaces is None:
+            return (unknown,)
+        await self._book_snapshot(old)
+        reported = OrderReported(at=now, order=old)
+        fills = await self._fills_behind(input.trade, old)
+        waited_s = (now - input.command.sent_at).total_seconds()
+        fact: Fact = unknown
+        if has_prices(intent, old_broker_id, old):
+            fact = ReplaceConfirmed(
+                at=now,
+                old_client_id=intent.replaces,
+                new_client_id=client_id,
+                order=named(old, old_broker_id),
+                amended=True,
+            )
+            await self._book_not_sent(client_id, AMENDED)
+        elif waited_s >= services.settle_window_s + services.request_timeout_s:
+            fact = OrderResolved(at=now, client_id=client_id, order=None, evidence="not changed")
+            await self._book_not_sent(client_id, "PROVEN_ABSENT")
+        return (fact, reported, *fills)
+
+    async def _book_not_sent(self, client_id: str, code: str) -> None:
+        services = self._services
+        if await services.ledger.claim_intent(client_id, attempt_token()) is not None:
+            await services.ledger.record_answer(
+                client_id, None, IntentState.NOT_SENT, code=code, at=services.now()
+            )
+
     async def _old_of(self, broker_order_id: str | None) -> tuple[OrderReported, ...]:
         """The order that an unknown replacement was to take over from, as it stands now."""
         if broker_order_id is None:
@@ -439,6 +499,11 @@ class OrderActivities:
         unknown = OrderUnknown(at=services.now(), client_id=client_id, reason="not seen yet")
         waited_s = (services.now() - command.sent_at).total_seconds()
         if waited_s < services.settle_window_s + services.request_timeout_s:
+            return (unknown,)
+        clock = input.trade.clock
+        if services.broker.capabilities.lists_orders_of_today_only and not is_same_exchange_day(
+            clock.market(command.sent_at), clock.market(services.now())
+        ):
             return (unknown,)
         # The doubt began after the sending, and the venue lists by market time.
         since = input.trade.clock.market(command.sent_at - timedelta(seconds=LIST_MARGIN_S))

@@ -70,7 +70,7 @@ class StreamBooker:
             text = f"fill {fill.fill_key} was told with other numbers before"
             await report(services, "FILL_DIFFERS", text, booking.trade_id or "")
         if booking.trade_id is not None and not booking.told:
-            self._ring_fill(booking.trade_id, fill)
+            self._ring_fill(booking.trade_id, booking.fill or fill)
 
     def _ring_fill(self, trade_id: str, fill: Fill, busts: str | None = None) -> None:
         """Rings once per row while the signal is on its way; `delivered` ends that."""

@@ -16,7 +16,12 @@ class BracketChildren(StrEnum):
 
 
 class Capabilities(Frozen):
-    """What this broker can do and refuses; one row of brokers/index §3."""
+    """What this broker can do and refuses; one row of brokers/index §3.
+
+    `answers_with_id_only`: "ok" to an order says that it will be looked at, so it is read once
+    right afterwards. `lists_orders_of_today_only`: an absent order of an earlier exchange day is
+    no proof of anything.
+    """
 
     broker: str
     bracket_children: BracketChildren = BracketChildren.NONE
@@ -33,6 +38,7 @@ class Capabilities(Frozen):
     client_id_unique_for_ever: bool = False
     executions_have_ids: bool = True
     lists_orders_of_today_only: bool = False
+    answers_with_id_only: bool = False
     option_stop_orders: bool = False
     fractional: bool = False
     requests_per_minute: int = 200

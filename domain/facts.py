@@ -115,12 +115,16 @@ class CancelRejected(_Fact):
 
 
 class ReplaceConfirmed(_Fact):
-    """The venue took the replacement; the old order stays live until proven dead (D1)."""
+    """The venue took the replacement; the old order stays live until proven dead (D1).
+
+    `amended`: the venue changed the old order in its place; there is no new one (ADR 0016).
+    """
 
     kind: Literal["replace_confirmed"] = "replace_confirmed"
     old_client_id: str
     new_client_id: str
     order: OrderSnapshot
+    amended: bool = False
 
 
 class ReplaceRejected(_Fact):

@@ -34,6 +34,7 @@ RETRY_DEFAULT_S = 1.0
 RETRY_MAX_S = 60.0
 CANCEL_AGAIN_S = 2.0
 BY_HAND = "by-hand"
+AMENDED = "AMENDED"
 PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS"})
 
 _EVENT_OF_STATUS = {
@@ -132,10 +133,28 @@ def cancel_rejected(state: TradeState, fact: CancelRejected, now: datetime) -> T
 
 
 def replace_confirmed(state: TradeState, fact: ReplaceConfirmed, now: datetime) -> TradeState:
+    if fact.amended:
+        return _amended(state, fact, now)
     old = state.order(fact.old_client_id)
     if old is not None and old.is_live:
         state = state.with_order(move(old, OrderEvent.REPLACE_REQUESTED, now))
     return see_order(state, fact.order, now, client_id=fact.new_client_id)
+
+
+def _amended(state: TradeState, fact: ReplaceConfirmed, now: datetime) -> TradeState:
+    """The old order lives on with the new prices; the intent never becomes an order of its own.
+
+    Id and quantity stay, so executions and every later read belong to the old record.
+    """
+    old, new = state.order(fact.old_client_id), state.order(fact.new_client_id)
+    if old is not None and old.is_live:
+        told = {"limit_price": fact.order.limit_price, "stop_price": fact.order.stop_price}
+        prices = {name: price for name, price in told.items() if price is not None}
+        state = state.with_order(move(old, OrderEvent.REPLACE_REJECTED, now, **prices))
+    if new is not None and new.is_live:
+        after = move(new, OrderEvent.NOT_SENT, now, reject_code=AMENDED)
+        state = state.with_order(after)
+    return state
 
 
 def replace_rejected(state: TradeState, fact: ReplaceRejected, now: datetime) -> TradeState:

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import Refused
+from domain.money import ZERO, divide
 from domain.order import Fill
 from ledger.alert_store import tell_opening
 from ledger.audit import append_audit_row
@@ -33,6 +34,7 @@ from ledger.records import (
 from ledger.rows import fill_columns, fill_of
 from ledger.tables import accounts, adjustments, cash_movements, fees, fills, plain
 
+SUM_PRICE_STEP = Decimal("1e-8")
 _POSITIONS = text(
     """
     SELECT coalesce(trade_id, :external) AS trade_id, symbol, sum(quantity) AS quantity
@@ -68,6 +70,9 @@ class FillStore(LedgerConnection):
     ) -> tuple[FillBooking, ...]:
         """Books executions in one transaction, all or none, each once for ever.
 
+        Of a sum (`Fill.is_sum`) only what is not booked yet becomes a row: two readers of one
+        order that saw it at different times book its quantity once (ADR 0016).
+
         A fill goes to the trade of its order (client id, broker id, parent, id prefix); without
         one it is stored with trade None, counts as EXTERNAL and is attributed when the link
         arrives. `told_to` is the trade that gets the fills as the caller's own answer; every
@@ -80,7 +85,9 @@ class FillStore(LedgerConnection):
             broker = await _broker_of(connection, account)
             known = await _known_rows(connection, broker, account, many)
             booked = [
-                await _known_fill(connection, known[fill.fill_key], fill)
+                await book_sum(connection, broker, account, fill, told_to)
+                if fill.is_sum
+                else await _known_fill(connection, known[fill.fill_key], fill)
                 if fill.fill_key in known
                 else await _book(connection, broker, account, fill, told_to=told_to)
                 for fill in many
@@ -301,6 +308,43 @@ async def _book(
     # Another process booked it since we looked.
     row = (await _known_rows(connection, broker, account, (fill,)))[fill.fill_key]
     return await _known_fill(connection, row, fill)
+
+
+async def book_sum(
+    connection: AsyncConnection, broker: str, account: str, fill: Fill, told_to: str | None
+) -> FillBooking:
+    """Books what a sum holds beyond the rows of its order; nothing if that is nothing.
+
+    The price of the new part makes the booked value that of the whole sum.
+    """
+    await lock_exclusive(connection, f"fills/{broker}/{account}")
+    query = select(fills).where(
+        (fills.c.broker == broker)
+        & (fills.c.account == account)
+        & (fills.c.broker_order_id == fill.broker_order_id)
+        & (fills.c.symbol == fill.symbol)
+    )
+    rows = (await connection.execute(query.order_by(fills.c.booking))).mappings().all()
+    # A reversal is a row of the other side: it takes its quantity out again.
+    signs = [1 if row["side"] == fill.side.value else -1 for row in rows]
+    pairs = list(zip(signs, rows, strict=True))
+    quantity = fill.quantity - sum((sign * row["quantity"] for sign, row in pairs), ZERO)
+    if rows and quantity <= 0:
+        last = fill_of(rows[-1])
+        return FillBooking(
+            fill_key=last.fill.fill_key,
+            is_new=False,
+            trade_id=last.trade_id,
+            told=rows[-1]["told"],
+            fill=last.fill,
+        )
+    value = fill.quantity * fill.price
+    value -= sum((sign * row["quantity"] * row["price"] for sign, row in pairs), ZERO)
+    price = divide(value, quantity).quantize(SUM_PRICE_STEP)
+    part = {"quantity": quantity, "price": price if price > 0 else fill.price, "is_sum": False}
+    booked = fill.model_copy(update=part)
+    booking = await _book(connection, broker, account, booked, told_to=told_to)
+    return booking.model_copy(update={"fill": booked})
 
 
 def _row_of(broker: str, account: str, *fill_keys: str) -> ColumnElement[bool]:

@@ -227,7 +227,8 @@ class FillBooking(Frozen):
     """`trade_id` None: nobody of ours owns the order yet (EXTERNAL until it is attributed).
 
     `differs`: the key was booked before with another quantity, price, symbol or side; the first
-    row stands and a person must look. `told`: the trade has heard of it or is about to.
+    row stands and a person must look. `told`: the trade has heard of it or is about to. `fill`:
+    the row as it was booked, where that is not the fill that was given (a sum, ADR 0016).
     """
 
     fill_key: str
@@ -235,6 +236,7 @@ class FillBooking(Frozen):
     trade_id: str | None
     differs: bool = False
     told: bool = False
+    fill: Fill | None = None
 
 
 class FillRecord(Frozen):

@@ -14,12 +14,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from pydantic import SecretStr
 from temporalio.client import Client, WorkflowHandle
 
 import worker
 from activities.services import Services, StreamInput
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode
+from brokers.port import Broker
+from brokers.tradier.client import TradierBroker
+from brokers.tradier.config import TradierConfig
 from brokers.transport import Watch, unwatched
 from deploy.temporal.versions import set_current_version
 from domain.clock import ClockMap
@@ -29,7 +33,7 @@ from domain.plan import TradePlan
 from domain.risk.limits import Limits, RestrictedList
 from ledger.repository import Ledger
 from observability.build import build_id
-from simulator.config import ApiKey, ExchangeConfig
+from simulator.config import ApiKey, ExchangeConfig, WireFace
 from simulator.exchange import Exchange
 from simulator.server import SimulatorServer
 from simulator.venue import Venue
@@ -75,7 +79,7 @@ class Rig:
     ledger: Ledger
     exchange: Exchange
     server: SimulatorServer
-    broker: AlpacaBroker
+    broker: Broker
     services: Services
     clock: ClockMap
     queue: str
@@ -151,13 +155,13 @@ async def running_rig(
         exchange = server.exchange
         broker = broker_at(server, account, settings.keys[0], watch)
         stack.push_async_callback(broker.aclose)
-        await prepare_account(ledger, account, arm=arm)
+        await prepare_account(ledger, account, settings.face.value, arm=arm)
         wall = datetime.now(UTC)
         services = Services(
             ledger=ledger,
             broker=broker,
             account=account,
-            broker_name="alpaca",
+            broker_name=settings.face.value,
             installation=await ledger.installation_id(),
             limits=limits or roomy_limits(),
             restricted=RestrictedList(as_of=wall),
@@ -183,8 +187,13 @@ async def running_rig(
 
 def broker_at(
     server: SimulatorServer, account: str, key: ApiKey, watch: Watch = unwatched
-) -> AlpacaBroker:
-    """The adapter of one account of the exchange."""
+) -> Broker:
+    """The adapter of one account of the exchange, for the protocol that it speaks."""
+    if server.exchange.config.face is WireFace.TRADIER:
+        config = TradierConfig(
+            account=account, key_id=key.key, secret=SecretStr(key.secret), trading_url=server.url
+        )
+        return TradierBroker(config, watch=watch)
     return AlpacaBroker(
         AlpacaConfig(
             mode=AlpacaMode.SIMULATOR,
@@ -207,7 +216,7 @@ async def second_account(rig: Rig, account: str, peers: dict[str, Services]) -> 
     """
     config = next(a for a in rig.exchange.config.accounts if a.name == account)
     broker = broker_at(rig.server, account, config.key)
-    await prepare_account(rig.ledger, account)
+    await prepare_account(rig.ledger, account, rig.services.broker_name)
     services = replace(rig.services, account=account, broker=broker, peers=peers)
     peers[account] = services
     exchange = rig.server.venue.account(account)
@@ -259,11 +268,13 @@ async def running_streams(
             await handle.result()
 
 
-async def prepare_account(ledger: Ledger, account: str, *, arm: bool = True) -> None:
+async def prepare_account(
+    ledger: Ledger, account: str, broker: str = "alpaca", *, arm: bool = True
+) -> None:
     """An account as an operator leaves it before the open: breakers reset, armed."""
-    await ledger.ensure_account(account, "alpaca")
+    await ledger.ensure_account(account, broker)
     await ledger.reset_breaker(account, "test", "start of day")
-    await ledger.set_api_breaker("alpaca", _closed())
+    await ledger.set_api_breaker(broker, _closed())
     if arm:
         await ledger.arm(account, "test", "start of day")
 

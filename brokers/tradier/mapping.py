@@ -48,6 +48,7 @@ TRADIER_CAPABILITIES = Capabilities(
     client_id_unique_for_ever=False,
     executions_have_ids=False,
     lists_orders_of_today_only=True,
+    answers_with_id_only=True,
     option_stop_orders=True,
     fractional=False,
     requests_per_minute=60,

@@ -123,8 +123,10 @@ class TradierRest:
 
     async def _get(self, request: Request) -> Response:
         order = self._found(request)
-        row = self._render.row(order, tags=_flag(request, "includeTags"))
-        return JSONResponse({"order": row})
+        tags = _flag(request, "includeTags")
+        is_member = self._ids.of(order) == int(request.path_params["id"])
+        row = self._render.order(order, tags=tags) if is_member else None
+        return JSONResponse({"order": row or self._render.row(order, tags=tags)})
 
     def _found(self, request: Request) -> SimOrder:
         known = self._ids.find(request.path_params["id"])
