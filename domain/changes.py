@@ -43,6 +43,9 @@ def start_exit(state: TradeState, reason: str, command_id: str = "") -> TradeSta
     is_full = bool(state.exit.reason) and state.exit.keep == 0
     if is_full and reason not in ("flatten", "kill"):
         return state
+    if state.taken_over and not is_full:
+        # A person may have sold at the broker's own screen what the trade believes to hold.
+        state = state.changed(at_broker=None, read_needed="what a person left")
     exit_now = state.exit.model_copy(
         update={"reason": reason, "command_id": command_id, "keep": ZERO, "releasing": False}
     )

@@ -74,7 +74,7 @@ from domain.fold_orders import (
     replace_confirmed,
     replace_rejected,
 )
-from domain.operator_fold import booked_by_hand, give_back, operate
+from domain.operator_fold import booked_by_hand, give_back, operate, see_what_is_left
 from domain.protection import STOP_REACHED, ratcheted_stop
 from domain.trade_state import Role, TradeState
 
@@ -190,7 +190,7 @@ def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeS
 
 
 def _broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> TradeState:
-    return give_back(broker_snapshot(state, fact, now), fact)
+    return give_back(see_what_is_left(broker_snapshot(state, fact, now), fact), fact)
 
 
 def _discrepancy(state: TradeState, fact: DiscrepancyFound, now: datetime) -> TradeState:

@@ -13,6 +13,7 @@ from domain.commands import (
     ReadQuote,
     Urgency,
 )
+from domain.handing_over import is_proven
 from domain.ids import Purpose
 from domain.intents import is_due, last_order, place
 from domain.moves import (
@@ -37,6 +38,7 @@ EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
 QUOTE_HOLD_S = 3.0
+POSITION_DIFFERS = "POSITION_DIFFERS"
 
 
 def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
@@ -62,7 +64,26 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     if not is_fresh(state, now):
         state, commands = read_orders(state, now, busy, "before the exit")
         return state, commands, True
+    if state.taken_over and ts.is_balanced(state):
+        return _send_what_is_left(state, now, busy)
     return send_exit(state, ts.held_units(state), now, busy)
+
+
+def _send_what_is_left(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
+    """The exit of a taken-over trade: never more than the account itself still holds (I2).
+
+    What a person sold by hand cannot be sold again; the trade is parked until they release it.
+    """
+    if state.at_broker is None or not is_proven(state):
+        if not is_due(state.read_after, now):
+            return state, (), True
+        return *read_orders(state, now, busy, "what a person left"), True
+    held, left = ts.held_units(state), ts.sellable_units(state)
+    if left != held:
+        text = f"{POSITION_DIFFERS} {state.plan.symbol}: the broker holds {left}, the trade {held}"
+        state = state if state.needs_operator else alert(state, "EXIT_LIMITED", text, CRITICAL)
+        state = state.changed(needs_operator=text)
+    return (state, (), True) if left == 0 else send_exit(state, left, now, busy)
 
 
 def can_trade_now(

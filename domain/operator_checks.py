@@ -14,6 +14,7 @@ from domain import trade_state as ts
 from domain.closing import why_not_close
 from domain.facts import CloseRequested, OperatorCommand, OperatorVerb
 from domain.idempotency import body_hash
+from domain.leaving import POSITION_DIFFERS
 from domain.order import OrderState, Side
 from domain.trade_state import CommandOutcome, Role, TradeState
 
@@ -167,6 +168,8 @@ def _resolve(state: TradeState, fact: OperatorCommand) -> str:
 def _release(state: TradeState, fact: OperatorCommand) -> str:
     if ts.is_flat(state) and ts.entry_is_dead(state):
         return "NOTHING_HELD trade: there is nothing to release"
+    if state.taken_over and state.needs_operator.startswith(POSITION_DIFFERS):
+        return ""  # its exit found less at the broker than the trade believes to hold
     if ts.wants_exit(state):
         return f"ALREADY_CLOSING trade: it is getting out ({state.exit.reason})"
     return _take_over(state, fact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from domain import trade_state as ts
 from domain.changes import alert, end_walk, move, take_command_id
@@ -18,7 +19,7 @@ from domain.facts import (
     PositionAdjusted,
 )
 from domain.fold_orders import BY_HAND
-from domain.money import ZERO
+from domain.money import ZERO, divide
 from domain.operator_checks import SUPERSEDED, body_of, why_not
 from domain.order import OrderEvent, Side
 from domain.protection import Layout, layout
@@ -100,6 +101,18 @@ def _take_over(state: TradeState, *, withdrawn: bool) -> TradeState:
         withdrawn=state.withdrawn or withdrawn,
         exit=ExitProgress(),
     )
+
+
+def see_what_is_left(state: TradeState, fact: BrokerSnapshot) -> TradeState:
+    """Remembers what the account holds of a taken-over trade: no exit may sell more (I2)."""
+    if not state.taken_over or not fact.complete:
+        return state
+    held = {position.symbol: position.quantity for position in fact.positions}
+    units = [
+        divide(held.get(leg.instrument.symbol, ZERO), Decimal(leg.side.sign * leg.ratio))
+        for leg in state.plan.legs
+    ]
+    return state.changed(at_broker=min(units))
 
 
 def give_back(state: TradeState, fact: BrokerSnapshot) -> TradeState:

@@ -112,6 +112,7 @@ def desired_exits(state: TradeState) -> tuple[DesiredExit, ...]:
 
 def _protected_units(state: TradeState, held: Decimal) -> Decimal:
     """Held units that resting exits may cover now."""
+    held = min(held, ts.sellable_units(state))
     free = max(held - ts.reserved_units(state, Role.EXIT), ZERO)
     return min(free, state.exit.keep) if state.exit.releasing else free
 

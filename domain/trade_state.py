@@ -196,6 +196,7 @@ class TradeState(Frozen):
 
     `version` counts what a person should know before acting; `booking` and `answers` are what the
     ledger does not have yet; `giving_back` waits for the read after which automation goes on.
+    `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
     `unclaimed` are fills of an order whose broker ids are still on their way to us.
     """
@@ -238,6 +239,7 @@ class TradeState(Frozen):
     releasing: bool = False
     moved_targets: tuple[MovedTarget, ...] = ()
     booking: tuple[PositionAdjusted, ...] = ()
+    at_broker: Amount | None = None
     answers: tuple[AnsweredOrder, ...] = ()
     outcomes: tuple[CommandOutcome, ...] = ()
     version: int = 0
@@ -394,6 +396,14 @@ def held_units(state: TradeState) -> Decimal:
 
 def is_flat(state: TradeState) -> bool:
     return all(units == 0 for units in leg_units(state))
+def sellable_units(state: TradeState) -> Decimal:
+    """Held units as far as they are at the broker: a person may have sold some by hand (I2)."""
+    held = held_units(state)
+    if not state.taken_over or state.at_broker is None or held <= 0:
+        return held
+    return min(held, max(state.at_broker, ZERO))
+
+
 
 
 def is_balanced(state: TradeState) -> bool:

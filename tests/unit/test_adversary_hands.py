@@ -10,14 +10,20 @@ import pytest
 from domain import trade_state as ts
 from domain.commands import Command, PlaceOrder, ResolveOrder
 from domain.control import KillMode
-from domain.facts import AdjustmentKind, FlattenRequested, KillEngaged, PositionAdjusted
+from domain.facts import (
+    AdjustmentKind,
+    BrokerSnapshot,
+    FlattenRequested,
+    KillEngaged,
+    PositionAdjusted,
+)
 from domain.leaving import QUOTE_HOLD_S
-from domain.order import OrderState, Side
+from domain.order import Fill, OrderState, Side
 from domain.outcomes import progress_of
 from domain.protection import desired_exits
 from domain.steps import decide, next_deadline
 from domain.trade_state import Role
-from tests.unit.test_operator_fold import order, told
+from tests.unit.test_operator_fold import booked, order, told
 from tests.unit.test_part_close import close_fact, entered
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
 from tests.unit.toy_broker import ToyBroker, Trade, live_exit_quantity
@@ -220,3 +226,59 @@ def test_lost_entry_is_not_posted_again_in_a_paused_trade() -> None:
     trade.broker.now += timedelta(seconds=2)
     _, commands = decide(trade.state, trade.now)
     assert [c.may_repost for c in commands if isinstance(c, ResolveOrder)] == [False]
+
+
+def sold_by_hand(broker: ToyBroker, quantity: str) -> None:
+    """At the broker's own screen: no order and no fill of ours."""
+    broker.fills.append(
+        Fill(
+            fill_key="by-hand",
+            broker_order_id="by-hand",
+            symbol="AAPL",
+            side=Side.SELL,
+            quantity=D(quantity),
+            price=D(100),
+            venue_time=broker.now,
+        )
+    )
+
+
+def hide_foreign_fills(trade: Trade) -> None:
+    """The ledger gives a trade its own executions only."""
+    snapshot = trade._snapshot
+
+    def own() -> BrokerSnapshot:
+        seen = snapshot()
+        return seen.model_copy(
+            update={"fills": tuple(f for f in seen.fills if f.fill_key != "by-hand")}
+        )
+
+    trade._snapshot = own  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("verb", ["flatten", "close"])
+@pytest.mark.parametrize(("sold", "left"), [("10", "0"), ("6", "4")])
+def test_exit_of_a_taken_over_trade_never_sells_what_a_person_sold(
+    verb: str, sold: str, left: str
+) -> None:
+    """I2, I4: the trade believes to hold ten; selling ten would open a short position."""
+    trade, broker = entered()
+    hide_foreign_fills(trade)
+    order(trade, "take_over", "t", release_orders=True)
+    sold_by_hand(broker, sold)
+    assert broker.position == D(left)
+    if verb == "flatten":
+        trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="out"))
+    else:
+        trade.tell(close_fact(trade, fraction="1"))
+    trade.pass_time(30)
+    assert broker.position == 0
+    assert not [o for o in broker.orders if o.live]
+    assert ts.held_units(trade.state) == D(sold)
+    assert "POSITION_DIFFERS" in trade.state.needs_operator
+    trade.tell(told(trade, "release", "r"))
+    for _ in range(10):
+        trade.look()
+    booked(trade)
+    trade.pass_time(30)
+    assert ts.stage(trade.state) is ts.Stage.RELEASED
