@@ -5,23 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from pydantic import AwareDatetime
-
-from domain.account import MarketClock
-from domain.base import Frozen
-from domain.clock import ClockMap
 from domain.errors import BadInput
 from domain.ids import check_id
 from domain.instrument import Instrument, InstrumentKind, OptionRight
-from domain.money import NetPrice, multiply, total
+from domain.money import multiply, total
 from domain.order import OrderType, Side, TimeInForce
 from domain.plan import (
     CapitalSize,
     ConfidenceSize,
-    EntryStyle,
     FixedSize,
     PlanPrice,
     RatchetKind,
@@ -29,38 +22,18 @@ from domain.plan import (
     RuleKind,
     TradePlan,
 )
-from domain.risk.limits import Limits
+from domain.plan_context import PlanContext
 from domain.risk.structure import underlying_of
+from domain.slice_rules import slice_faults
 from domain.symbols import check_instrument, check_symbol
 
 TRANCHES_MAX = 10
 WALK_STEPS_MAX = 1_000
 WALK_TIME_S_MAX = 86_400
-SLICES_MAX = 100
-SLICE_WORK_S_MAX = 60
 QUANTITY_MAX = Decimal(1_000_000_000)
 COMBO_LEGS_MAX = 4
 TEXT_MAX = 500
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
-
-
-class PlanContext(Frozen):
-    """What is known around a plan. None means that the rule cannot be checked at this edge.
-
-    `reference_price` is the net mid of one unit; `known_symbols` and `restricted_symbols` are
-    lists to compare with; `market_clock` decides SESSION_CLOSED; `clock_map` the shortest
-    strategy duration.
-    """
-
-    market_now: AwareDatetime
-    session_date: date
-    reference_price: NetPrice | None = None
-    limits: Limits | None = None
-    known_symbols: tuple[str, ...] | None = None
-    restricted_symbols: tuple[str, ...] = ()
-    market_clock: MarketClock | None = None
-    clock_map: ClockMap | None = None
-    expires_today_allowed: bool = True
 
 
 Rule = Callable[[TradePlan, PlanContext], Iterator[BadInput]]
@@ -353,66 +326,6 @@ def _walk(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
         yield BadInput("WALK_INVALID", "walk.time_in_force", walk.time_in_force, "[day,ioc]")
 
 
-def _slices(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
-    """A sliced entry: all numbers fit each other, and the window fits what ends the trade."""
-    slices, walk = plan.slices, plan.walk
-    is_twap = plan.entry_style is EntryStyle.TWAP
-    if is_twap != (slices is not None):
-        allowed = "count and window_s" if is_twap else f"only with entry_style={EntryStyle.TWAP}"
-        yield BadInput("SLICES_INVALID", "slices", "" if slices is None else "given", allowed)
-    if slices is None or not is_twap:
-        return
-    window_s, work_s = slices.window_s, slices.work_wall_s
-    if not 2 <= slices.count <= SLICES_MAX:
-        yield BadInput("SLICES_INVALID", "slices.count", slices.count, f"2..{SLICES_MAX}")
-        return
-    if not 0 < window_s <= walk.max_time_s:
-        # The gate's check that there is time left to get out goes by the walk's longest time.
-        allowed = f"0 < window <= walk.max_time_s={walk.max_time_s}"
-        yield BadInput("SLICES_INVALID", "slices.window_s", window_s, allowed)
-        return
-    interval_s = window_s / slices.count
-    if not 0 < work_s <= SLICE_WORK_S_MAX or not _outlasts(interval_s, work_s, context):
-        allowed = f"0 < work <= {SLICE_WORK_S_MAX} and < window_s / count in wall time"
-        yield BadInput("SLICES_INVALID", "slices.work_wall_s", work_s, allowed)
-    if plan.time_stop_s is not None and plan.time_stop_s <= window_s:
-        yield BadInput("SLICES_INVALID", "time_stop_s", plan.time_stop_s, f"> window_s={window_s}")
-    ends_at = context.market_now + timedelta(seconds=float(window_s))
-    if plan.flat_by is not None and plan.flat_by <= ends_at:
-        yield BadInput("SLICES_INVALID", "flat_by", plan.flat_by.isoformat(), "after the window")
-    yield from _slices_close(plan, context, ends_at)
-    yield from _slice_sizes(plan, slices.count)
-
-
-def _slices_close(plan: TradePlan, context: PlanContext, ends_at: datetime) -> Iterator[BadInput]:
-    clock = context.market_clock
-    closes = clock.next_close if clock is not None and clock.is_open else None
-    if closes is not None and closes <= ends_at and plan.instrument.kind != InstrumentKind.CRYPTO:
-        assert plan.slices is not None
-        allowed = f"over before next_close={closes.isoformat()}"
-        yield BadInput("SLICES_INVALID", "slices.window_s", plan.slices.window_s, allowed)
-
-
-def _slice_sizes(plan: TradePlan, count: int) -> Iterator[BadInput]:
-    """What is held between two slices needs a stop that rests, and a slice the smallest size."""
-    instrument = plan.instrument
-    if plan.is_combo or instrument.kind is InstrumentKind.OPTION:
-        yield BadInput("SLICES_INVALID", "legs", instrument.symbol, "one leg, not an option")
-    if plan.stop is None:
-        yield BadInput("STOP_MISSING", "stop", "", "a stop for what is held between two slices")
-    smallest = max(instrument.lot_size, instrument.min_quantity)
-    if isinstance(plan.size, FixedSize) and plan.size.quantity < count * smallest:
-        allowed = f">= {count} slices x {smallest}"
-        yield BadInput("SLICES_INVALID", "size.quantity", plan.size.quantity, allowed)
-
-
-def _outlasts(interval_s: Decimal, work_wall_s: Decimal, context: PlanContext) -> bool:
-    """True if a slice's time is over before the next one is due."""
-    if context.clock_map is None:
-        return interval_s > work_wall_s
-    return context.clock_map.wall_duration_s(float(interval_s)) > float(work_wall_s)
-
-
 def _keeps(market_s: Decimal, context: PlanContext) -> bool:
     if context.clock_map is None:
         return True
@@ -458,7 +371,7 @@ _RULES: tuple[Rule, ...] = (
     _targets,
     _ratchet,
     _walk,
-    _slices,
+    slice_faults,
     _ending,
     _session,
 )

@@ -18,7 +18,8 @@ from domain.edge import check_known_fields, read_json_object
 from domain.errors import BadInput
 from domain.money import DECIMAL_PLACES_MAX, MAGNITUDE_MAX
 from domain.plan import TradePlan
-from domain.plan_rules import PlanContext, rule_faults
+from domain.plan_context import PlanContext
+from domain.plan_rules import rule_faults
 
 __all__ = ["PlanContext", "check_plan", "faults_of", "plan_faults", "read_timestamp"]
 

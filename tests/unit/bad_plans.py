@@ -15,7 +15,7 @@ from typing import Any
 from domain.account import MarketClock
 from domain.instrument import OptionRight
 from domain.order import Side
-from domain.plan_rules import PlanContext
+from domain.plan_context import PlanContext
 from tests.unit.risk_world import CLOSE, NOW, combo, limits, option, plan
 
 DELETE = object()

@@ -30,7 +30,8 @@ from domain.ids import Purpose
 from domain.instrument import Instrument, InstrumentKind
 from domain.order import OrderState, OrderType, Side, TimeInForce
 from domain.plan import EntryStyle, SlicePlan, TargetPlan, TradePlan, WalkStart
-from domain.plan_rules import PlanContext, rule_faults
+from domain.plan_context import PlanContext
+from domain.plan_rules import rule_faults
 from domain.signal import PlanDraft, Signal, plan_of
 from domain.slices import slice_sizes
 from domain.story import story_of

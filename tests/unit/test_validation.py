@@ -30,7 +30,7 @@ from domain.idempotency import (
 )
 from domain.order import BrokerOrderStatus, Fill, OrderSnapshot, Quote, Side
 from domain.plan import TradePlan
-from domain.plan_rules import PlanContext
+from domain.plan_context import PlanContext
 from domain.symbols import check_symbol
 from domain.validation import check_plan, faults_of, plan_faults, read_timestamp
 from marketdata.zones import local_instant
