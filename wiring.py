@@ -6,6 +6,7 @@ Composition code, imported by composition roots only; light, because a kill wait
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, time
 from functools import partial
@@ -137,7 +138,7 @@ async def limits_in_force(ledger: Ledger, account: str, wanted: Limits) -> Limit
     """
     cursor = f"limits/{account}"
     stored = await ledger.get_cursor(cursor)
-    before = wanted if stored is None else Limits.model_validate_json(stored)
+    before = wanted if stored is None else _known_limits(stored, wanted)
     found = changes(before, wanted)
     is_held = any(change.looser for change in found) and bool(
         await ledger.list_trades(account=account, open_only=True, limit=1)
@@ -150,6 +151,17 @@ async def limits_in_force(ledger: Ledger, account: str, wanted: Limits) -> Limit
     if stored is None or in_force != before:
         await ledger.set_cursor(cursor, in_force.model_dump_json())
     return in_force
+
+
+def _known_limits(stored: str, wanted: Limits) -> Limits:
+    """The limits of an earlier start; one that its build did not know yet is new, not changed.
+
+    Another build may know other limits: a worker that cannot read them would not start, and
+    exits would wait for it.
+    """
+    row: dict[str, object] = json.loads(stored)
+    known = {name: row[name] for name in Limits.model_fields if name in row}
+    return Limits.model_validate({**wanted.model_dump(), **known})
 
 
 async def copy_journal(ledger: Ledger, journal: KillJournal) -> int:

@@ -9,6 +9,7 @@ from temporalio import activity
 from activities.services import Services, TradeRef
 from domain.base import Frozen
 from domain.commands import AnsweredOrder, BookByHand
+from domain.errors import Broken
 from domain.facts import (
     OWNER_CHANGES,
     AdjustmentKind,
@@ -51,15 +52,21 @@ class ByHandActivities:
 
 
 async def _settle(services: Services, answer: AnsweredOrder) -> None:
-    """The intent is no longer open. Evidence of the broker still overrules it (I10)."""
-    await services.ledger.record_answer(
-        answer.client_id,
-        None,
-        IntentState.NOT_SENT,
-        code=BY_HAND,
-        text=f"{answer.resolution}: {answer.evidence}"[:500],
-        at=services.now(),
-    )
+    """The intent is no longer open. Evidence of the broker still overrules it (I10).
+
+    An exit that was sent while the ledger was away may have no row: then none is open.
+    """
+    try:
+        await services.ledger.record_answer(
+            answer.client_id,
+            None,
+            IntentState.NOT_SENT,
+            code=BY_HAND,
+            text=f"{answer.resolution}: {answer.evidence}"[:500],
+            at=services.now(),
+        )
+    except Broken as error:
+        activity.logger.warning("answer for %s has no row: %s", answer.client_id, error.code)
 
 
 def adjustment_rows(

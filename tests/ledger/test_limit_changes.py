@@ -81,3 +81,16 @@ async def test_looser_limit_waits_until_nothing_is_open_and_each_difference_is_a
     assert await limits_in_force(ledger, account, looser) == looser
     assert await limits_in_force(ledger, account, looser) == looser, "told once"
     assert (await audited(ledger))[1:] == [("limits_changed", {"max_open_positions": "50 -> 60"})]
+
+
+async def test_limits_that_another_build_stored_are_read_by_name(ledger: Ledger) -> None:
+    """H12: a limit that is new or gone in this build must not keep its worker from starting."""
+    stored = json.loads(roomy_limits().model_dump_json())
+    del stored["allow_short"]
+    stored["limit_of_yesterday"] = "7"
+    await ledger.set_cursor(f"limits/{ACCOUNT}", json.dumps(stored))
+    wanted = roomy_limits(max_order_notional="99999")
+    assert await limits_in_force(ledger, ACCOUNT, wanted) == wanted
+    kept = await ledger.get_cursor(f"limits/{ACCOUNT}")
+    assert kept is not None
+    assert Limits.model_validate_json(kept) == wanted
