@@ -38,7 +38,6 @@ from tests.workflow import test_session as session_play
 from workflows.day_report import DayReportWorkflow
 from workflows.flatten import FlattenWorkflow
 from workflows.reconcile import ReconcileWorkflow
-from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -245,9 +244,7 @@ async def record(name: str, shape: Shape, client: Client, dsn: str) -> None:
             await write(client, "Trade", name, handle.id, first_id)
             if last_id != first_id:
                 await write(client, "Trade", f"{name}_second_run", handle.id, last_id)
-            streams = client.get_workflow_handle_for(
-                StreamsWorkflow.run, streams_workflow_id(account)
-            )
+            streams = client.get_workflow_handle(streams_workflow_id(account))
         if name == "stopped_out":
             await write(client, "Streams", "started_and_stopped", streams.id, None)
     finally:

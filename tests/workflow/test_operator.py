@@ -215,8 +215,8 @@ async def test_adoption_that_broke_off_is_carried_on_and_never_buys(rig: Rig) ->
     owned = await rig.ledger.positions_by_trade(account)
     assert owned == (TradePosition(trade_id=request.trade_id, symbol="ESX", quantity=D(5)),)
     play.fall(rig)
-    handle = rig.client.get_workflow_handle_for(
-        TradeWorkflow.run, trade_workflow_id(request.trade_id)
+    handle = rig.client.get_workflow_handle(
+        trade_workflow_id(request.trade_id), result_type=TradeResult
     )
     assert (await handle.result()).outcome == "closed"
 
