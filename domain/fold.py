@@ -55,11 +55,12 @@ from domain.facts import (
 )
 from domain.fold_fills import (
     broker_snapshot,
-    claim_fills,
+    claim,
     fee_booked,
     fill_busted,
     fill_corrected,
     fill_reported,
+    order_reported,
     position_adjusted,
 )
 from domain.fold_orders import (
@@ -68,7 +69,6 @@ from domain.fold_orders import (
     order_accepted,
     order_not_sent,
     order_rejected,
-    order_reported,
     order_resolved,
     order_unknown,
     replace_confirmed,
@@ -89,8 +89,8 @@ def apply(state: TradeState, fact: Fact, now: datetime) -> TradeState:
         after = handler(state, fact, now)
     except IllegalTransition as error:
         return alert(state, "ILLEGAL_TRANSITION", f"{fact.kind}: {error.text}")
-    if after.unclaimed and after.orders is not state.orders:
-        after = claim_fills(after, now)
+    if (after.unclaimed or after.unclaimed_orders) and after.orders is not state.orders:
+        after = claim(after, now)
     return count_version(state, _refresh_derived(state, after, now))
 
 

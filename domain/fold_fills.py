@@ -1,4 +1,7 @@
-"""Executions, busts, adjustments and fees: the only facts that change quantities."""
+"""Executions, busts, adjustments and fees: the only facts that change quantities.
+
+And what is told of an order before the answer that names it (F3): it waits here.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from domain.facts import (
     FillCorrected,
     FillReported,
     FundingPaid,
+    OrderReported,
     PositionAdjusted,
 )
 from domain.fold_orders import BY_HAND, see_order, take_back
@@ -70,6 +74,15 @@ def book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
     return state.changed(proven_closed=False)
 
 
+def order_reported(state: TradeState, fact: OrderReported, now: datetime) -> TradeState:
+    """News of an order; what no order of ours is named by may be a child that was just made."""
+    seen = fact.order
+    known = state.find(seen.client_id, seen.broker_order_id) is not None
+    if known or not awaits_broker_ids(state):
+        return see_order(state, seen, now)
+    return state.changed(unclaimed_orders=(*state.unclaimed_orders, seen))
+
+
 def awaits_broker_ids(state: TradeState) -> bool:
     """True while the answer that names an order's ids, legs included, is on its way.
 
@@ -78,11 +91,13 @@ def awaits_broker_ids(state: TradeState) -> bool:
     return any(o.intent is not None and o.broker_order_id is None for o in state.live())
 
 
-def claim_fills(state: TradeState, now: datetime) -> TradeState:
-    """Books the fills whose order is known by now; what stays without one is told."""
-    waiting = state.unclaimed
-    state = state.changed(unclaimed=())
-    for fill in waiting:
+def claim(state: TradeState, now: datetime) -> TradeState:
+    """Takes in what came before the answer that explains it; what stays unknown is told."""
+    fills, orders = state.unclaimed, state.unclaimed_orders
+    state = state.changed(unclaimed=(), unclaimed_orders=())
+    for order in orders:
+        state = order_reported(state, OrderReported(at=now, order=order), now)
+    for fill in fills:
         state = book(state, fill, now)
     return state
 

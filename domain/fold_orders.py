@@ -13,7 +13,6 @@ from domain.facts import (
     OrderAccepted,
     OrderNotSent,
     OrderRejected,
-    OrderReported,
     OrderResolved,
     OrderUnknown,
     ReplaceConfirmed,
@@ -53,10 +52,6 @@ _EVENT_OF_STATUS = {
 
 def order_accepted(state: TradeState, fact: OrderAccepted, now: datetime) -> TradeState:
     return see_order(state, fact.order, now, client_id=fact.client_id)
-
-
-def order_reported(state: TradeState, fact: OrderReported, now: datetime) -> TradeState:
-    return see_order(state, fact.order, now)
 
 
 def order_rejected(state: TradeState, fact: OrderRejected, now: datetime) -> TradeState:

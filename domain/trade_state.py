@@ -25,6 +25,7 @@ from domain.order import (
     LIVE_STATES,
     Fill,
     OrderIntent,
+    OrderSnapshot,
     OrderState,
     Quote,
     Side,
@@ -198,7 +199,8 @@ class TradeState(Frozen):
     ledger does not have yet; `giving_back` waits for the read after which automation goes on.
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
-    `unclaimed` are fills of an order whose broker ids are still on their way to us.
+    `unclaimed` are fills of an order whose broker ids are still on their way to us,
+    `unclaimed_orders` news of such an order.
     """
 
     schema_version: int = 1
@@ -211,6 +213,7 @@ class TradeState(Frozen):
     orders: tuple[OrderRecord, ...] = ()
     fills: tuple[Fill, ...] = ()
     unclaimed: tuple[Fill, ...] = ()
+    unclaimed_orders: tuple[OrderSnapshot, ...] = ()
     busted: tuple[str, ...] = ()
     adjustments: tuple[PositionAdjusted, ...] = ()
     fee_ids: tuple[str, ...] = ()

@@ -21,7 +21,14 @@ from domain.facts import (
     OrderReported,
 )
 from domain.instrument import Instrument
-from domain.order import OrderState, Side
+from domain.order import (
+    BrokerOrderStatus,
+    OrderClass,
+    OrderIntent,
+    OrderSnapshot,
+    OrderState,
+    Side,
+)
 from domain.plan import (
     FixedSize,
     PlanLeg,
@@ -487,6 +494,63 @@ def test_paused_trade_does_not_walk_and_resumes_where_it_was() -> None:
     trade.tell(pause.model_copy(update={"command_id": "r", "verb": OperatorVerb.RESUME}))
     trade.pass_time(25)
     assert broker.position == 10
+
+
+def test_partner_told_dead_before_the_answer_that_names_it_is_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """F3: a target that fills as it arrives ends its stop before our request is answered.
+
+    Met in the recorded week (GOOG, 2015-12-24): the stream names the stop by an id that only the
+    answer explains.
+    """
+    trade, broker = start()
+    place = broker.place
+
+    def place_with_news_first(intent: OrderIntent) -> OrderSnapshot | str:
+        is_pair = intent.body.order_class is OrderClass.OCO
+        if is_pair:
+            broker.bid, broker.ask = D("105.40"), D("105.60")
+        told = place(intent)
+        if not is_pair or isinstance(told, str):
+            return told
+        (stop,) = told.legs
+        assert stop.status is BrokerOrderStatus.CANCELED
+        trade.tell(OrderReported(at=trade.now, order=stop))
+        legs = (stop.model_copy(update={"status": BrokerOrderStatus.HELD}),)
+        as_accepted = {"status": BrokerOrderStatus.WORKING, "filled_quantity": D(0), "legs": legs}
+        return told.model_copy(update=as_accepted)
+
+    monkeypatch.setattr(broker, "place", place_with_news_first)
+    while not (pairs := [o for o in trade.state.orders if o.role is Role.STOP and not o.intent]):
+        trade.pass_time(1)
+    assert [stop.state for stop in pairs] == [OrderState.CANCELED]
+    assert not [a for a in trade.state.alerts if a.code == "ORDER_UNATTRIBUTED"]
+    assert not trade.state.unclaimed_orders
+    trade.settle_down()
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+
+
+def test_news_of_an_order_that_no_answer_explains_is_told() -> None:
+    """F3, R-rows: what still has no owner once nothing is on its way is alerted."""
+    trade, broker = start()
+    trade.state, commands = decide(trade.state, trade.now)
+    while not any(isinstance(command, PlaceOrder) for command in commands):
+        for command in commands:
+            trade.tell(*trade.answer(command))
+        trade.state, commands = decide(trade.state, trade.now)
+    stranger = OrderSnapshot(
+        broker_order_id="b-stranger", symbol="AAPL", status=BrokerOrderStatus.CANCELED
+    )
+    trade.tell(OrderReported(at=trade.now, order=stranger))
+    assert trade.state.unclaimed_orders == (stranger,)
+    assert not trade.state.alerts
+    for command in commands:
+        trade.tell(*trade.answer(command))
+    assert [a.code for a in trade.state.alerts] == ["ORDER_UNATTRIBUTED"]
+    assert not trade.state.unclaimed_orders
+    assert broker.orders
 
 
 def test_ratcheted_stop_seen_in_its_group_before_its_own_answer_is_ours() -> None:
