@@ -240,9 +240,9 @@ class TradeState(Frozen):
     giving_back: bool = False
     withdrawn: bool = False
     releasing: bool = False
+    at_broker: Amount | None = None
     moved_targets: tuple[MovedTarget, ...] = ()
     booking: tuple[PositionAdjusted, ...] = ()
-    at_broker: Amount | None = None
     answers: tuple[AnsweredOrder, ...] = ()
     outcomes: tuple[CommandOutcome, ...] = ()
     version: int = 0
@@ -397,8 +397,6 @@ def held_units(state: TradeState) -> Decimal:
     return min(units, key=abs)
 
 
-def is_flat(state: TradeState) -> bool:
-    return all(units == 0 for units in leg_units(state))
 def sellable_units(state: TradeState) -> Decimal:
     """Held units as far as they are at the broker: a person may have sold some by hand (I2)."""
     held = held_units(state)
@@ -407,6 +405,8 @@ def sellable_units(state: TradeState) -> Decimal:
     return min(held, max(state.at_broker, ZERO))
 
 
+def is_flat(state: TradeState) -> bool:
+    return all(units == 0 for units in leg_units(state))
 
 
 def is_balanced(state: TradeState) -> bool:
