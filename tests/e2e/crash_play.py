@@ -7,21 +7,18 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from temporalio.client import Client
 
 from activities.services import StreamInput
-from deploy.temporal.versions import set_current_version
 from domain.ids import streams_workflow_id
 from domain.messages import OperatorSignal
 from ledger.repository import Ledger
-from observability.build import build_id
 from tests import trade_scenarios as play
 from tests.conftest import TemporalServer
-from tests.e2e.crash_worker import WorkerSpec, run_worker
+from tests.e2e.crash_process import WorkerProcess
+from tests.e2e.crash_worker import WorkerSpec
 from tests.rig import Rig, running_rig
 from workflows import _lifecycle as life
 from workflows.streams import StreamsWorkflow
@@ -31,9 +28,6 @@ DEPLOYMENT = "crash"
 WALK_INTERVAL_S = "2"
 STEP_DEADLINE_S = 60.0
 RESULT_DEADLINE_S = 60.0
-
-_forks = get_context("forkserver")
-_forks.set_forkserver_preload(["tests.e2e.crash_worker"])
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class Outcome:
     exit_reason: str
     realised: str
     left: tuple[str, ...]
-    deaths: tuple[int, ...] = field(compare=False, default=())
+    deaths: int = field(compare=False, default=0)
 
 
 @dataclass(frozen=True)
@@ -111,12 +105,12 @@ async def play_case(grounds: Grounds, case: Case, number: int) -> Outcome:
             rig.deadline_s = STEP_DEADLINE_S
             _set_the_scene(rig, case)
             spec = _spec(grounds, rig, case)
-            deaths = await stack.enter_async_context(_mortal_worker(spec))
+            running = await stack.enter_async_context(_mortal_worker(spec))
             if not grounds.current.is_set():
-                await set_current_version(grounds.client, build_id(), deployment=DEPLOYMENT)
+                await running[-1].make_current(grounds.client)
                 grounds.current.set()
         await stack.enter_async_context(_streams(grounds, rig))
-        return await _play(rig, case, deaths)
+        return await _play(rig, case, running)
 
 
 def _set_the_scene(rig: Rig, case: Case) -> None:
@@ -128,7 +122,7 @@ def _set_the_scene(rig: Rig, case: Case) -> None:
         play.fault(rig, "partial_fill", {"client_id": play.ENTRY_IDS}, quantity="4")
 
 
-async def _play(rig: Rig, case: Case, deaths: list[int]) -> Outcome:
+async def _play(rig: Rig, case: Case, running: list[WorkerProcess]) -> Outcome:
     handle = await rig.start_trade(play.plan_of(rig, "1", interval_s=WALK_INTERVAL_S))
     match case.script:
         case "ratchet":
@@ -149,7 +143,7 @@ async def _play(rig: Rig, case: Case, deaths: list[int]) -> Outcome:
         exit_reason=result.exit_reason,
         realised=str(result.realised),
         left=tuple(order.id for order in rig.exchange.open_orders),
-        deaths=tuple(deaths),
+        deaths=len(running) - 1,
     )
 
 
@@ -194,34 +188,20 @@ async def _streams(grounds: Grounds, rig: Rig) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _mortal_worker(spec: WorkerSpec) -> AsyncIterator[list[int]]:
-    """A worker that dies at its failpoint and is followed by one that does not."""
-    deaths: list[int] = []
-    running: list[BaseProcess] = [_start(spec)]
-    watching = asyncio.create_task(_follow(spec, running, deaths))
+async def _mortal_worker(spec: WorkerSpec) -> AsyncIterator[list[WorkerProcess]]:
+    """A worker that dies at its failpoint and is followed by one that does not; the newest last."""
+    running = [WorkerProcess.start(spec)]
+    following = asyncio.create_task(_follow(running)) if spec.failpoint else None
     try:
-        yield deaths
+        yield running
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
-        running[-1].kill()
-        await _ended(running[-1])
+        if following is not None:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+        await running[-1].kill()
 
 
-async def _ended(process: BaseProcess) -> int:
-    """Waits for the end of the process and answers its exit code."""
-    await asyncio.to_thread(process.join)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def _start(spec: WorkerSpec) -> BaseProcess:
-    process = _forks.Process(target=run_worker, args=(spec,), daemon=True)
-    process.start()
-    return process
-
-
-async def _follow(spec: WorkerSpec, running: list[BaseProcess], deaths: list[int]) -> None:
-    deaths.append(await _ended(running[0]))
-    running.append(_start(replace(spec, failpoint="")))
+async def _follow(running: list[WorkerProcess]) -> None:
+    await running[0].killed()
+    running.append(WorkerProcess.start(replace(running[0].spec, failpoint="")))

@@ -1,4 +1,4 @@
-"""A worker process for `test_crash_resumption.py`: all roles of one account, with a failpoint.
+"""The worker process of the crash tests: all roles of one account, with a failpoint.
 
 The process is forked from a clean server that has imported everything, so that the successor of
 a killed worker polls within a moment even on a busy machine. Nothing is shared with the test but
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import traceback
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,15 +48,21 @@ class WorkerSpec:
 
 
 def run_worker(spec: WorkerSpec) -> None:
-    """Serves until SIGTERM, or until the failpoint kills it."""
+    """Serves until SIGTERM (exit 0) or its failpoint; an error is exit 1 and in the log."""
     log = os.open(spec.log_file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    code = 1
     try:
         asyncio.run(_serve(spec))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         # Interpreter exits after a worker crashed now and then (architecture §10).
-        os._exit(0)
+        os._exit(code)
 
 
 async def _serve(spec: WorkerSpec) -> None:

@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 
-from deploy.temporal.versions import set_current_version
 from ledger.repository import Ledger
-from observability.build import build_id
 from tests.conftest import TemporalServer
-from tests.e2e.crash_worker import WorkerSpec, run_worker
+from tests.e2e.crash_process import WorkerProcess
+from tests.e2e.crash_worker import WorkerSpec
 from tests.rig import Rig, running_rig
 from tests.workflow.test_session import STRATEGY, start
 
-KILLED = -9
-DEATH_TIMEOUT_S = 60.0
+RESULT_TIMEOUT_S = 60.0
 # The trade has started and the signal is not yet marked as taken.
 DEATH = "note_signal.enter:1:kill"
-_forks = get_context("forkserver")
-_forks.set_forkserver_preload(["tests.e2e.crash_worker"])
 
 
 @pytest.fixture
@@ -36,25 +30,10 @@ async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIter
         yield made
 
 
-def started(spec: WorkerSpec) -> BaseProcess:
-    process = _forks.Process(target=run_worker, args=(spec,), daemon=True)
-    process.start()
-    return process
-
-
-async def death_of(process: BaseProcess) -> int | None:
-    await asyncio.to_thread(process.join, DEATH_TIMEOUT_S)
-    return process.exitcode
-
-
-async def test_killed_session_evaluates_every_bar_once_and_starts_one_trade(
-    rig: Rig, temporal_server: TemporalServer, ledger_dsn: str, tmp_path: Path
-) -> None:
-    """A1, I1: the answer of a killed worker is asked for again, with the same ids."""
-    strategy = tmp_path / "on_second_bar.py"
-    strategy.write_text(STRATEGY)
+@pytest.fixture
+def spec(rig: Rig, temporal_server: TemporalServer, ledger_dsn: str, tmp_path: Path) -> WorkerSpec:
     key = rig.server.exchange.config.keys[0]
-    spec = WorkerSpec(
+    return WorkerSpec(
         temporal=temporal_server.address,
         namespace=temporal_server.namespace,
         ledger_dsn=ledger_dsn,
@@ -67,19 +46,36 @@ async def test_killed_session_evaluates_every_bar_once_and_starts_one_trade(
         stream_url=rig.server.stream_url,
         log_file=str(tmp_path / "worker.log"),
     )
-    running = started(replace(spec, failpoint=DEATH))
-    await set_current_version(rig.client, build_id(), deployment=spec.deployment)
+
+
+async def test_killed_session_evaluates_every_bar_once_and_starts_one_trade(
+    rig: Rig, spec: WorkerSpec, tmp_path: Path
+) -> None:
+    """A1, I1: the answer of a killed worker is asked for again, with the same ids."""
+    strategy = tmp_path / "on_second_bar.py"
+    strategy.write_text(STRATEGY)
+    first = WorkerProcess.start(replace(spec, failpoint=DEATH))
+    await first.make_current(rig.client)
     session = await start(rig, strategy, tmp_path)
-    assert await death_of(running) == KILLED
-    last = started(spec)
+    await first.killed()
+    last = WorkerProcess.start(spec)
     try:
-        async with asyncio.timeout(DEATH_TIMEOUT_S):
+        async with asyncio.timeout(RESULT_TIMEOUT_S):
             result = await session.handle.result()
     finally:
-        last.kill()
-        await death_of(last)
+        await last.kill()
 
     assert (result.counts.bars, result.counts.signals, result.counts.taken) == (4, 1, 1)
     assert len(await session.signals()) == 4
     (trade,) = await rig.ledger.list_trades(session=session.spec.name)
     assert result.open_trades in ((trade.trade_id,), ())
+
+
+async def test_worker_that_fails_at_its_start_is_told_with_its_log(
+    rig: Rig, spec: WorkerSpec
+) -> None:
+    """A crash test must not mistake it for one that was killed, or for a slow one."""
+    nowhere = "postgresql+asyncpg://nobody@127.0.0.1:1/none"
+    broken = WorkerProcess.start(replace(spec, ledger_dsn=nowhere))
+    with pytest.raises(AssertionError, match=r"(?s)exit 1:.*LedgerDown"):
+        await broken.make_current(rig.client)
