@@ -26,6 +26,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode, MarketFeed
+from brokers.tradier.config import TradierConfig
 from domain.commands import AlertSeverity
 from domain.errors import BadInput
 from domain.risk.limits import Limits, RestrictedList, read_limits
@@ -122,6 +123,7 @@ class AccountSection(Section):
 
 class Venue(StrEnum):
     ALPACA = "alpaca"
+    TRADIER = "tradier"
 
 
 class SecretSource(StrEnum):
@@ -135,7 +137,7 @@ class SecretSource(StrEnum):
 class BrokerSection(Section):
     """Which broker and how far it is allowed to go. URLs may stay empty for paper and live."""
 
-    venue: Annotated[Venue, Field(strict=False, description="the broker: alpaca")]
+    venue: Annotated[Venue, Field(strict=False, description="the broker: alpaca or tradier")]
     mode: Annotated[AlpacaMode, Field(strict=False, description="simulator, paper or live")]
     allow_live: bool = Field(False, description="the second switch that live needs")
     trading_url: str = Field("", description="empty: the venue's own host of this mode")
@@ -150,7 +152,9 @@ class BrokerSection(Section):
         ),
     ] = SecretSource.ENVIRONMENT
     key_file: str = Field(
-        "", description="TOML file with key_id and secret, mode 0600, relative to this file"
+        "",
+        description="TOML file with key_id and secret (at Tradier account number and access token),"
+        " mode 0600, relative to this file",
     )
     requests_per_minute: Annotated[
         Count, Field(description="the broker's limit; the order lane takes 60 % of it")
@@ -343,13 +347,11 @@ class Settings(Section):
         Raises:
             BadInput: CONFIG_ENV_MISMATCH when mode, host, key and switch do not belong together.
         """
-        simulated = self.broker.mode is AlpacaMode.SIMULATOR
-        key_id = self.broker_key_id.get_secret_value()
-        secret = self.broker_secret.get_secret_value()
+        key_id, secret = self.broker_keys()
         return AlpacaConfig(
             account=self.account.name,
-            key_id=key_id or (_SIMULATOR_KEY_ID if simulated else ""),
-            secret=SecretStr(secret or (_SIMULATOR_SECRET if simulated else "")),
+            key_id=key_id,
+            secret=secret,
             mode=self.broker.mode,
             allow_live=self.broker.allow_live,
             trading_url=self.broker.trading_url,
@@ -358,6 +360,42 @@ class Settings(Section):
             market_stream_url=self.market_data.url,
             market_feed=self.market_data.feed,
             request_timeout_s=self.broker.request_timeout_s,
+        )
+
+    def tradier(self) -> TradierConfig:
+        """Adapter settings with account number and access token.
+
+        Raises:
+            BadInput: CONFIG_ENV_MISMATCH as `alpaca`; CONFIG_CONTRADICTION for ticks, which this
+                venue's adapter does not stream.
+        """
+        if self.market_data.source is BarSource.STREAM:
+            raise BadInput(
+                "CONFIG_CONTRADICTION", "market_data.source", BarSource.STREAM, "polled at tradier"
+            )
+        key_id, secret = self.broker_keys()
+        return TradierConfig(
+            account=self.account.name,
+            key_id=key_id,
+            secret=secret,
+            mode=self.broker.mode,
+            allow_live=self.broker.allow_live,
+            trading_url=self.broker.trading_url,
+            request_timeout_s=self.broker.request_timeout_s,
+        )
+
+    def adapter(self) -> AlpacaConfig | TradierConfig:
+        """Adapter settings of the venue; raises as `alpaca` and `tradier`."""
+        return self.tradier() if self.broker.venue is Venue.TRADIER else self.alpaca()
+
+    def broker_keys(self) -> tuple[str, SecretStr]:
+        """The key's id and secret; the simulated exchange has a pair that everybody knows."""
+        simulated = self.broker.mode is AlpacaMode.SIMULATOR
+        key_id = self.broker_key_id.get_secret_value()
+        secret = self.broker_secret.get_secret_value()
+        return (
+            key_id or (_SIMULATOR_KEY_ID if simulated else ""),
+            SecretStr(secret or (_SIMULATOR_SECRET if simulated else "")),
         )
 
     def restricted_list(self) -> RestrictedList:
@@ -429,14 +467,14 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
         _check_rates(settings)
         _check_channels(settings)
         _check_ports(settings)
-        settings.alpaca()
+        settings.adapter()
     except ValidationError as error:
         raise _as_config_error(error, located, origins) from None
     except ConfigError:
         raise
     except BadInput as error:
         field = error.field.replace("alpaca.market_stream_url", "market_data.url", 1)
-        field = field.replace("alpaca.", "broker.", 1)
+        field = field.replace("alpaca.", "broker.", 1).replace("tradier.", "broker.", 1)
         raise _relocated(error, field, origins.get(field) or located.of(field)) from None
     return settings
 

@@ -19,6 +19,7 @@ from brokers.alpaca.config import AlpacaMode
 from brokers.alpaca.market_stream import AlpacaMarketStream
 from brokers.port import Broker
 from brokers.shadow import DryRunBroker
+from brokers.tradier.client import TradierBroker
 from brokers.transport import Watch, unwatched
 from deploy.local.kill_journal import KillJournal
 from domain.alerts import AlertChannel, AlertPolicy, AlertText, QuietHours
@@ -33,7 +34,7 @@ from marketdata.live_bars import LiveBars
 from marketdata.recording import RecordingTerms, TapeRecorder, drop_unfinished
 from marketdata.subscriptions import SubscriptionBook
 from observability.apprise_channel import apprise_send
-from settings import AlertChannelSection, BarSource, Settings
+from settings import AlertChannelSection, BarSource, Settings, Venue
 
 RECORDINGS = "recordings"
 
@@ -45,7 +46,11 @@ def broker_of(settings: Settings, *, reserved: bool = False, watch: Watch = unwa
 
     The `reserved` one of the kill is never a dry one: it only takes risk away.
     """
-    broker = AlpacaBroker(settings.alpaca(), reserved=reserved, watch=watch)
+    broker: Broker
+    if settings.broker.venue is Venue.TRADIER:
+        broker = TradierBroker(settings.tradier(), reserved=reserved, watch=watch)
+    else:
+        broker = AlpacaBroker(settings.alpaca(), reserved=reserved, watch=watch)
     return broker if reserved or not settings.safety.dry_run else DryRunBroker(broker)
 
 
@@ -64,8 +69,14 @@ def config_hash(settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def market_parts(settings: Settings, data_dir: Path | None) -> MarketParts:
-    """The market-data stream of the account; recordings go below the data directory."""
+def market_parts(settings: Settings, data_dir: Path | None) -> MarketParts | None:
+    """The market-data stream of the account; recordings go below the data directory.
+
+    None at Tradier: its sandbox streams no market, and its live stream is not built; quotes are
+    polled.
+    """
+    if settings.broker.venue is Venue.TRADIER:
+        return None
     config, told = settings.alpaca(), settings.market_data
     simulated = settings.broker.mode is AlpacaMode.SIMULATOR
     feed = f"{settings.broker.venue} {settings.broker.mode} {told.feed}"

@@ -360,7 +360,7 @@ def accounts_of(read: Sequence[Settings]) -> dict[str, Settings]:
             if value != wanted:
                 allowed = "the same in every --config"
                 raise BadInput("CONFIG_CONTRADICTION", field, value, allowed)
-        key = each.alpaca().key_id
+        key = each.adapter().key_id
         if name in found:
             raise BadInput("CONFIG_CONTRADICTION", "account.name", name, "once in all --config")
         if key in keys:

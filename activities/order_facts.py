@@ -49,7 +49,7 @@ def intent_state(
     outcome: PlaceOutcome, replaces: str | None = None
 ) -> tuple[IntentState, OrderSnapshot | None, str]:
     """What the intent's row says of the outcome; an order that was changed in its place has none
-    of its own (ADR 0016)."""
+    of its own (ADR 0017)."""
     match outcome:
         case Accepted(order=order) if order.broker_order_id == replaces:
             return IntentState.NOT_SENT, None, AMENDED

@@ -152,7 +152,7 @@ def decimal_text(number: Decimal) -> str:
 def fill_key(broker_order_id: str, cumulative_quantity: Decimal) -> str:
     """Identity of an execution: order id and cumulative quantity after it.
 
-    Every way of reading an execution must give the same key (ADR 0003, ADR 0016).
+    Every way of reading an execution must give the same key (ADR 0003, ADR 0017).
     """
     text = decimal_text(cumulative_quantity)
     plain = text.rstrip("0").rstrip(".") if "." in text else text

@@ -31,7 +31,7 @@ from marketdata.zones import zone
 from settings import ConfigError, SecretSource, Settings, Venue
 
 app = typer.Typer()
-REQUESTS_PER_MINUTE = {Venue.ALPACA: 200}
+REQUESTS_PER_MINUTE = {Venue.ALPACA: 200, Venue.TRADIER: 60}
 EXCHANGE_URL = "http://127.0.0.1:8100"
 KEY_FILE = "holdfast-keys.toml"
 KEY_FILE_MODE = 0o600
@@ -63,7 +63,7 @@ class Keys:
 @app.command()
 def init(
     context: typer.Context,
-    broker: Annotated[str | None, typer.Option(help="alpaca")] = None,
+    broker: Annotated[str | None, typer.Option(help="alpaca or tradier")] = None,
     mode: Annotated[str | None, typer.Option(help="simulator, paper or live")] = None,
     account: Annotated[str | None, typer.Option(help="our name of the account")] = None,
     currency: Annotated[str | None, typer.Option(help="the account's currency")] = None,

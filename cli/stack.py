@@ -71,10 +71,11 @@ def stack_config(
     """The usual stack: servers, exchange in mode simulator, workers of the named roles."""
     account = settings.account.name
     simulated = settings.broker.mode is AlpacaMode.SIMULATOR
+    face = ["--face", settings.broker.venue.value]
     lane = OrderLane(settings.account.name, settings.broker.requests_per_minute)
     return StackConfig(
         data_dir=target.data_dir,
-        exchange=exchange_child(exchange_arguments) if simulated else None,
+        exchange=exchange_child([*face, *exchange_arguments]) if simulated else None,
         workers=[worker_child(role, target.config) for role in workers.split(",") if role],
         prepare=(
             prepare_ledger,

@@ -117,7 +117,7 @@ class CancelRejected(_Fact):
 class ReplaceConfirmed(_Fact):
     """The venue took the replacement; the old order stays live until proven dead (D1).
 
-    `amended`: the venue changed the old order in its place; there is no new one (ADR 0016).
+    `amended`: the venue changed the old order in its place; there is no new one (ADR 0017).
     """
 
     kind: Literal["replace_confirmed"] = "replace_confirmed"

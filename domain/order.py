@@ -378,7 +378,7 @@ class Fill(Frozen):
     `quantity` is unsigned; `fee` is in account currency, cost > 0, None until the broker tells it.
     `client_id` is None for children whose id the broker made; `broker_order_id` is always there.
     `is_sum`: the broker tells no single executions; quantity and price are those of all of them
-    so far, and the ledger books what is new of it (ADR 0016).
+    so far, and the ledger books what is new of it (ADR 0017).
     """
 
     fill_key: str

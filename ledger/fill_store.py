@@ -71,7 +71,7 @@ class FillStore(LedgerConnection):
         """Books executions in one transaction, all or none, each once for ever.
 
         Of a sum (`Fill.is_sum`) only what is not booked yet becomes a row: two readers of one
-        order that saw it at different times book its quantity once (ADR 0016).
+        order that saw it at different times book its quantity once (ADR 0017).
 
         A fill goes to the trade of its order (client id, broker id, parent, id prefix); without
         one it is stored with trade None, counts as EXTERNAL and is attributed when the link

@@ -228,7 +228,7 @@ class FillBooking(Frozen):
 
     `differs`: the key was booked before with another quantity, price, symbol or side; the first
     row stands and a person must look. `told`: the trade has heard of it or is about to. `fill`:
-    the row as it was booked, where that is not the fill that was given (a sum, ADR 0016).
+    the row as it was booked, where that is not the fill that was given (a sum, ADR 0017).
     """
 
     fill_key: str

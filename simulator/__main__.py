@@ -19,7 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from simulator.clock import SimClock
-from simulator.config import ExchangeConfig
+from simulator.config import ExchangeConfig, WireFace
 from simulator.journal import Journal, plain
 from simulator.server import SimulatorServer
 from simulator.tape import TapeEvent, read_tape
@@ -38,6 +38,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--speed", help="market seconds per wall second; without it time is stepped"
     )
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--face", choices=[face.value for face in WireFace], help="protocol")
     parser.add_argument("--start", help="market time at the start, RFC 3339")
     parser.add_argument("--port-file", type=Path)
     parser.add_argument("--journal", type=Path, help="NDJSON file, one row flushed at a time")
@@ -49,6 +50,8 @@ def build_server(options: argparse.Namespace) -> SimulatorServer:
     config = ExchangeConfig.from_json(options.config) if options.config else ExchangeConfig()
     if options.seed is not None:
         config = dataclasses.replace(config, seed=options.seed)
+    if options.face is not None:
+        config = dataclasses.replace(config, face=WireFace(options.face))
     if options.start:
         start = datetime.fromisoformat(options.start)
         if start.tzinfo is None:

@@ -218,7 +218,7 @@ def taken_snapshot(order_id: str, intent: OrderIntent) -> OrderSnapshot:
 
 
 def fills_of(wire: WireOrder) -> tuple[Fill | FrameProblem, ...]:
-    """What the order and its members have filled so far, as one sum each (ADR 0016).
+    """What the order and its members have filled so far, as one sum each (ADR 0017).
 
     The venue names no execution. A sum is known by order and cumulative quantity; what of it is
     new, the ledger finds out when it books it.

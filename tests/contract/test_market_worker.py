@@ -107,7 +107,9 @@ async def running(
     await ledger.ensure_account(ACCOUNT, "alpaca")
     async with SimulatorServer(venue) as server:
         settings = settings_of(server, tmp_path)
-        parts: MarketParts = replace(market_parts(settings, tmp_path), **changes)
+        built = market_parts(settings, tmp_path)
+        assert built is not None
+        parts: MarketParts = replace(built, **changes)
         keys = {"key_id": "SIM-PAPER-KEY", "secret": "sim-paper-secret"}
         broker = AlpacaBroker(AlpacaConfig.model_validate({**keys, "trading_url": server.url}))
         services = Services(
@@ -286,6 +288,7 @@ async def test_without_a_data_directory_a_recording_ends_with_its_reason(
     venue = exchange(listings=(equity("AAA"),), quoted=False)
     async with SimulatorServer(venue) as server:
         parts = market_parts(settings_of(server, tmp_path), None)
+        assert parts is not None
     async with running(ledger, tmp_path, venue, recorder=parts.recorder) as rig:
         row = RecordingRecord(
             name="day",

@@ -182,7 +182,7 @@ async def test_tc22_combo_has_a_net_price_and_legs_with_ids(face: SimulatedFace)
 
 
 async def test_tc24_fills_are_sums_and_every_read_tells_them_again(face: SimulatedFace) -> None:
-    """I7, ADR 0016."""
+    """I7, ADR 0017."""
     name = await placed(face, 1)
     await face.fill(name, "3", "100.00")
     page = await face.broker.executions_since(None)

@@ -274,3 +274,28 @@ def test_simulator_without_keys_is_given_the_exchange_own_pair(tmp_path: Path) -
     """A plain `up` must be able to log in at the exchange that it started."""
     key, config = ApiKey(), load(tmp_path, DEMO).alpaca()
     assert (config.key_id, config.secret.get_secret_value()) == (key.key, key.secret)
+
+
+TRADIER = {"HOLDFAST_BROKER_KEY_ID": "VA123", "HOLDFAST_BROKER_SECRET": "not-a-real-one"}
+
+
+def at_tradier(text: str) -> str:
+    return re.sub(r'^venue = "alpaca"', 'venue = "tradier"', text, flags=re.MULTILINE)
+
+
+def test_tradier_is_chosen_by_venue_and_takes_account_number_and_token(tmp_path: Path) -> None:
+    demo = load(tmp_path, at_tradier(DEMO)).tradier()
+    assert (demo.key_id, demo.mode) == (ApiKey().key, AlpacaMode.SIMULATOR)
+    text = at_tradier((CONFIG / "paper.toml").read_text())
+    text = re.sub(r"^requests_per_minute.*", "requests_per_minute = 60", text, flags=re.MULTILINE)
+    paper = load(tmp_path, text, TRADIER)
+    assert paper.adapter().trading_url == "https://sandbox.tradier.com"
+    assert "VA123" in paper.tradier().key_id
+
+
+def test_tradier_refuses_a_live_account_in_the_sandbox_and_ticks(tmp_path: Path) -> None:
+    text = at_tradier((CONFIG / "paper.toml").read_text())
+    error = refusal(tmp_path, text, TRADIER | {"HOLDFAST_BROKER_KEY_ID": "6YA123"})
+    assert (error.code, error.field) == ("CONFIG_ENV_MISMATCH", "broker.key_id")
+    ticks = at_tradier(changed(r'^source = "polled"', 'source = "stream"'))
+    assert refusal(tmp_path, ticks).field == "market_data.source"

@@ -177,7 +177,7 @@ def test_multileg_has_a_signed_net_price_and_no_symbol() -> None:
 
 
 def test_fill_is_a_sum_known_by_order_and_cumulative_quantity() -> None:
-    """I7, ADR 0016."""
+    """I7, ADR 0017."""
     (fill,) = mapping.fills_of(mapping.read_order({**ROW, "tag": "our-tag"}))
     assert isinstance(fill, Fill)
     assert fill.is_sum

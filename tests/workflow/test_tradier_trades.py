@@ -66,7 +66,7 @@ async def test_walk_pairs_ratchet_and_stop_as_at_any_other_broker(rig: Rig) -> N
 
 
 async def test_part_fills_read_at_different_times_are_booked_once(rig: Rig) -> None:
-    """I7, ADR 0016: stream, reads and the compare pass all see other sums."""
+    """I7, ADR 0017: stream, reads and the compare pass all see other sums."""
     plan = play.plan_of(rig, "1")
     handle = await rig.start_trade(plan)
     await rig.until(
@@ -132,7 +132,7 @@ async def test_bracket_goes_out_as_one_otoco(rig: Rig) -> None:
     await rig.until(lambda: bool(play.accepted(rig, order_class="bracket")), "it is sent")
     rig.quote(play.SYMBOL, "100.00", "100.50")
     await rig.until(lambda: play.position(rig) == 10, "the entry fills")
-    play.fall(rig)
+    rig.quote(play.SYMBOL, "97.00", "97.25")
     result = await handle.result()
     assert result.outcome == "closed"
     assert_each_tag_once(rig)
