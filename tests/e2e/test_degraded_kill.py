@@ -127,7 +127,10 @@ async def hold_and_wait(info: RunInfo) -> None:
     """5 ESX held under a protective stop, and an entry for 10 ESY that waits far below."""
     broker = AlpacaBroker(
         AlpacaConfig(
-            key_id="SIM-PAPER-KEY", secret="sim-paper-secret", account="demo", trading_url=info.exchange_url
+            key_id="SIM-PAPER-KEY",
+            secret="sim-paper-secret",
+            account="demo",
+            trading_url=info.exchange_url,
         )
     )
     day = datetime.fromisoformat("2026-03-02T15:00:00+00:00").date()
