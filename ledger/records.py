@@ -458,6 +458,21 @@ class SignalRecord(Frozen):
     document: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class SessionSeen(Frozen):
+    """A session by what it left in the ledger; `decisions` are its signals, "no signal" too.
+
+    `first_at` and `last_at` are market time of its decisions, or the rows' own time without any.
+    """
+
+    name: str
+    account: str
+    first_at: AwareDatetime
+    last_at: AwareDatetime
+    decisions: int = 0
+    taken: int = 0
+    trades: int = 0
+
+
 class StrategyRecord(Frozen):
     """A stored configuration: `strategy` is a file of `strategies/` or a path.
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Select, Table, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,7 +18,7 @@ from domain.ids import trade_prefix
 from domain.plan import TradePlan
 from ledger.alert_store import add_alert
 from ledger.control_store import ControlStore
-from ledger.records import SignalRecord, TradeRecord
+from ledger.records import SessionSeen, SignalRecord, TradeRecord
 from ledger.rows import Columns, signal_of, trade_of
 from ledger.tables import fills, signals, trades
 
@@ -233,6 +233,46 @@ class TradeStore(ControlStore):
         async with self._statement() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(signal_of(row) for row in rows)
+
+    async def sessions(self, name: str | None = None) -> tuple[SessionSeen, ...]:
+        """Every session that a signal or a trade names, the newest first; or only this one."""
+        decided = _by_session(signals, signals.c.signal_time, signals.c.signal_time, name)
+        traded = _by_session(trades, trades.c.created_at, trades.c.updated_at, name)
+        is_taken = func.count().filter(signals.c.decision == "taken").label("taken")
+        async with self._work() as connection:
+            by_signal = (await connection.execute(decided.add_columns(is_taken))).mappings().all()
+            by_trade = (await connection.execute(traded)).mappings().all()
+        found = {
+            row["session"]: _seen(row, decisions=row["rows"], taken=row["taken"])
+            for row in by_signal
+        }
+        for row in by_trade:
+            known = found.get(row["session"]) or _seen(row)
+            found[known.name] = known.model_copy(update={"trades": row["rows"]})
+        return tuple(sorted(found.values(), key=lambda each: (each.last_at, each.name))[::-1])
+
+
+def _by_session(
+    table: Table, first: ColumnElement[Any], last: ColumnElement[Any], name: str | None
+) -> Select[Any]:
+    query = select(
+        table.c.session,
+        func.min(table.c.account).label("account"),
+        func.min(first).label("first_at"),
+        func.max(last).label("last_at"),
+        func.count().label("rows"),
+    ).group_by(table.c.session)
+    return query if name is None else query.where(table.c.session == name)
+
+
+def _seen(row: Columns, **counts: int) -> SessionSeen:
+    return SessionSeen(
+        name=row["session"],
+        account=row["account"],
+        first_at=row["first_at"],
+        last_at=row["last_at"],
+        **counts,
+    )
 
 
 async def _has_fills(connection: AsyncConnection, trade_id: str) -> bool:
