@@ -21,12 +21,12 @@ from domain.adoption import (
 )
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.entry import EntryTicket, RiskApproved
+from domain.entry import EntryTicket
 from domain.errors import BadInput, Refused
 from domain.facts import PositionAdjusted
-from domain.money import multiply, total
+from domain.money import total
 from domain.plan import FixedSize, TradePlan
-from domain.risk.gate import reservation_id
+from domain.risk import gate
 from domain.trade_state import TradeState
 from ledger.records import EXTERNAL, ReserveDecision, ReserveRequest, RiskBook, TradeRecord
 
@@ -139,19 +139,14 @@ def _ticket(
     assert isinstance(plan.size, FixedSize)
     assert foreign.average_price is not None
     assert plan.stop is not None
-    stop = plan.stop.price.at(foreign.average_price)
-    risk = max((foreign.average_price - stop) * plan.side.sign, Decimal(0))
-    size, multiplier = plan.size.quantity, plan.multiplier
     return EntryTicket(
-        approved=RiskApproved(
-            reservation_id=reservation_id(plan.trade_id),
-            trade_id=plan.trade_id,
-            quantity=size,
-            worst_price=foreign.average_price,
-            reserved_notional=multiply(size, multiplier, foreign.average_price),
-            reserved_loss=multiply(size, multiplier, risk),
-            approved_at=services.now(),
-            config_version=services.config_hash,
+        approved=gate.approve_held(
+            plan,
+            plan.size.quantity,
+            foreign.average_price,
+            plan.stop.price.at(foreign.average_price),
+            services.now(),
+            services.config_hash,
         ),
         start_price=foreign.average_price,
         arrival=foreign.quote,

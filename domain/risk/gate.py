@@ -19,7 +19,8 @@ from decimal import Decimal
 
 from domain.entry import RiskApproved
 from domain.errors import HoldfastError
-from domain.money import MAGNITUDE_MAX, ZERO, amount_up
+from domain.money import MAGNITUDE_MAX, ZERO, NetPrice, Quantity, amount_up, multiply
+from domain.plan import TradePlan
 from domain.risk import checks_order, checks_portfolio, checks_state
 from domain.risk.gate_types import GateDecision, GateInput, RiskRefusal, Verdict
 from domain.risk.verdicts import refused
@@ -118,6 +119,31 @@ def approve(
         worst_price=given.worst_price,
         reserved_notional=decision.order_notional,
         reserved_loss=decision.order_loss,
+        approved_at=approved_at,
+        config_version=config_version,
+    )
+
+
+def approve_held(
+    plan: TradePlan,
+    quantity: Quantity,
+    price: NetPrice,
+    stop_price: NetPrice,
+    approved_at: datetime,
+    config_version: str,
+) -> RiskApproved:
+    """The approval of a position that is there already: its risk is counted, not judged.
+
+    It can enter nothing, because the whole quantity counts as filled.
+    """
+    loss = max((price - stop_price) * plan.side.sign, ZERO)
+    return RiskApproved(
+        reservation_id=reservation_id(plan.trade_id),
+        trade_id=plan.trade_id,
+        quantity=quantity,
+        worst_price=price,
+        reserved_notional=multiply(quantity, plan.multiplier, price),
+        reserved_loss=multiply(quantity, plan.multiplier, loss),
         approved_at=approved_at,
         config_version=config_version,
     )
