@@ -16,7 +16,7 @@ from cli.output import print_json
 from domain.account import AccountSnapshot
 from domain.errors import Transient
 from domain.ids import parse_client_order_id
-from domain.money import ZERO
+from domain.money import ZERO, divide
 from domain.order import Fill, OrderSnapshot
 from ledger.records import FillRecord, IntentRecord
 from ledger.repository import Ledger
@@ -26,6 +26,7 @@ from report.verify import Differences, compare
 app = typer.Typer()
 LOOK_BACK = timedelta(days=30)
 PAGES_MAX = 1000
+SUM_PRICE_STEP = Decimal("1e-6")
 
 
 @app.command()
@@ -70,7 +71,27 @@ async def _verify(target: Target) -> tuple[Differences, list[str]]:
         )
         ours = await _ledger_book(ledger, account, account_now, start_cash, since)
         problems = [f"{p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
+        if not broker.capabilities.executions_have_ids:
+            ours = ours.model_copy(update={"fills": _per_order(ours.fills)})
+            theirs = theirs.model_copy(update={"fills": _per_order(theirs.fills)})
     return compare(ours, theirs), problems
+
+
+def _per_order(fills: Iterable[FillRow]) -> tuple[FillRow, ...]:
+    """One row an order: a venue without executions tells sums, the ledger their parts."""
+    found: dict[tuple[str, str, str], list[FillRow]] = {}
+    for row in fills:
+        order_id = row.fill_key.rpartition(":")[0]
+        found.setdefault((order_id, row.symbol, row.side), []).append(row)
+    sums: list[FillRow] = []
+    for (order_id, symbol, side), rows in found.items():
+        quantity = _total(row.quantity for row in rows)
+        average = divide(_total(row.quantity * row.price for row in rows), quantity)
+        price = average.quantize(SUM_PRICE_STEP)
+        sums.append(
+            FillRow(fill_key=order_id, symbol=symbol, side=side, quantity=quantity, price=price)
+        )
+    return tuple(sums)
 
 
 def _first_told(market_now: datetime) -> datetime:

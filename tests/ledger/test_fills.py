@@ -161,3 +161,31 @@ async def test_fee_row_is_booked_once_and_finds_its_trade(trading: Ledger) -> No
     assert not await trading.record_fee(fee)
     (stored,) = await trading.fees(ACCOUNT, "trade-1")
     assert str(stored.amount) == "0.0123"
+
+
+async def test_sums_seen_at_different_times_are_booked_once(trading: Ledger) -> None:
+    """ADR 0017: every reader tells what an order has filled so far, nobody single executions."""
+    sums = [
+        fill(f"b-1:{done}", quantity=done, price=average, is_sum=True)
+        for done, average in (("3", "100.00"), ("5", "100.40"), ("10", "100.70"))
+    ]
+    stream = sums * 3
+    random.Random(7).shuffle(stream)
+    booked = await asyncio.gather(*(trading.record_fills(ACCOUNT, (one,)) for one in stream))
+    assert not any(one.differs for (one,) in booked)
+    rows = await trading.fills_of_trade("trade-1")
+    assert sum(row.fill.quantity for row in rows) == 10
+    assert sum(row.fill.quantity * row.fill.price for row in rows) == Decimal("1007.00")
+    assert not any(row.fill.is_sum for row in rows)
+
+
+async def test_part_of_a_sum_has_the_price_of_what_is_new(trading: Ledger) -> None:
+    """I5: booked value is the venue's value; a reader is told the row, never the sum."""
+    await trading.record_fill(ACCOUNT, fill("b-1:3", quantity="3", price="100", is_sum=True))
+    more = await trading.record_fill(
+        ACCOUNT, fill("b-1:10", quantity="10", price="100.7", is_sum=True)
+    )
+    assert more.fill is not None
+    assert (more.fill.quantity, more.fill.price) == (Decimal(7), Decimal(101))
+    late = await trading.record_fill(ACCOUNT, fill("b-1:3", quantity="3", is_sum=True))
+    assert (late.is_new, late.fill) == (False, more.fill)

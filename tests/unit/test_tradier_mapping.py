@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from brokers.port import FrameProblem, OrderUpdate
-from brokers.tradier import facts, mapping
+from brokers.tradier import facts, mapping, outcomes
 from brokers.tradier.config import TradierConfig
 from brokers.tradier.executions import execution_page, remembered_ids
 from brokers.tradier.requests import order_request, replace_request
 from brokers.tradier.stream import order_updates, stream_event
 from brokers.tradier.wire import WireEvent, rows
+from brokers.transport import Reply, parse_json
 from domain.errors import BadInput, Refused, Uncertain
 from domain.ids import IntentKey, Purpose
 from domain.order import (
@@ -411,3 +414,36 @@ def test_session_id_goes_to_the_venue_only() -> None:
     assert config.allows_stream("wss://sandbox-ws.tradier.com/v1/accounts/events")
     assert not config.allows_stream("ws://sandbox-ws.tradier.com/v1/accounts/events")
     assert not config.allows_stream("wss://tradier.com.example.org/")
+
+
+def recorded(shared_data: Path, name: str) -> Any:
+    body = parse_json((shared_data / "payloads" / name).read_text(encoding="utf-8"))
+    assert isinstance(body, dict)
+    return body["payload"]
+
+
+@pytest.mark.shared
+def test_recorded_quotes_are_read_one_or_many(shared_data: Path) -> None:
+    one = facts.quote_rows(recorded(shared_data, "tradier-openbb/quotes_single_PLTR.json"))
+    many = facts.quote_rows(recorded(shared_data, "tradier-openbb/quotes_etf_and_option_SPY.json"))
+    assert (set(one), len(many)) == ({"PLTR"}, 2)
+    quote = facts.quote_of("PLTR", one["PLTR"])
+    assert quote is not None
+    assert (quote.bid, quote.ask, quote.venue_time.year) == (D("25.49"), D("25.5"), 2024)
+    option = facts.asset_info("SPY251219P00450000", many["SPY251219P00450000"], frozenset())
+    assert (option.instrument.kind, option.instrument.multiplier) == ("option", D(100))
+    assert facts.asset_info("SPY", many["SPY"], frozenset({"SPY"})).shortable
+
+
+@pytest.mark.shared
+def test_recorded_order_and_fault_are_read(shared_data: Path) -> None:
+    folder = shared_data / "payloads" / "tradier-lean"
+    (order,) = folder.glob("*NullStringValues*")
+    body = recorded(shared_data, f"tradier-lean/{order.name}")
+    (row,) = rows(body, "orders", "order")
+    assert mapping.order_snapshot(row).filled_quantity == D(128)
+    (fault,) = folder.glob("*TransientFault*")
+    content = json.dumps(recorded(shared_data, f"tradier-lean/{fault.name}")).encode()
+    reply = Reply(401, {}, content)
+    error = outcomes.refused_read(reply, datetime(2026, 3, 4, tzinfo=UTC))
+    assert (error.code, error.text) == ("AUTH_NEEDED", "Access Token expired")
