@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make run` and `make test`. Needs Python >= 3.11 and make.
 #   make run            play a recorded day as a paper session (KEEP=1 leaves the stack up)
+#   make week           play five recorded days back to back (needs ../shared/data/open)
 #   make test           all but the slow ones (make test-long); make lint; make bench
 #   make lock           write requirements.lock anew from pyproject.toml
 #   PYTHON=python3.12 make test    another interpreter
@@ -16,7 +17,7 @@ RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
 FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
-.PHONY: run test test-fast test-slow test-long lint format bench record-history lock clean install
+.PHONY: run week test test-fast test-slow test-long lint format bench record-history lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -34,6 +35,9 @@ $(STAMP_OF_LOCK): requirements.lock
 
 run: install
 	@$(BIN)/python starter.py demo $(RUN_FLAGS)
+
+week: install
+	@$(BIN)/python starter.py demo --week $(RUN_FLAGS)
 
 # Both halves run even if the first one fails.
 test:
