@@ -44,7 +44,7 @@ from cli.demo_view import DemoView, Progress
 from cli.feed_report import TAKEN, read_trade_rows
 from cli.flatten import flatten_scope
 from cli.journal_books import read_books
-from cli.session_charts import equity_lines, symbol_charts
+from cli.session_facts import SessionMarket, session_facts
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import stack_environment
 from deploy.local.supervisor import Supervisor
@@ -288,29 +288,31 @@ class Demo:
         cash_before: Decimal,
         board: ContestView,
     ) -> SessionFacts:
-        mine, end = board.books[self._account], self._tape.end
-        return SessionFacts(
-            session=self._session,
-            account=self._account,
-            currency=self._settings.account.currency,
-            tape=", ".join(item.symbol for item in self._tape.instruments),
+        market = SessionMarket(
+            begin=self._tape.begin,
+            end=self._tape.end,
+            clock=clock,
+            symbols=tuple(item.symbol for item in self._tape.instruments),
+            bars=await board.bars(),
             quotes_label=self._tape.label,
-            market_begin=self._tape.begin,
-            market_end=self._tape.end,
-            speed=clock.speed,
-            wall_s=Decimal(str(round(time.monotonic() - self._began, 1))),
-            signals=mine.signals_taken,
-            trades=await read_trade_rows(ledger, self._session),
-            standings=self._standings,
-            equity=equity_lines(board.books.values(), await board.marks(end)),
-            charts=symbol_charts(
-                await board.bars(), mine.trades, mine.orders, mine.fills, clock, end
-            ),
-            cash_before=cash_before,
-            cash_after=await _cash(broker),
-            web_ui=self._info.web_ui_url,
-            commit=commit(),
-            config_hash=config_hash(self._settings),
+        )
+        facts = session_facts(
+            board.books[self._account],
+            market,
+            await read_trade_rows(ledger, self._session),
+            currency=self._settings.account.currency,
+            beside=board.books.values(),
+        )
+        return facts.model_copy(
+            update={
+                "wall_s": Decimal(str(round(time.monotonic() - self._began, 1))),
+                "standings": self._standings,
+                "cash_before": cash_before,
+                "cash_after": await _cash(broker),
+                "web_ui": self._info.web_ui_url,
+                "commit": commit(),
+                "config_hash": config_hash(self._settings),
+            }
         )
 
 

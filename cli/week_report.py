@@ -8,21 +8,18 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cli.contest_books import PortfolioBook, marks_of
 from cli.contest_files import Portfolio
-from cli.feed_report import counting_fills
-from cli.session_charts import equity_lines, symbol_charts
+from cli.session_facts import SessionMarket, read_session_book, session_facts
 from cli.week_tape import WeekDay
 from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.money import ZERO, Amount, Calculated, round_to_cent, total
 from domain.session import SessionResult
-from ledger.records import FillRecord, IntentRecord
 from ledger.repository import Ledger
 from marketdata.feed import TapeFeed
 from observability.build import commit
 from report.page import write_page
-from report.records import SessionFacts, TradeRow
+from report.records import TradeRow
 from report.verify import Differences
 from settings import Settings
 from wiring import config_hash
@@ -143,45 +140,17 @@ async def write_session_page(
     path: Path,
 ) -> None:
     """The report of one session of one day as HTML: its own trades, marked on its own symbols."""
-    tape, name = day.tape, result.name
-    trades = await ledger.list_trades(session=name)
-    orders: list[IntentRecord] = []
-    fills: list[FillRecord] = []
-    for trade in trades:
-        orders += await ledger.orders_of_trade(trade.trade_id)
-        fills += counting_fills(await ledger.fills_of_trade(trade.trade_id))
-    ours = {record.fill.broker_order_id for record in fills}
-    fees = [
-        fee
-        for fee in await ledger.fees(portfolio.account)
-        if fee.broker_order_id in ours or ours.intersection(fee.text.split())
-    ]
-    book = PortfolioBook(
-        portfolio=portfolio.model_copy(update={"cash": start}),
-        instruments={item.symbol: item for item in tape.instruments},
-        trades=trades,
-        orders=tuple(orders),
-        fills=tuple(fills),
-        fees=tuple(fees),
-        signals_taken=result.counts.taken,
-    )
-    bars = TapeFeed.open(Path(tape.path)).completed(result.symbols, None, tape.end).bars
-    facts = SessionFacts(
-        session=name,
-        account=portfolio.account,
-        currency=settings.account.currency,
-        tape=", ".join(result.symbols),
+    tape = day.tape
+    own = portfolio.model_copy(update={"cash": start, "session": result.name})
+    book = await read_session_book(ledger, own, tape.instruments, signals_taken=result.counts.taken)
+    market = SessionMarket(
+        begin=tape.begin,
+        end=tape.end,
+        clock=clock,
+        symbols=result.symbols,
+        bars=TapeFeed.open(Path(tape.path)).completed(result.symbols, None, tape.end).bars,
         quotes_label=tape.label,
-        market_begin=tape.begin,
-        market_end=tape.end,
-        speed=clock.speed,
-        wall_s=Decimal(str(round(clock.wall_duration_s((tape.end - tape.begin).seconds), 1))),
-        signals=result.counts.taken,
-        trades=rows,
-        equity=equity_lines([book], marks_of(bars, tape.end)),
-        charts=symbol_charts(bars, trades, orders, fills, clock, tape.end),
-        cash_before=start,
-        commit=commit(),
-        config_hash=config_hash(settings),
     )
-    write_page(facts, differences, path)
+    facts = session_facts(book, market, rows, currency=settings.account.currency)
+    code = {"commit": commit(), "config_hash": config_hash(settings)}
+    write_page(facts.model_copy(update={"cash_before": start, **code}), differences, path)

@@ -55,9 +55,13 @@ class StopPiece(Frozen):
 
 
 class SymbolChart(Frozen):
-    """One instrument's session: its price, and what was done in it."""
+    """One instrument's session: its price, and what was done in it.
+
+    `sparse`: prices are known at single instants only; nothing is drawn between them.
+    """
 
     symbol: str
+    sparse: bool = False
     prices: tuple[Level, ...] = ()
     fills: tuple[FillMark, ...] = ()
     stops: tuple[StopPiece, ...] = ()

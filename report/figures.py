@@ -76,6 +76,8 @@ def equity_figure(lines: Sequence[EquityLine], currency: str) -> Figure:
             hovertemplate="%{y:+.3f} %",
             row=2,
             col=1,
+            # Per cent of an unknown amount are unknown.
+            visible=None if line.start else False,
         )
     figure.update_yaxes(title_text=f"P&L, {currency}", row=1, col=1)
     figure.update_yaxes(title_text="return, %", row=2, col=1)
@@ -91,6 +93,7 @@ def price_figure(chart: SymbolChart) -> Figure:
         **_times(chart.prices),
         y=[_number(point.value) for point in chart.prices],
         name="price",
+        mode="markers" if chart.sparse else None,
         line={"color": GREY, "width": 1},
         hovertemplate="%{y}",
     )

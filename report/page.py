@@ -35,7 +35,7 @@ TRADE_COLUMNS = (
 )
 _TEXTS = frozenset(
     ("time (UTC)", "trade", "strategy", "symbol", "side", "exit reason", "protection", "note")
-) | {"portfolio"}
+) | {"portfolio", "verdict", "reason"}
 _STYLE = """
 :root { --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; --good: #15803d; --bad: #c81e1e; }
 * { box-sizing: border-box; }
@@ -70,22 +70,23 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 _SETTLE = "addEventListener('load', () => dispatchEvent(new Event('resize')));"
 
 
-def write_page(facts: SessionFacts, differences: Differences, path: Path) -> None:
+def write_page(facts: SessionFacts, differences: Differences | None, path: Path) -> None:
     """Writes the page, and beside it what it was made of (`.json`), from which it can be redone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page_of(facts, differences), encoding="utf-8")
-    data = f'{{"facts": {facts.model_dump_json()},\n"books": {differences.model_dump_json()}}}\n'
+    books = "null" if differences is None else differences.model_dump_json()
+    data = f'{{"facts": {facts.model_dump_json()},\n"books": {books}}}\n'
     path.with_suffix(".json").write_text(data, encoding="utf-8")
 
 
-def page_of(facts: SessionFacts, differences: Differences) -> str:
+def page_of(facts: SessionFacts, differences: Differences | None) -> str:
     """The whole page; every text from outside is escaped. Equal facts give an equal page.
 
     plotly.js stands in it once and whole (4.8 MB of the file): a report must open years later, on
     a machine without a network, from one file that can be mailed.
     """
     report = build(facts, differences)
-    verdict = "equal" if report.equal else "differs"
+    verdict = {True: "equal", False: "differs", None: "label"}[report.equal]
     label = facts.quotes_label
     shown = f' <span class="label">{escape(label)}</span>' if label else ""
     return f"""<!doctype html>
@@ -97,7 +98,7 @@ def page_of(facts: SessionFacts, differences: Differences) -> str:
 </head><body><main>
 <h1>{escape(report.title)}</h1>
 <p class="sub">{escape(facts.account)} · {escape(facts.mode)} · {escape(facts.tape)} ·
-{facts.market_begin:%A %Y-%m-%d %H:%M} to {facts.market_end:%H:%M} UTC{shown}</p>
+{facts.market_begin:%A %Y-%m-%d %H:%M} to {_until(facts)} UTC{shown}</p>
 <p class="verdict {verdict}">{escape(report.verdict)}</p>
 {_differences(report)}
 {_tiles(report, facts)}
@@ -105,10 +106,16 @@ def page_of(facts: SessionFacts, differences: Differences) -> str:
 {_prices(facts)}
 {_leaderboard(report)}
 {_reasons(report)}
+{_verdicts(facts)}
 {_trades(facts)}
 {_section("About this run", _pairs(report.facts))}
 </main><script>{_SETTLE}</script></body></html>
 """
+
+
+def _until(facts: SessionFacts) -> str:
+    same_day = facts.market_begin.date() == facts.market_end.date()
+    return f"{facts.market_end:{'%H:%M' if same_day else '%A %Y-%m-%d %H:%M'}}"
 
 
 def _section(title: str, body: str, hint: str = "") -> str:
@@ -151,6 +158,8 @@ def _equity(facts: SessionFacts) -> str:
         return ""
     figure = figures.equity_figure(facts.equity, facts.currency)
     hint = "Marked at the last trade of each minute; fees are taken off when they are booked."
+    if facts.equity_from:
+        hint = f"{facts.equity_from} Fees are taken off when they are booked."
     return _section("Equity", figures.fragment(figure, "equity"), hint)
 
 
@@ -159,6 +168,10 @@ def _prices(facts: SessionFacts) -> str:
         f"Trades of {facts.account}. The dotted steps are the stops that worked at the broker. "
         "Drag to zoom, double-click to go back."
     )
+    if facts.prices_from:
+        hint = f"{facts.prices_from} {hint}"
+        if not any(chart.prices or chart.fills for chart in facts.charts):
+            return _section("Price", f"<p>{escape(facts.prices_from)}</p>")
     return "\n".join(
         _section(
             chart.symbol,
@@ -188,6 +201,14 @@ def _leaderboard(report: Report) -> str:
         return ""
     hint = "Best return first; each portfolio has an account of its own."
     return _section("Strategy contest", _table(LEADERBOARD_COLUMNS, report.leaderboard), hint)
+
+
+def _verdicts(facts: SessionFacts) -> str:
+    if not facts.verdicts:
+        return ""
+    rows = [(each.word, each.code, str(each.count)) for each in facts.verdicts]
+    hint = "Every decision of the strategies is one signal here, also the decision for none."
+    return _section("Signals by verdict", _table(("verdict", "reason", "count"), rows), hint)
 
 
 def _trades(facts: SessionFacts) -> str:

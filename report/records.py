@@ -124,10 +124,20 @@ class TradeRow(Frozen):
         return sign * (self.entry_average - self.arrival_mid)
 
 
+class VerdictCount(Frozen):
+    """How many decisions of the session came to this word and code; a market minute is one each."""
+
+    word: str
+    code: str = ""
+    count: int
+
+
 class SessionFacts(Frozen):
     """Everything a session report shows. `signals` counts signals taken, trades or not.
 
-    `commit` and `config_hash` name the code and the settings that the session ran under.
+    `commit` and `config_hash` name the code and the settings that the session ran under. A text
+    that is not empty says on the page: where prices come from (`prices_from`), what the equity
+    line begins with (`equity_from`), why nothing was compared with the broker (`not_compared`).
     """
 
     session: str
@@ -145,6 +155,11 @@ class SessionFacts(Frozen):
     standings: tuple[Standing, ...] = ()
     equity: tuple[EquityLine, ...] = ()
     charts: tuple[SymbolChart, ...] = ()
+    verdicts: tuple[VerdictCount, ...] = ()
+    prices_from: str = ""
+    equity_from: str = ""
+    not_compared: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
     cash_before: Amount | None = None
     cash_after: Amount | None = None
     web_ui: str = ""

@@ -79,14 +79,18 @@ class Report(Frozen):
     leaderboard: tuple[tuple[str, ...], ...] = ()
     differences: tuple[str, ...]
     verdict: str
-    equal: bool
+    equal: bool | None
 
 
-def build(facts: SessionFacts, differences: Differences) -> Report:
-    """The report of a session. Trades stand in the order of their signals."""
+def build(facts: SessionFacts, differences: Differences | None) -> Report:
+    """The report of a session. Trades stand in the order of their signals.
+
+    Without `differences` nothing was compared: `equal` is None, and `facts` say why.
+    """
     trades = sorted(facts.trades, key=lambda trade: (trade.signal_time, trade.trade_id))
-    shown = [item.line() for item in differences.items[:DIFFERENCES_SHOWN_MAX]]
-    hidden = len(differences.items) - len(shown)
+    items = () if differences is None else differences.items
+    shown = [item.line() for item in items[:DIFFERENCES_SHOWN_MAX]]
+    hidden = len(items) - len(shown)
     if hidden > 0:
         shown.append(f"and {hidden} more")
     return Report(
@@ -98,9 +102,15 @@ def build(facts: SessionFacts, differences: Differences) -> Report:
         totals=totals_of(facts.signals, trades),
         leaderboard=leaderboard_rows(facts.standings),
         differences=tuple(shown),
-        verdict=differences.line(),
-        equal=differences.equal,
+        verdict=_verdict(facts, differences),
+        equal=None if differences is None else differences.equal,
     )
+
+
+def _verdict(facts: SessionFacts, differences: Differences | None) -> str:
+    if differences is not None:
+        return differences.line()
+    return f"ledger equals broker: unknown, {facts.not_compared or 'nothing was compared'}"
 
 
 def totals_of(signals: int, trades: Sequence[TradeRow]) -> Totals:
@@ -205,7 +215,9 @@ def summary_lines(report: Report) -> tuple[str, ...]:
 
 
 def _facts(facts: SessionFacts) -> tuple[tuple[str, str], ...]:
-    hours = f"{facts.market_begin:%Y-%m-%d %H:%M:%S} to {facts.market_end:%H:%M:%S} UTC"
+    begin, end = facts.market_begin, facts.market_end
+    day = "" if begin.date() == end.date() else f"{end:%Y-%m-%d} "
+    hours = f"{begin:%Y-%m-%d %H:%M:%S} to {day}{end:%H:%M:%S} UTC"
     lines = [
         ("account", f"{facts.account} ({facts.mode}, {facts.currency})"),
         ("market", f"{facts.tape} {hours}".strip()),
@@ -221,7 +233,7 @@ def _facts(facts: SessionFacts) -> tuple[tuple[str, str], ...]:
         lines.append(("settings", facts.config_hash or "unknown"))
     if facts.web_ui:
         lines.append(("web ui", facts.web_ui))
-    return tuple(lines)
+    return (*lines, *facts.notes)
 
 
 def _row(trade: TradeRow) -> tuple[str, ...]:

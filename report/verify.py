@@ -45,7 +45,7 @@ class Difference(Frozen):
 
 
 class Differences(Frozen):
-    """Result of a comparison with the journal's counts."""
+    """Result of a comparison with the journal's counts. `against` names the other side."""
 
     items: tuple[Difference, ...]
     orders: int
@@ -53,6 +53,7 @@ class Differences(Frozen):
     fees: int
     cash: dict[str, Decimal]
     positions: int
+    against: str = "exchange journal"
 
     @property
     def equal(self) -> bool:
@@ -66,8 +67,8 @@ class Differences(Frozen):
             f"cash {cash or 'none'}, {self.positions} open positions"
         )
         if self.equal:
-            return f"ledger equals exchange journal: {counts}"
-        return f"ledger DIFFERS from exchange journal in {len(self.items)} places ({counts})"
+            return f"ledger equals {self.against}: {counts}"
+        return f"ledger DIFFERS from {self.against} in {len(self.items)} places ({counts})"
 
 
 def compare(ledger: Book, journal: Book) -> Differences:
