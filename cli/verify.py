@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
 
-import httpx
 import typer
 
 from brokers.port import Broker
 from cli.context import EXIT_FAILED, Target, execute, target_of
 from cli.output import print_json
+from cli.start_cash import start_cash
 from domain.account import AccountSnapshot
 from domain.errors import Transient
 from domain.ids import parse_client_order_id
@@ -39,7 +39,7 @@ def verify(
     Exit 1 on any difference, each of which is named.
     """
     target = target_of(context)
-    found, problems = execute(lambda: _verify(target))
+    found, problems = execute(lambda: compared(target))
     if as_json:
         print_json({"equal": found.equal and not problems, "audit": problems, "result": found})
     else:
@@ -52,7 +52,12 @@ def verify(
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _verify(target: Target) -> tuple[Differences, list[str]]:
+async def compared(target: Target) -> tuple[Differences, list[str]]:
+    """Ledger against broker, and what is wrong with the audit chain.
+
+    Raises:
+        BadInput: NO_STACK, or the settings. LedgerDown. Transient, Refused: from the broker.
+    """
     settings = target.settings()
     account, installation = settings.account.name, settings.account.installation
     async with target.ledger() as ledger, target.broker() as broker:
@@ -60,16 +65,16 @@ async def _verify(target: Target) -> tuple[Differences, list[str]]:
         since = _first_told((await broker.market_clock()).market_now)
         fills, fees = await _executions(broker, since)
         orders = await _orders(broker, installation)
-        start_cash = await _start_cash(target)
+        cash_before = await start_cash(target, account)
         held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
         theirs = Book(
             orders=orders,
             fills=tuple(_fill_row(fill) for fill in fills),
             fees=fees,
-            cash={} if start_cash is None else _cash_of(account_now),
+            cash={} if cash_before is None else _cash_of(account_now),
             positions=held,
         )
-        ours = await _ledger_book(ledger, account, account_now, start_cash, since)
+        ours = await _ledger_book(ledger, account, account_now, cash_before, since)
         problems = [f"{p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
         if not broker.capabilities.executions_have_ids:
             ours = ours.model_copy(update={"fills": _per_order(ours.fills)})
@@ -153,24 +158,11 @@ def _cash_of(account: AccountSnapshot) -> dict[str, Decimal]:
     return {} if account.cash is None else {account.currency: account.cash}
 
 
-async def _start_cash(target: Target) -> Decimal | None:
-    """Cash before the first trade, where the exchange tells it; a real broker does not."""
-    info = target.run_info
-    if info is None or not info.exchange_control_url:
-        return None
-    try:
-        async with httpx.AsyncClient(timeout=3, trust_env=False) as control:
-            state = (await control.get(f"{info.exchange_control_url}/sim/state")).json()
-        return Decimal(str(state["start_cash"]))
-    except (httpx.HTTPError, KeyError, ValueError):
-        return None
-
-
 async def _ledger_book(
     ledger: Ledger,
     account: str,
     told: AccountSnapshot,
-    start_cash: Decimal | None,
+    cash_before: Decimal | None,
     since: datetime,
 ) -> Book:
     """The ledger's side: executions and fees from `since`, orders as far back as is asked for.
@@ -185,10 +177,10 @@ async def _ledger_book(
     for held in await ledger.positions_by_trade(account):
         positions[held.symbol] = positions.get(held.symbol, ZERO) + held.quantity
     cash: dict[str, Decimal] = {}
-    if start_cash is not None and told.cash is not None:
+    if cash_before is not None and told.cash is not None:
         multipliers = await _multipliers(ledger, account)
         cash = {
-            told.currency: start_cash + _flow(rows, multipliers) - _total(f.amount for f in fees)
+            told.currency: cash_before + _flow(rows, multipliers) - _total(f.amount for f in fees)
         }
     return Book(
         orders=await _ledger_orders(ledger, account),
