@@ -69,7 +69,8 @@ def _take_over(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, st
 def _cancel_entry(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
     if not ts.entry_is_dead(state):
         return Progress.RUNNING, f"cancelling {_orders(state.live(Role.ENTRY))}"
-    if not ts.is_flat(state) and ts.protection(state) is ts.Protection.NAKED:
+    is_naked = ts.protection(state) is ts.Protection.NAKED
+    if is_naked and not state.taken_over:
         return Progress.RUNNING, f"protecting what was filled; {_position(state)}"
     return Progress.DONE, f"entry is dead; {_position(state)}"
 

@@ -17,7 +17,7 @@ from domain.commands import (
 )
 from domain.ids import Purpose
 from domain.intents import is_due, new_intent, place
-from domain.money import total
+from domain.money import ZERO, total
 from domain.moves import (
     Step,
     cancel_orders,
@@ -166,8 +166,12 @@ def _covers(state: TradeState, live: tuple[OrderRecord, ...], wanted: DesiredExi
     """
     lead = next((o for o in live if o.role is Role.TARGET), live[0])
     own = ts.filled_quantity(state, lead)
-    pair = total(ts.filled_quantity(state, o) for o in live)
-    return wanted.quantity in (lead.quantity - own, lead.quantity - pair)
+    partner = total(ts.filled_quantity(state, o) for o in live) - own
+    rest = lead.quantity - own
+    if lead.intent is None:
+        return wanted.quantity in (rest, rest - partner)
+    told = max(lead.intent.body.quantity - lead.quantity, ZERO)
+    return wanted.quantity == rest - max(partner - told, ZERO)
 
 
 def _place_exit(

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain import trade_state as ts
-from domain.commands import BookByHand, Command, PlaceOrder
+from domain.commands import BookByHand, Command, PlaceOrder, ResolveOrder
 from domain.control import KillMode
 from domain.facts import (
     BookedByHand,
+    BrokerSnapshot,
     CloseRequested,
     CommandFailed,
     Fact,
@@ -23,7 +24,7 @@ from domain.facts import (
     OperatorCommand,
     OrderUnknown,
 )
-from domain.order import OrderState, Side
+from domain.order import Fill, OrderState, Side
 from domain.outcomes import Progress, progress_of
 from domain.trade_state import Role, TradeState
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan
@@ -31,6 +32,8 @@ from tests.unit.test_trade_properties import PRICES, Checked, mischief_of
 from tests.unit.toy_broker import ToyBroker, trade_state_summary
 
 D = Decimal
+BY_HAND = "by-hand"
+QUIET_PRICES = [price for price in PRICES if D("97.25") <= price <= D("101.5")]
 VERBS = (
     "pause",
     "resume",
@@ -51,6 +54,15 @@ class Handled(Checked):
     """A trade in a person's hands: its ledger books, its worker dies, its commands repeat."""
 
     told: list[Fact]
+    blindness = 0.0
+
+    def _resolved(self, command: ResolveOrder) -> list[Fact]:
+        """An order may stay unseen for long (C5): then a person may answer for it."""
+        assert self.rng is not None
+        if self.rng.random() >= self.blindness:
+            return super()._resolved(command)
+        client_id = command.intent.client_id
+        return [OrderUnknown(at=self.now, client_id=client_id, reason="not seen")]
 
     def answer(self, command: Command) -> list[Fact]:
         if isinstance(command, PlaceOrder):
@@ -82,6 +94,31 @@ class Handled(Checked):
             self.tell(rng.choice(self.told))
             after = self.state.changed(alerts=before.alerts, naked=before.naked)
             assert after == before.changed(naked=before.naked), "I17"
+
+    def sell_by_hand(self, rng: random.Random) -> None:
+        """What a person does at the broker's own screen with a trade that they have in hand."""
+        held = abs(self.broker.position)
+        if not self.state.taken_over or self.state.giving_back or held == 0:
+            return
+        if [o for o in self.broker.orders if o.live] or self.waiting:
+            return
+        self.broker.fills.append(
+            Fill(
+                fill_key=f"{BY_HAND}{len(self.broker.fills)}",
+                broker_order_id=BY_HAND,
+                symbol=self.broker.symbol,
+                side=self.state.plan.side.opposite,
+                quantity=D(rng.randint(1, int(held))),
+                price=D(100),
+                venue_time=self.now,
+            )
+        )
+
+    def _snapshot(self) -> BrokerSnapshot:
+        """The ledger gives a trade its own executions only."""
+        seen = super()._snapshot()
+        own = tuple(f for f in seen.fills if f.broker_order_id != BY_HAND)
+        return seen.model_copy(update={"fills": own})
 
     def restart(self, rng: random.Random) -> None:
         """The worker dies: answers of what was running are lost, and the state is read back."""
@@ -167,19 +204,24 @@ def test_any_person_at_any_moment_keeps_the_invariants(
     )
     many = {"targets": targets, "ratchet": RATCHET} if three else {"targets": targets[:1]}
     plan = make_plan(side=side, time_stop_s=D(3000), **many)
-    broker = ToyBroker(symbol="AAPL", bid=D("99.75"), ask=D(100), size=D(size))
+    ask = D(100) + rng.choice([D(0), D("0.75")])
+    broker = ToyBroker(symbol="AAPL", bid=D("99.75"), ask=ask, size=D(size))
     worst = D(101) if side is Side.BUY else D(99)
     trade = Handled(plan, broker, worst=worst, rng=rng, mischief=mischief_of(rng, rate))
-    trade.told = []
+    trade.told, trade.blindness = [], rng.choice([0.0, 0.9])
     for turn in range(70):
-        if turn > 4 and rng.random() < 0.12:
-            trade.command(rng.choices(VERBS, [2, 4, 2, 1, 1, 3, 3, 3, 4, 2, 0.3, 0.3])[0], rng)
+        if turn > 2 and rng.random() < 0.15:
+            trade.command(rng.choices(VERBS, [2, 4, 2, 0.4, 1, 3, 3, 3, 4, 2, 0.1, 0.1])[0], rng)
+        if rng.random() < 0.3 and [o for o in trade.state.live() if o.state == "unknown"]:
+            trade.command("resolve_order", rng)
         if rng.random() < 0.05:
             trade.repeat(rng)
         if rng.random() < 0.04:
             trade.restart(rng)
+        if rng.random() < 0.1:
+            trade.sell_by_hand(rng)
         if rng.random() < 0.35:
-            bid = rng.choice(PRICES)
+            bid = rng.choice(PRICES if rng.random() < 0.1 else QUIET_PRICES)
             broker.move(bid, bid + D("0.25"))
             trade.check()
         if rng.random() < 0.5 and broker.undelivered:
@@ -194,7 +236,7 @@ def test_any_person_at_any_moment_keeps_the_invariants(
 def heal_and_check(trade: Handled, rng: random.Random) -> None:
     """Faults stop: everything must be covered, answered and able to end."""
     broker, side = trade.broker, trade.state.plan.side
-    trade.mischief = lambda command: ""
+    trade.mischief, trade.blindness = lambda command: "", 0.0
     broker.size = D(10**6)
     trade.pass_time(40)
     trade.check()
@@ -207,6 +249,12 @@ def heal_and_check(trade: Handled, rng: random.Random) -> None:
     trade.pass_time(40)
     trade.check()
     summary = trade_state_summary(trade.state)
+    sold_by_hand = any(fill.broker_order_id == BY_HAND for fill in broker.fills)
+    if sold_by_hand and not ts.is_final(trade.state):
+        for verb in ("flatten", "release"):
+            trade.command(verb, rng)
+            trade.pass_time(60)
+            trade.check()
     if not ts.is_final(trade.state):
         assert not trade.state.taken_over or trade.state.releasing, summary
         held = broker.position * side.sign

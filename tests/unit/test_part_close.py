@@ -237,6 +237,24 @@ def test_any_life_with_part_closes_keeps_the_invariants_and_ends_flat(
     assert not [o for o in broker.orders if o.live], "I3"
 
 
+def test_part_as_large_as_what_the_stop_has_taken_already_is_closed() -> None:
+    """I11: the venue had made the pair smaller; taken off once more it looked small enough."""
+    trade, broker = entered()
+    broker.size = D(3)
+    broker.move(D("96.00"), D("96.25"))
+    broker.size = D(0)
+    trade.settle_down()
+    broker.size = D(100)
+    broker.bid, broker.ask = D("99.75"), D(100)
+    assert broker.position == 7
+    trade.tell(trade._snapshot())
+    trade.tell(close_fact(trade, quantity="3"))
+    trade.pass_time(10)
+    assert broker.position == 4
+    assert live_exit_quantity(broker, trade.state.plan.side.opposite) == 4
+    assert ts.protection(trade.state) is ts.Protection.RESTING
+
+
 def test_rebuilt_trade_ends_a_working_part_close_and_not_the_rest() -> None:
     """A part exit is no decision to get out of everything (lost Temporal store)."""
     trade, broker = entered()

@@ -301,7 +301,7 @@ class ToyBroker:
                 if order.rest == 0:
                     member.status = BrokerOrderStatus.CANCELED
                 else:
-                    member.quantity = order.rest
+                    member.quantity = order.rest + member.filled
 
     def by_id(self, broker_id: str | None) -> ToyOrder | None:
         return next((o for o in self.orders if o.broker_id == broker_id), None)
