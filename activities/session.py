@@ -214,6 +214,9 @@ class SessionActivities:
         await self._services.ledger.append_audit(
             input.by, f"session.{input.action}", input.session, {"reason": input.reason}
         )
+        if input.action == "end":
+            command = f"python starter.py report session {input.session}"
+            activity.logger.info("session %s is over; its report: %s", input.session, command)
 
     @activity.defn(name="close_session")
     async def close_session(self, name: str) -> None:

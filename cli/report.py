@@ -1,4 +1,4 @@
-"""`report day`: the evening of an account, now or by its schedule at 16:15 New York."""
+"""`report day` and `report session`: the evening of an account, and any session's page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from rich.text import Text
 
 from activities.day_reading import DayWanted, read_day
 from activities.day_report import day_bounds
-from cli.context import Target, execute, target_of
+from cli.context import Target, execute, failed, target_of
 from cli.dates import day_of
-from cli.output import console, print_json
+from cli.output import console, print_json, print_rows
+from cli.session_report import read_session
 from cli.start_cash import start_cash
 from domain.day_report import DayReport
 from domain.errors import BadInput
 from domain.money import Number, divide
 from marketdata.zones import zone
 from report.day import html_of, lines, parts
+from report.page import write_page
+from report.session import build, print_report
 
-app = typer.Typer(no_args_is_help=True, help="Reports: the evening of an account.")
+LISTED = ("name", "account", "first_at", "last_at", "decisions", "taken", "trades")
+app = typer.Typer(no_args_is_help=True, help="Reports: the evening of an account, any session.")
 
 
 @app.callback()
@@ -56,6 +60,43 @@ def day(
     show(made)
     if html is not None:
         typer.echo(f"page: {html}")
+
+
+@app.command()
+def session(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="name of the session")] = None,
+    html: Annotated[Path | None, typer.Option(help="write the page to this file")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="the sessions that are known")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """What a session did, out of the ledger: signals, trades, refusals, equity, prices, stops.
+
+    Any session, one that runs as well. What is not known is called unknown. The page has charts,
+    and beside it stands a file of the same name with `.json`.
+    """
+    target = target_of(context)
+    if listed:
+        rows = execute(lambda: list_sessions(target))
+        print_rows(rows, LISTED, as_json=as_json)
+        return
+    if not name:
+        raise failed(BadInput("NAME_MISSING", "name", "", "a session; --list names them"))
+    facts, differences = execute(lambda: read_session(target, name))
+    if html is not None:
+        write_page(facts, differences, html)
+    if as_json:
+        print_json({"facts": facts, "books": differences})
+        return
+    print_report(build(facts, differences), console())
+    if html is not None:
+        typer.echo(f"page: {html}")
+
+
+async def list_sessions(target: Target) -> list[dict[str, object]]:
+    """Every session of the ledger, newest first."""
+    async with target.ledger() as ledger:
+        return [each.model_dump() for each in await ledger.sessions()]
 
 
 async def examine(target: Target, on: str | None, account: str | None, gap: str) -> DayReport:

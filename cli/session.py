@@ -17,7 +17,15 @@ from temporalio.service import RPCError
 from brokers.port import Broker
 from cli.context import EXIT_FAILED, Target, execute, operator_name, target_of
 from cli.output import print_fields, print_json, print_rows
-from cli.session_calls import ask, is_running, receipt, session_handle, start_session
+from cli.session_calls import (
+    BAR_INTERVAL_S,
+    ask,
+    is_running,
+    receipt,
+    report_command,
+    session_handle,
+    start_session,
+)
 from domain.clock import STRATEGY_DURATION_WALL_S_MIN, ClockMap
 from domain.errors import BadInput, Refused
 from domain.ids import check_id
@@ -42,7 +50,6 @@ CommandId = Annotated[str | None, typer.Option("--command-id", help="repeat of a
 DAY = "%Y-%m-%d"
 # Signal ids are `<session>-<hhmm>-<8 hex>` and at most 48 characters long.
 SESSION_NAME_MAX = 34
-BAR_INTERVAL_S = 60
 POLL_S = 5
 LISTED_MAX = 200
 QUERY_TIMEOUT = timedelta(seconds=3)
@@ -135,10 +142,11 @@ def stop(
     found = execute(run)
     trades = found.pop("trades", [])
     if as_json:
-        print_json({**found, "trades": trades})
+        print_json({**found, "trades": trades, "report": report_command(target, name)})
     else:
         print_fields(found, as_json=False)
         print_rows(trades, ("trade_id", "symbol", "stage", "protection"), as_json=False)
+        typer.echo(f"report: {report_command(target, name)}")
     if found["stage"] != "ended" or (flatten and trades):
         raise typer.Exit(EXIT_FAILED)
 
@@ -189,7 +197,10 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
         "open trades",
         "reason",
     )
-    print_rows(execute(run), columns, as_json=as_json)
+    rows = execute(run)
+    print_rows(rows, columns, as_json=as_json)
+    if rows and not as_json:
+        typer.echo(f"report of one: {report_command(target, 'NAME')}")
 
 
 async def complete(spec: SessionSpec, symbols: list[str], broker: Broker) -> SessionSpec:
@@ -329,7 +340,8 @@ def _say(target: Target, name: str, word: Any, request: SessionRequest) -> None:
     async def run() -> SessionReceipt:
         handle = session_handle(await target.temporal(), name)
         if not await is_running(handle, name):
-            raise Refused(f"session {name} has ended", code="SESSION_ENDED")
+            text = f"session {name} has ended; its report: {report_command(target, name)}"
+            raise Refused(text, code="SESSION_ENDED")
         return await ask(handle, name, word, request)
 
     answer = execute(run)

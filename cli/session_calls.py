@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.context import Target, default_config, default_data_dir
 from domain.clock import ClockMap
 from domain.errors import Refused, Transient
 from domain.ids import TRADE_QUEUE, check_id, session_workflow_id
@@ -32,6 +34,7 @@ from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
 ANSWER_S = 15.0
+BAR_INTERVAL_S = 60
 
 
 async def start_session(
@@ -54,7 +57,8 @@ async def start_session(
             static_summary=f"{', '.join(spec.strategies)} on {symbols_of(spec)}",
         )
     except WorkflowAlreadyStartedError:
-        running = await _spec_of(client, spec.name)
+        given = await started_with(client, spec.name)
+        running = None if given is None else given.spec
         if running is None or wishes_of(running) != wishes_of(spec):
             text = f"session {spec.name} runs already, with other strategies, symbols or days"
             raise Refused(text, code="SESSION_RUNS") from None
@@ -80,14 +84,14 @@ def wishes_of(spec: SessionSpec) -> SessionSpec:
     return spec.model_copy(update=defaults)
 
 
-async def _spec_of(client: Client, name: str) -> SessionSpec | None:
-    """The spec that the running session was started with; None if its history cannot be read."""
+async def started_with(client: Client, name: str) -> SessionInput | None:
+    """What the newest run of the session began with; None if its history cannot be read."""
     handle = client.get_workflow_handle(session_workflow_id(name))
     try:
         async for event in handle.fetch_history_events(page_size=1):
             payloads = event.workflow_execution_started_event_attributes.input.payloads
             (first,) = await client.data_converter.decode(payloads, [SessionInput])
-            return first.spec if isinstance(first, SessionInput) else None
+            return first if isinstance(first, SessionInput) else None
     except RPCError:
         return None
     return None
@@ -162,6 +166,16 @@ async def receipt(
         "open trades": len(result.trades),
         "trades": [trade.model_dump(mode="json") for trade in result.trades],
     }
+
+
+def report_command(target: Target, name: str) -> str:
+    """The command that makes the session's report, for this stack and these settings."""
+    words = ["python", "starter.py"]
+    if target.config != default_config():
+        words += ["--config", str(target.config)]
+    if target.data_dir != default_data_dir().resolve():
+        words += ["--data", str(target.data_dir)]
+    return shlex.join([*words, "report", "session", name, "--html", f"{name}.html"])
 
 
 def symbols_of(spec: SessionSpec) -> str:
