@@ -49,15 +49,19 @@ def let_go(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
             return state, (), True
         state, commands = read_orders(state, now, busy, "before the position is released")
         return state, commands, True
+    # A fill that came late after a release is let go under an id of its own (D9).
+    again = len([a for a in state.adjustments if a.adjustment is AdjustmentKind.RELEASED])
+    suffix = f"/{again}" if again else ""
     gone = tuple(
         PositionAdjusted(
             at=now,
-            adjustment_id=f"release/{state.plan.trade_id}/{leg.instrument.symbol}",
+            adjustment_id=f"release/{state.plan.trade_id}/{leg.instrument.symbol}{suffix}",
             symbol=leg.instrument.symbol,
             quantity=-ts.position_of(state, leg.instrument.symbol),
             adjustment=AdjustmentKind.RELEASED,
         )
         for leg in state.plan.legs
+        if ts.position_of(state, leg.instrument.symbol) != 0
     )
     state = state.changed(adjustments=(*state.adjustments, *gone), booking=(*state.booking, *gone))
     return *book(state, now, busy)[:2], True

@@ -123,6 +123,10 @@ def give_back(state: TradeState, fact: BrokerSnapshot) -> TradeState:
     """
     if not state.giving_back or not fact.complete:
         return state
+    resumed = _taken_resume(state)
+    if resumed is not None and fact.started_at < resumed.at:
+        # It began before the person gave the trade back: they may have sold after it.
+        return state.changed(read_needed="resumed")
     held = {position.symbol: position.quantity for position in fact.positions}
     for leg in state.plan.legs:
         symbol = leg.instrument.symbol
@@ -136,9 +140,14 @@ def give_back(state: TradeState, fact: BrokerSnapshot) -> TradeState:
 
 def _refuse_resume(state: TradeState, refusal: str) -> TradeState:
     """The resume that was taken hears it; it may be forgotten by now, its alert is not."""
+    taken = _taken_resume(state)
+    return state if taken is None else _refuse(state, taken.command_id, refusal)
+
+
+def _taken_resume(state: TradeState) -> CommandOutcome | None:
     verbs = (OperatorVerb.RESUME, OperatorVerb.HAND_BACK)
     taken = [o for o in state.outcomes if o.verb in verbs and not o.refusal]
-    return _refuse(state, taken[-1].command_id, refusal) if taken else state
+    return taken[-1] if taken else None
 
 
 def _refuse(state: TradeState, command_id: str, refusal: str) -> TradeState:

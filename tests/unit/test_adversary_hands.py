@@ -13,12 +13,13 @@ from domain.control import KillMode
 from domain.facts import (
     AdjustmentKind,
     BrokerSnapshot,
+    FillReported,
     FlattenRequested,
     KillEngaged,
     PositionAdjusted,
 )
 from domain.leaving import QUOTE_HOLD_S
-from domain.order import Fill, OrderState, Side
+from domain.order import Fill, OrderState, Position, Side
 from domain.outcomes import progress_of
 from domain.protection import desired_exits
 from domain.steps import decide, next_deadline
@@ -282,3 +283,50 @@ def test_exit_of_a_taken_over_trade_never_sells_what_a_person_sold(
     booked(trade)
     trade.pass_time(30)
     assert ts.stage(trade.state) is ts.Stage.RELEASED
+
+
+def test_fill_that_comes_after_the_release_is_let_go_under_its_own_id() -> None:
+    """D9, I2: under the first id the ledger would not book it, and the books would differ."""
+    trade, broker = entered()
+    trade.tell(told(trade, "release"))
+    for _ in range(20):
+        trade.look()
+    assert [a.adjustment_id for a in trade.state.booking] == ["release/t-1/AAPL"]
+    booked(trade)
+    stop = trade.state.orders[-1]
+    late = Fill(
+        fill_key="late",
+        broker_order_id=stop.broker_order_id or "",
+        symbol="AAPL",
+        side=Side.SELL,
+        quantity=D(2),
+        price=D(96),
+        venue_time=trade.now,
+    )
+    broker.fills.append(late)
+    trade.tell(FillReported(at=trade.now, fill=late))
+    for _ in range(20):
+        trade.broker.now += timedelta(milliseconds=200)
+        trade.look()
+    assert [(a.adjustment_id, a.quantity) for a in trade.state.booking] == [
+        ("release/t-1/AAPL/1", D(2))
+    ]
+    booked(trade)
+    trade.pass_time(10)
+    assert ts.stage(trade.state) is ts.Stage.RELEASED
+
+
+def test_read_that_began_before_the_resume_gives_nothing_back() -> None:
+    """I2: the person sold by hand between the read and their resume."""
+    trade, _broker = entered()
+    order(trade, "take_over", "t", release_orders=True)
+    began = trade.now
+    trade.broker.now += timedelta(seconds=1)
+    trade.tell(told(trade, "resume", "r"))
+    ten = (Position(symbol="AAPL", quantity=D(10)),)
+    old = BrokerSnapshot(at=trade.now, started_at=began, orders=(), positions=ten, fills=())
+    trade.tell(old)
+    assert trade.state.taken_over
+    now = trade.now
+    trade.tell(old.model_copy(update={"started_at": now, "positions": ()}))
+    assert " ".join(progress_of(trade.state, "r")).startswith("refused POSITION_DIFFERS")
