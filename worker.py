@@ -590,6 +590,9 @@ def streams_worker(
             reconcile.reconcile_account,
             DayReportActivities(services, partial(write_day, folder=reports)).report_day,
         ],
+        # Else beats go out every 2.4 s of the 3 s after which a streamer counts as dead, and it
+        # hears of its cancellation as late.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
 
