@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import worker
 from activities.market_parts import MarketHeard, MarketParts, market_cursor
 from activities.market_stream import MarketStreamer
@@ -34,6 +36,12 @@ from wiring import market_parts
 
 ACCOUNT = "paper"
 DEADLINE_S = 15.0
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wanted is read ten times a second: nothing here is about how long that takes."""
+    monkeypatch.setattr("activities.market_stream.LOOK_EVERY_S", 0.1)
 
 
 @dataclass
