@@ -191,7 +191,7 @@ def test_answer_about_something_else_is_refused_and_the_next_one_is_its_own(
 ) -> None:
     path = tmp_path / "sample.py"
     path.write_text(HEADER + body)
-    with StrategyProcess(path, answer_timeout_s=10.0) as strategy:
+    with StrategyProcess(path, answer_timeout_s=60.0) as strategy:
         first = strategy.decide((bar(),), context())
         again = strategy.decide((bar(),), context())
     assert {first.code, again.code} <= {"STRATEGY_ANSWER", "STRATEGY_GARBAGE"}
@@ -209,7 +209,7 @@ def test_strategy_that_allocates_for_ever_is_refused_by_name_and_started_afresh(
         "    while not marker.exists():\n        held.append(bytearray(64 << 20))\n"
         "    return Decision.none(c, 'thin')\n"
     )
-    with StrategyProcess(path, answer_timeout_s=10.0) as strategy:
+    with StrategyProcess(path, answer_timeout_s=60.0) as strategy:
         fat = strategy.decide((bar(),), context())
         marker.touch()
         thin = strategy.decide((bar(),), context())
