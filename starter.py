@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import traceback
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +36,15 @@ from cli import (
     trade_hand,
     verify,
 )
-from cli.context import Target, default_config, default_data_dir, demo_config
+from cli.context import (
+    Target,
+    default_config,
+    default_data_dir,
+    demo_config,
+    failed,
+    positive,
+)
+from domain.errors import BadInput
 
 app = typer.Typer(
     name="starter",
@@ -96,7 +103,10 @@ def demo(
     # Never the account that `init` described in this folder, unless it is named.
     named = None if context.parent is None else context.parent.params.get("config")
     chosen = Path(named or os.environ.get("HOLDFAST_CONFIG") or demo_config())
-    pace = Decimal(speed) if speed else SPEED
+    try:
+        pace = positive("speed", speed) if speed else SPEED
+    except BadInput as error:
+        raise failed(error) from None
     tapes = tape or []
     if week:
         from cli.week import run_week

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from temporalio.client import Schedule
 from activities.reconcile import ReconcileInput
 from cli.contest_files import Contest, ContestFiles, add_to_exchange, contest_template, entrants
 from cli.contest_run import ContestView, open_round, stop_sessions
-from cli.context import Target, execute, failed, operator_name, target_of
+from cli.context import Target, execute, failed, operator_name, positive, target_of
 from cli.demo_stack import DemoFiles, demo_stack, make_build_current, prepare_tape
 from cli.output import print_json
 from deploy.local import control
@@ -61,7 +61,7 @@ def start(
     """
     target = target_of(context)
     try:
-        money, pace = _positive("cash", cash), _positive("speed", speed)
+        money, pace = positive("cash", cash), positive("speed", speed)
         if fresh or not control.status(target.data_dir).is_up:
             _begin_anew(target, strategy or [], money, tape or [], fresh=fresh)
         elif strategy or tape:
@@ -212,16 +212,6 @@ async def _running_clock(control_url: str, speed: Decimal) -> ClockMap:
             answer = await client.post(f"{control_url}/sim/clock", json={"speed": str(speed)})
     shown = answer.raise_for_status().json()
     return ClockMap(wall0=shown["wall0"], market0=shown["market0"], speed=shown["speed"])
-
-
-def _positive(field: str, text: str) -> Decimal:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or number <= 0:
-        raise BadInput("NUMBER_INVALID", field, text, "> 0")
-    return number
 
 
 def _shown(standing: Standing) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -214,6 +214,21 @@ def in_words(reason: str) -> str:
     if not reason.strip():
         raise failed(BadInput("REASON_MISSING", "reason", reason, "why, in words"))
     return reason
+
+
+def positive(field: str, text: str) -> Decimal:
+    """The number of an option.
+
+    Raises:
+        BadInput: NUMBER_INVALID if it is none, or not above zero.
+    """
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or number <= 0:
+        raise BadInput("NUMBER_INVALID", field, text, "> 0")
+    return number
 
 
 def failed(error: HoldfastError) -> typer.Exit:

@@ -3,7 +3,8 @@
 Three sessions a day: two strategies share an account, the third has one of its own and trades
 fractions of a share. Between two days the exchange's clock jumps: its close comes, DAY orders
 expire, the account's equity baseline rolls. After each day the ledger is compared with the
-exchange's journal of the whole week so far. Exit code 1 for any difference, a trade left open, a
+exchange's journal of the whole week so far, and with the broker's own lists (`verify`). Exit code
+1 for any difference, a trade left open, sessions that do not explain their account's change, a
 baseline that is not what the account was worth the evening before, or a day without a trade.
 """
 
@@ -35,7 +36,7 @@ from cli.contest_files import (
     fractional,
 )
 from cli.contest_run import open_account, session_spec, start_session, start_streams
-from cli.context import EXIT_BAD_INPUT
+from cli.context import EXIT_BAD_INPUT, Target
 from cli.demo import EXIT_INTERRUPTED, SPEED, start_exchange_clock
 from cli.demo_stack import (
     BEFORE_OPEN,
@@ -46,6 +47,7 @@ from cli.demo_stack import (
 )
 from cli.feed_report import read_trade_rows
 from cli.journal_books import read_books
+from cli.verify import compared
 from cli.week_report import (
     AccountDay,
     DayOutcome,
@@ -130,13 +132,10 @@ class Week:
                     console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
                 if outcome.open_trades:
                     break  # its clock ends with the day: nothing after it would mean anything
-            audit = [f"audit {p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
-        for problem in audit:
-            console.print(problem, highlight=False, markup=False, soft_wrap=True)
         console.print(f"reports: {self._files.data_dir / 'reports'}", highlight=False)
         text = last_line(outcomes, len(self._days))
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-        return int(has_failed(outcomes, len(self._days)) or bool(audit))
+        return int(has_failed(outcomes, len(self._days)))
 
     async def _play(
         self,
@@ -171,6 +170,7 @@ class Week:
             alerts=await self._new_alerts(ledger),
             open_trades=tuple(t.trade_id for t in await ledger.list_trades(open_only=True)),
             working_orders=await self._working_orders(control),
+            verified=await self._verify(),
         )
 
     async def _session_day(
@@ -292,6 +292,16 @@ class Week:
         new = Counter(alert.code for alert in told if alert.alert_id not in self._alerts_seen)
         self._alerts_seen |= {alert.alert_id for alert in told}
         return dict(sorted(new.items()))
+
+    async def _verify(self) -> tuple[str, ...]:
+        """What the operator's own `verify` finds: the ledger against the broker's lists, audit."""
+        found: list[str] = []
+        for each in self._accounts:
+            target = Target(Path(each.settings), self._files.data_dir)
+            differences, audit = await compared(target)
+            lines = [*(item.line() for item in differences.items), *audit]
+            found += [f"verify {each.account}: {line}" for line in lines]
+        return tuple(found)
 
     async def _working_orders(self, control: httpx.AsyncClient) -> tuple[str, ...]:
         """Orders that the exchange still has open; a flat evening has none."""

@@ -79,6 +79,7 @@ class DayOutcome(Frozen):
     alerts: dict[str, int] = Field(default_factory=dict)
     open_trades: tuple[str, ...] = ()
     working_orders: tuple[str, ...] = ()
+    verified: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ class DayOutcome(Frozen):
         found += [f"and {hidden} more differences"] if hidden > 0 else []
         found += [f"still open: {trade}" for trade in self.open_trades]
         found += [f"order still works: {order}" for order in self.working_orders]
+        found += self.verified
         for account in self.accounts:
             found += account.problems(self.sessions)
         if not any(session.filled for session in self.sessions):

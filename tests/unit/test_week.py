@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+import starter
 from cli.contest_files import Portfolio
 from cli.demo_stack import DemoFiles
 from cli.week import by_account, jump
@@ -130,6 +132,17 @@ def test_what_is_no_week_is_refused(tmp_path: Path, minutes: int, code: str) -> 
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize("speed", ["fast", "0", "-1", "NaN"])
+def test_speed_that_is_none_is_refused_before_anything_starts(speed: str, tmp_path: Path) -> None:
+    data = tmp_path / "week"
+    told = CliRunner().invoke(
+        starter.app, ["demo", "--week", f"--speed={speed}", "--data", str(data)]
+    )
+    assert told.exit_code == 2
+    assert "NUMBER_INVALID field=speed" in told.output
+    assert not data.exists()
+
+
 # --- the jump ---------------------------------------------------------------------------------
 
 
@@ -187,6 +200,7 @@ def test_session_without_a_signal_is_said() -> None:
         ),
         ({"open_trades": ("t-1",)}, "still open: t-1"),
         ({"working_orders": ("d0d0",)}, "order still works: d0d0"),
+        ({"verified": ("verify demo: cash USD: …",)}, "verify demo: cash USD: …"),
         ({"sessions": ()}, "no trade was filled on this day"),
         (
             {"accounts": ({"account": "demo", "before": "100000", "after": "99990"},)},
