@@ -268,7 +268,7 @@ class SessionActivities:
         judged = judge(around, signal)
         wish = None
         if judged.fraction is not None:
-            wish = await self._exit_wish(signal, judged.fraction, found)
+            wish = await self._exit_wish(spec.account, signal, judged.fraction, found)
             if wish is None:
                 text = "no trade of this strategy in this symbol is open"
                 judged = Judged("not_taken", "NO_OPEN_TRADE", text)
@@ -280,13 +280,20 @@ class SessionActivities:
         if wish is not None:
             found.exits.append(wish)
 
-    async def _exit_wish(self, signal: Signal, fraction: Number, found: _Found) -> ExitWish | None:
+    async def _exit_wish(
+        self, account: str, signal: Signal, fraction: Number, found: _Found
+    ) -> ExitWish | None:
         """The exit for the trades that the strategy has open in the symbol; None without one.
 
-        A trade that began after the signal's bar is not meant by it.
+        A trade that began after the signal's bar is not meant by it, nor one of another account
+        that a session of the same name began on another day.
         """
         rows = await self._services.ledger.list_trades(
-            session=signal.session, strategy=signal.strategy, symbol=signal.symbol, open_only=True
+            account=account,
+            session=signal.session,
+            strategy=signal.strategy,
+            symbol=signal.symbol,
+            open_only=True,
         )
         begun = [row.plan for row in rows] + [each.plan for each in found.candidates]
         meant = [

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from temporalio.client import Client
 
 from activities.kill import engage
 from activities.services import Services
+from activities.session import AcceptInput, SessionActivities
 from cli.contest_books import read_book
 from cli.contest_files import Portfolio
 from cli.feed_report import journal_book, read_ledger_book
+from domain.clock import ClockMap
 from domain.control import KillMode
 from domain.errors import Transient
 from domain.instrument import Instrument
 from domain.order import Side
 from domain.plan import PlanPrice, StopPlan, TargetPlan, TradePlan
+from domain.session import SessionSpec
+from domain.signal import Signal, SignalKind
 from ledger.repository import Ledger
 from report.portfolio import Mark, Standing
 from report.records import Book
@@ -150,6 +156,47 @@ async def test_kill_of_one_account_leaves_the_others_entry_working(
         assert not one.exchange.open_orders
         assert two.exchange.open_orders, "the other account's entry still works"
         assert (await two.ledger.read_control(two.services.account)).kills == ()
+
+
+async def test_exit_signal_means_no_trade_of_another_account(both: tuple[Rig, Rig]) -> None:
+    """I20: yesterday a session of the same name ran on the other account and holds its trade."""
+    now, plans = datetime.now(UTC), []
+    for rig in both:
+        plan = plan_of(rig).model_copy(update={"session": "morning", "signal_time": now})
+        plans.append(plan.model_copy(update={"trade_id": f"m-{rig.services.account}"}))
+        await rig.ledger.create_trade(plans[-1])
+    services, mine = both[1].services, plans[1]
+
+    def never(_asked: object) -> Any:
+        raise AssertionError("a signal from outside needs no feed and no strategy")
+
+    spec = SessionSpec(
+        name="morning",
+        account=services.account,
+        strategies=(mine.strategy,),
+        universe=(ESX,),
+        opens_at=now,
+        tape="none",
+        installation=services.installation,
+    )
+    signal = Signal(
+        signal_id=f"e-{services.account}",
+        session="morning",
+        strategy=mine.strategy,
+        symbol="ESX",
+        side=Side.SELL,
+        kind=SignalKind.EXIT_FULL,
+        bar_time=now + timedelta(seconds=1),
+    )
+    found = await SessionActivities(services, never, never).accept_signal(
+        AcceptInput(
+            spec=spec,
+            clock=ClockMap(wall0=now, market0=now),
+            market_now=now + timedelta(seconds=1),
+            body=signal.model_dump(mode="json"),
+        )
+    )
+    assert [wish.trade_ids for wish in found.exits] == [(mine.trade_id,)]
 
 
 def test_account_that_is_not_served_here_is_given_back_to_be_tried_elsewhere() -> None:
