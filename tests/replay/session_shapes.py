@@ -80,10 +80,10 @@ async def evening(rig: Rig) -> Played:
 
 
 async def one_signal(rig: Rig, folder: Path) -> Played:
-    """Four bars to the close: none, a signal, a broken answer, none."""
-    close = rig.exchange.now + timedelta(minutes=5)
+    """Four bars: none, a signal, a broken answer, none; the close comes after the entry."""
+    close = rig.exchange.now + timedelta(minutes=20)
     session = await Plan(
-        rig, folder, bar_ends_min=(1, 2, 3, 4), changes={"closes_at": close}
+        rig, folder, bar_ends_min=(1, 2, 3, 4), changes={"closes_at": close, "poll_s": 120}
     ).start()
     return await _ended(session)
 

@@ -115,9 +115,19 @@ class Started:
 
 
 async def start(
-    rig: Rig, strategy: Path, folder: Path, *, bars: int = 4, open_end: bool = False
+    rig: Rig,
+    strategy: Path,
+    folder: Path,
+    *,
+    bars: int = 4,
+    open_end: bool = False,
+    close_after_min: int = 1,
 ) -> Started:
-    """A session on a tape of one-minute bars; market time runs 120 times as fast as the wall."""
+    """A session on a tape of one-minute bars; market time runs 120 times as fast as the wall.
+
+    A trade of it needs `close_after_min` from the last bar on a busy machine: entries die with
+    the session.
+    """
     begin = rig.exchange.now
     clock = ClockMap(wall0=datetime.now(UTC), market0=begin, speed=SPEED)
     tape = folder / "tape.csv"
@@ -128,7 +138,7 @@ async def start(
         strategies=(str(strategy),),
         universe=(ESX,),
         opens_at=begin,
-        closes_at=None if open_end else begin + timedelta(minutes=bars + 1),
+        closes_at=None if open_end else begin + timedelta(minutes=bars + close_after_min),
         tape=str(tape),
         installation=rig.services.installation,
     )
@@ -160,7 +170,7 @@ async def test_decisions_are_recorded_and_the_signals_trade_outlives_the_session
     rig: Rig, strategy: Path, tmp_path: Path
 ) -> None:
     """A1, requirement 19: no signal, a signal and a broken answer each have their row."""
-    session = await start(rig, strategy, tmp_path)
+    session = await start(rig, strategy, tmp_path, close_after_min=16)
     await rig.until(
         lambda: any(order.stop_price is not None for order in rig.exchange.open_orders), "protected"
     )
