@@ -157,3 +157,28 @@ def test_plotly_is_not_loaded_at_the_start_of_a_command_or_a_worker() -> None:
     program = "import sys, starter, worker; sys.exit('plotly' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
     assert done.returncode == 0
+
+
+def test_page_says_that_nothing_was_compared_and_leaves_out_an_empty_price_chart() -> None:
+    facts = charted(
+        charts=(), not_compared="the broker was away", prices_from="No price chart: no bars."
+    )
+    page = page_of(facts, None)
+    assert "ledger equals broker: unknown, the broker was away" in page
+    assert "<h2>Price</h2><p>No price chart: no bars.</p>" in page
+    assert 'id="price-0"' not in page
+
+
+def test_prices_at_single_instants_are_points_and_no_line() -> None:
+    (chart,) = charted().charts
+    drawn = [
+        figures.price_figure(chart.model_copy(update={"sparse": sparse})).data[0].mode
+        for sparse in (False, True)
+    ]
+    assert drawn == [None, "markers"]
+
+
+def test_return_of_an_unknown_equity_is_not_drawn() -> None:
+    lines = [line("a", "0", "0", "5"), line("b", "100", "101")]
+    returns = figures.equity_figure(lines, "USD").data[1:]
+    assert [trace.visible for trace in returns] == [False, None]
