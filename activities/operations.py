@@ -7,6 +7,7 @@ from temporalio import activity
 from activities.services import Services
 from domain.base import Frozen
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.errors import Refused
 
 
 class EngageInput(Frozen):
@@ -28,7 +29,11 @@ class OperationActivities:
 
     @activity.defn(name="engage_kill")
     async def engage_kill(self, input: EngageInput) -> None:
-        """Flips the control row; the gateway wakes by NOTIFY and cancels entries (I9, I17)."""
+        """Flips the control row; the gateway wakes by NOTIFY and cancels entries (I9, I17).
+
+        An id that a person typed for another kill before does not hold this one up: it is engaged
+        under a name of its own.
+        """
         kill = KillSwitch(
             scope=input.scope,
             mode=input.mode,
@@ -38,4 +43,11 @@ class OperationActivities:
             engaged_at=self._services.now(),
         )
         account = None if input.scope.kind is KillScopeKind.ALL else input.account
-        await self._services.ledger.engage_kill(account, kill)
+        try:
+            await self._services.ledger.engage_kill(account, kill)
+        except Refused as error:
+            if error.code != "COMMAND_ID_USED":
+                raise
+            own = f"{kill.command_id}/{kill.scope.text}/{kill.mode}"
+            own_kill = kill.model_copy(update={"command_id": own})
+            await self._services.ledger.engage_kill(account, own_kill)

@@ -14,6 +14,7 @@ from temporalio.client import Client
 
 from activities.gateway import GatewaySweeper
 from activities.kill import OrderFate, engage
+from activities.operations import EngageInput, OperationActivities
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.plan import TradePlan, WalkPlan
 from ledger.errors import VersionConflict
@@ -158,3 +159,21 @@ async def test_kill_stays_over_a_restart_and_the_new_sweeper_works_it_off(rig: R
     assert entries(rig) == []
     control = await rig.ledger.read_control(rig.services.account)
     assert [kill.command_id for kill in control.kills] == ["kill-1"]
+
+
+async def test_kill_from_the_web_ui_counts_although_its_id_was_used(rig: Rig) -> None:
+    """I9: block, then flatten, both typed with the id `1`; a repeat changes nothing (I17)."""
+    engages = OperationActivities(rig.services).engage_kill
+    given = EngageInput(
+        account=rig.services.account,
+        scope=KillScope(kind=KillScopeKind.ACCOUNT, value=rig.services.account),
+        mode=KillMode.BLOCK,
+        command_id="1",
+        by="ann",
+        reason="web ui",
+    )
+    flatten = given.model_copy(update={"mode": KillMode.FLATTEN})
+    for asked in (given, flatten, flatten, given):
+        await engages(asked)
+    control = await rig.ledger.read_control(rig.services.account)
+    assert sorted(kill.mode for kill in control.kills) == [KillMode.BLOCK, KillMode.FLATTEN]
