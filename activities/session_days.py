@@ -50,9 +50,13 @@ class DayBegun(Frozen):
 
 
 class DrainInput(Frozen):
-    """Wait until entries are dead, with `flatten` until all is flat, at most `wait_s` (wall)."""
+    """Wait until entries are dead, with `flatten` until all is flat, at most `wait_s` (wall).
+
+    Only trades of `account` count: a session of the same name may have run on another one.
+    """
 
     session: str
+    account: str = ""
     trades: tuple[str, ...] = ()
     flatten: bool = False
     wait_s: float = 10.0
@@ -115,7 +119,9 @@ class SessionDayActivities:
     async def _open_trades(self, input: DrainInput) -> list[OpenTrade]:
         """Open trades of the session by the ledger, and those that have no row there yet."""
         ledger = self._services.ledger
-        rows = await ledger.list_trades(session=input.session, open_only=True)
+        rows = await ledger.list_trades(
+            account=input.account or None, session=input.session, open_only=True
+        )
         found = []
         for row in rows:
             orders = await ledger.open_orders(row.account, trade_id=row.trade_id)

@@ -69,12 +69,14 @@ async def begin_day(spec: SessionSpec, day: SessionDay) -> DayBegun:
     )
 
 
-async def drain(session: str, trades: tuple[str, ...], *, flatten: bool) -> Drained:
+async def drain(spec: SessionSpec, trades: tuple[str, ...], *, flatten: bool) -> Drained:
     """Waits until entries are dead, with `flatten` until all is flat, and tells what is left."""
     wait_s = FLATTEN_DRAIN_S if flatten else DRAIN_S
     return await workflow.execute_activity_method(
         SessionDayActivities.drain_session,
-        DrainInput(session=session, trades=trades, flatten=flatten, wait_s=wait_s),
+        DrainInput(
+            session=spec.name, account=spec.account, trades=trades, flatten=flatten, wait_s=wait_s
+        ),
         start_to_close_timeout=timedelta(seconds=wait_s) + life.BOOKKEEPING_TIMEOUT,
         retry_policy=life.REPEAT,
         priority=life.PRIORITY[Urgency.EXIT],

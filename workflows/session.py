@@ -429,7 +429,7 @@ class SessionWorkflow:
                     reason=self._state.stopping,
                 )
                 await self._tell_trades(FactEnvelope.of(asked, sender="session"))
-            drained = await steps.drain(self._spec.name, self._state.open_trades, flatten=flatten)
+            drained = await steps.drain(self._spec, self._state.open_trades, flatten=flatten)
             self._change(open_trades=tuple(trade.trade_id for trade in drained.trades))
             if flatten is self._state.flatten:
                 return drained

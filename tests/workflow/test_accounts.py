@@ -14,6 +14,7 @@ from temporalio.client import Client
 from activities.kill import engage
 from activities.services import Services
 from activities.session import AcceptInput, SessionActivities
+from activities.session_days import DrainInput, SessionDayActivities
 from cli.contest_books import read_book
 from cli.contest_files import Portfolio
 from cli.feed_report import journal_book, read_ledger_book
@@ -158,7 +159,9 @@ async def test_kill_of_one_account_leaves_the_others_entry_working(
         assert (await two.ledger.read_control(two.services.account)).kills == ()
 
 
-async def test_exit_signal_means_no_trade_of_another_account(both: tuple[Rig, Rig]) -> None:
+async def test_exit_signal_and_drain_mean_no_trade_of_another_account(
+    both: tuple[Rig, Rig],
+) -> None:
     """I20: yesterday a session of the same name ran on the other account and holds its trade."""
     now, plans = datetime.now(UTC), []
     for rig in both:
@@ -167,7 +170,7 @@ async def test_exit_signal_means_no_trade_of_another_account(both: tuple[Rig, Ri
         await rig.ledger.create_trade(plans[-1])
     services, mine = both[1].services, plans[1]
 
-    def never(_asked: object) -> Any:
+    def never(*_asked: object) -> Any:
         raise AssertionError("a signal from outside needs no feed and no strategy")
 
     spec = SessionSpec(
@@ -197,6 +200,10 @@ async def test_exit_signal_means_no_trade_of_another_account(both: tuple[Rig, Ri
         )
     )
     assert [wish.trade_ids for wish in found.exits] == [(mine.trade_id,)]
+    days = SessionDayActivities(services, SessionActivities(services, never, never), never)
+    asked = DrainInput(session="morning", account=services.account, wait_s=0)
+    drained = await days.drain_session(asked)
+    assert [trade.trade_id for trade in drained.trades] == [mine.trade_id]
 
 
 def test_account_that_is_not_served_here_is_given_back_to_be_tried_elsewhere() -> None:
