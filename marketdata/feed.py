@@ -100,9 +100,10 @@ def close_bar(current: OpenBar, interval_s: int = BAR_INTERVAL_S) -> Bar:
 class TapeFeed:
     """Bars and quotes of a tape as of any market instant; never looks ahead.
 
-    Bars come from trades; where a symbol has none, from the mid of its quotes; `bar` rows of the
-    tape are handed out as they are. Built once per process; every answer depends on the
-    arguments only, so that a restarted session continues exactly where its cursor stands.
+    Bars come from trades; where a symbol has none, from the mid of its quotes. `bar` rows of the
+    tape are handed out as they are, or put together where they are shorter (one a second).
+    Built once per process; every answer depends on the arguments only, so that a restarted
+    session continues exactly where its cursor stands.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class TapeFeed:
         ready: dict[str, list[Bar]] = {}
         for event in events:
             if event.kind is EventKind.BAR:
-                ready.setdefault(event.symbol, []).append(_bar_of(event, interval_s))
+                _add_bar(ready.setdefault(event.symbol, []), event, interval_s)
                 continue
             if event.kind is EventKind.QUOTE:
                 self._quotes.setdefault(event.symbol, []).append(event)
@@ -249,16 +250,31 @@ class _BarGrower:
         self._prices, self._volume, self._quote = [], ZERO, None
 
 
-def _bar_of(event: TapeEvent, interval_s: int) -> Bar:
-    return Bar(
+def _add_bar(bars: list[Bar], event: TapeEvent, interval_s: int) -> None:
+    """Adds a `bar` row, which stands at its end, to the bar of its interval."""
+    instant = timedelta(microseconds=1)
+    end = bar_start(event.time - instant, interval_s) + timedelta(seconds=interval_s)
+    added = Bar(
         symbol=event.symbol,
-        start=event.time - timedelta(seconds=interval_s),
-        end=event.time,
+        start=end - timedelta(seconds=interval_s),
+        end=end,
         open=_given(event.open),
         high=_given(event.high),
         low=_given(event.low),
         close=_given(event.close),
         volume=event.volume or ZERO,
+    )
+    if not bars or bars[-1].end < end:
+        bars.append(added)
+        return
+    before = bars[-1]
+    bars[-1] = before.model_copy(
+        update={
+            "high": max(before.high, added.high),
+            "low": min(before.low, added.low),
+            "close": added.close,
+            "volume": before.volume + added.volume,
+        }
     )
 
 

@@ -340,6 +340,21 @@ class TestFeed:
         assert tuple(pieces) == whole.bars
         assert len(pieces) == 321
 
+    def test_bars_of_a_second_become_bars_of_a_minute(self, tmp_path: Path) -> None:
+        """Strategies refuse bars that overlap (BARS_ORDER); sixty one-second rows are one bar."""
+        rows = [
+            f"2026-03-09T13:30:{at:02}Z,{10 + at},{11 + at},{9 + at},{10 + at},2"
+            for at in range(60)
+        ]
+        rows.append("2026-03-09T13:31:00Z,5,6,4,5,1")
+        feed = TapeFeed(load_tape([table(tmp_path, BARS + "\n".join(rows) + "\n")]))
+        first, second = feed.completed(["SPY"], None, T0 + timedelta(hours=1)).bars
+        assert (first.start, first.end) == (T0, T0 + timedelta(minutes=1))
+        assert [first.open, first.high, first.low, first.close] == [10, 70, 9, 69]
+        assert first.volume == 120
+        assert second.start == first.end
+        assert second.close == 5
+
     def test_bars_of_polled_prices_equal_the_bars_of_the_tape(
         self, demo: tuple[TapeEvent, ...]
     ) -> None:
