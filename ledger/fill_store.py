@@ -153,12 +153,12 @@ class FillStore(LedgerConnection):
             )
             .values(told=True)
         )
-        async with self._work() as connection:
+        async with self._statement() as connection:
             await connection.execute(statement)
 
     async def _fills(self, *clauses: Any) -> tuple[FillRecord, ...]:
         query = select(fills).where(*clauses).order_by(fills.c.booking)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(fill_of(row) for row in rows)
 
@@ -180,7 +180,7 @@ class FillStore(LedgerConnection):
         query = select(fees).where(fees.c.account == account)
         if trade_id is not None:
             query = query.where(fees.c.trade_id == trade_id)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             ordered = query.order_by(fees.c.venue_time, fees.c.activity_id)
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(FeeRecord.model_validate(dict(row)) for row in rows)
@@ -189,7 +189,7 @@ class FillStore(LedgerConnection):
         """Books a change of position that no fill explains, once."""
         row = adjustment.model_dump() | {"kind": adjustment.kind.value}
         statement = upsert(adjustments).values(**row).on_conflict_do_nothing()
-        async with self._work() as connection:
+        async with self._statement() as connection:
             done = await connection.execute(statement.returning(adjustments.c.adjustment_id))
             is_new = done.one_or_none() is not None
         return is_new
@@ -234,7 +234,7 @@ class FillStore(LedgerConnection):
         query = select(adjustments).where(adjustments.c.account == account)
         if trade_id is not None:
             query = query.where(adjustments.c.trade_id == trade_id)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             ordered = query.order_by(adjustments.c.at, adjustments.c.adjustment_id)
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(AdjustmentRecord.model_validate(dict(row)) for row in rows)
@@ -268,7 +268,7 @@ class FillStore(LedgerConnection):
         """Deposits and withdrawals of the account, oldest first."""
         query = select(cash_movements).where(cash_movements.c.account == account)
         ordered = query.order_by(cash_movements.c.at, cash_movements.c.movement_id)
-        async with self._work() as connection:
+        async with self._statement() as connection:
             rows = (await connection.execute(ordered)).mappings().all()
         return tuple(CashMovement.model_validate(dict(row)) for row in rows)
 
