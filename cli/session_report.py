@@ -262,7 +262,8 @@ async def _compared(target: Target, account: str) -> tuple[Differences | None, s
     """The account against its broker, or in words why not."""
     settings = target.settings()
     if settings.account.name != account:
-        return None, f"the settings are those of {settings.account.name}; name others by --config"
+        own = settings.account.name
+        return None, f"the settings are for account {own}; name those of {account} by --config"
     try:
         async with asyncio.timeout(COMPARE_TIMEOUT_S):
             differences, _ = await compared(target)

@@ -48,6 +48,7 @@ section { padding: 16px; margin-top: 16px; }
 .verdict { border-radius: 8px; padding: 10px 16px; margin-top: 16px; font-weight: 600; }
 .equal { background: #e7f6ec; color: var(--good); }
 .differs { background: #fdeaea; color: var(--bad); }
+.unknown { background: #fff4e0; color: #8a4b08; }
 .label { background: #fff4e0; color: #8a4b08; border-radius: 4px; padding: 2px 8px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(122px, 1fr)); gap: 10px;
   margin-top: 16px; }
@@ -86,7 +87,7 @@ def page_of(facts: SessionFacts, differences: Differences | None) -> str:
     a machine without a network, from one file that can be mailed.
     """
     report = build(facts, differences)
-    verdict = {True: "equal", False: "differs", None: "label"}[report.equal]
+    verdict = {True: "equal", False: "differs", None: "unknown"}[report.equal]
     label = facts.quotes_label
     shown = f' <span class="label">{escape(label)}</span>' if label else ""
     return f"""<!doctype html>
@@ -132,7 +133,9 @@ def _tiles(report: Report, facts: SessionFacts) -> str:
     sums = report.totals
     slippage = "-" if sums.average_slippage is None else signed(sums.average_slippage, 4)
     waits = [row.unconfirmed_s for row in facts.trades if row.filled]
-    longest = max((wait for wait in waits if wait is not None), default=Decimal(0))
+    known = [wait for wait in waits if wait is not None]
+    # One that was never confirmed may have waited longer than all others.
+    longest = f"{max(known, default=Decimal(0)):.2f} s" if len(known) == len(waits) else "unknown"
     tiles = (
         (signed(sums.net), f"net {facts.currency}", _tone(sums.net)),
         (signed(sums.gross), "gross", _tone(sums.gross)),
@@ -142,7 +145,7 @@ def _tiles(report: Report, facts: SessionFacts) -> str:
         (str(sums.refused), "refused by gate", ""),
         (slippage, "slippage per unit", ""),
         (f"{sums.naked_s_max:.2f} s", "longest naked", ""),
-        (f"{longest:.2f} s", "unconfirmed", ""),
+        (longest, "unconfirmed", ""),
     )
     return '<div class="tiles">{}</div>'.format(
         "".join(

@@ -219,7 +219,7 @@ def test_broker_that_is_away_makes_the_comparison_unknown_not_equal(
     assert code == 0, text
     assert "ledger equals broker: unknown" in text
     shown = page.read_text()
-    assert '<p class="verdict label">ledger equals broker: unknown' in shown
+    assert '<p class="verdict unknown">ledger equals broker: unknown' in shown
     for word in ("Signals by verdict", "NOTIONAL_ABOVE_MAX", "mid at sizing", "at its roll"):
         assert word in shown, word
     assert json.loads(page.with_suffix(".json").read_text())["books"] is None

@@ -103,6 +103,7 @@ def test_difference_of_the_books_is_on_the_page() -> None:
 def test_unknown_confirmation_is_not_shown_as_zero() -> None:
     page = page_of(session(trade(1, unconfirmed_s=None)), EQUAL)
     assert '<td class="number">unknown</td>' in page
+    assert '<b class="">unknown</b><span>unconfirmed</span>' in page
 
 
 def test_session_without_a_trade_has_a_page() -> None:
