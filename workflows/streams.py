@@ -36,11 +36,13 @@ class StreamsWorkflow:
         self._input = input.model_copy(update={"trade_queue": workflow.info().task_queue})
         self._stopping = False
         self._new_build = False
+        self._ending = False
 
     @workflow.run
     async def run(self, input: StreamInput) -> None:
         hosted = [asyncio.create_task(self._host(step)) for step in HOSTED]
         await workflow.wait_condition(lambda: self._stopping or self._wants_new_run())
+        self._ending = True
         for task in hosted:
             task.cancel()
         await asyncio.gather(*hosted, return_exceptions=True)
@@ -71,8 +73,11 @@ class StreamsWorkflow:
         )
 
     async def _host(self, step: Any) -> None:
-        """Runs one activity again and again."""
-        while True:
+        """Runs one activity again and again.
+
+        One that ended by itself just before it was to be cancelled swallows the cancellation.
+        """
+        while not self._ending:
             try:
                 await workflow.execute_activity_method(
                     step,
