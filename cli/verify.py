@@ -62,9 +62,10 @@ async def compared(target: Target) -> tuple[Differences, list[str]]:
     account, installation = settings.account.name, settings.account.installation
     async with target.ledger() as ledger, target.broker() as broker:
         account_now = await broker.account()
-        since = _first_told((await broker.market_clock()).market_now)
+        market_now = (await broker.market_clock()).market_now
+        since, first_order = _first_told(market_now), market_now - LOOK_BACK
         fills, fees = await _executions(broker, since)
-        orders = await _orders(broker, installation)
+        orders = await _orders(broker, installation, first_order)
         cash_before = await start_cash(target, account)
         held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
         theirs = Book(
@@ -74,7 +75,7 @@ async def compared(target: Target) -> tuple[Differences, list[str]]:
             cash={} if cash_before is None else _cash_of(account_now),
             positions=held,
         )
-        ours = await _ledger_book(ledger, account, account_now, cash_before, since)
+        ours = await _ledger_book(ledger, account, account_now, cash_before, since, first_order)
         problems = [f"{p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
         if not broker.capabilities.executions_have_ids:
             ours = ours.model_copy(update={"fills": _per_order(ours.fills)})
@@ -120,9 +121,8 @@ async def _executions(broker: Broker, since: datetime) -> tuple[list[Fill], tupl
     raise Transient("the executions did not end", code="PAGE_STUCK")
 
 
-async def _orders(broker: Broker, installation: str) -> tuple[OrderRow, ...]:
-    clock = await broker.market_clock()
-    listed = await broker.orders_since(clock.market_now - LOOK_BACK)
+async def _orders(broker: Broker, installation: str, first: datetime) -> tuple[OrderRow, ...]:
+    listed = await broker.orders_since(first)
     # A replaced leg of a group carries our id inside its parent.
     every = {each.broker_order_id: each for order in listed for each in (order, *order.legs)}
     return tuple(_order_row(order) for order in every.values() if _is_ours(order, installation))
@@ -164,8 +164,9 @@ async def _ledger_book(
     told: AccountSnapshot,
     cash_before: Decimal | None,
     since: datetime,
+    first_order: datetime,
 ) -> Book:
-    """The ledger's side: executions and fees from `since`, orders as far back as is asked for.
+    """The ledger's side: executions and fees from `since`, orders from `first_order` on.
 
     Cash follows from all of them, so it is compared only where the exchange tells its first cash.
     """
@@ -183,7 +184,7 @@ async def _ledger_book(
             told.currency: cash_before + _flow(rows, multipliers) - _total(f.amount for f in fees)
         }
     return Book(
-        orders=await _ledger_orders(ledger, account),
+        orders=await _ledger_orders(ledger, account, first_order),
         fills=tuple(_fill_row(row.fill) for row in rows if row.fill.venue_time >= since),
         fees=tuple(
             FeeRow(key=fee.activity_id, amount=fee.amount)
@@ -195,10 +196,9 @@ async def _ledger_book(
     )
 
 
-async def _ledger_orders(ledger: Ledger, account: str) -> tuple[OrderRow, ...]:
+async def _ledger_orders(ledger: Ledger, account: str, first: datetime) -> tuple[OrderRow, ...]:
     """Every accepted order of every trade; a price as the broker was asked for it."""
     rows: list[OrderRow] = []
-    first = datetime.now(UTC) - LOOK_BACK
     for trade in await ledger.list_trades(account=account, limit=100_000):
         records = await ledger.orders_of_trade(trade.trade_id)
         rows += [_row_of(record) for record in records if _was_taken(record, first)]
@@ -206,7 +206,13 @@ async def _ledger_orders(ledger: Ledger, account: str) -> tuple[OrderRow, ...]:
 
 
 def _was_taken(record: IntentRecord, first: datetime) -> bool:
-    return record.broker_order_id is not None and record.gate_at >= first
+    """True if the broker lists it among the orders from `first` on: by its own time, not ours.
+
+    A simulated exchange lives at another date, and jumps over weeks.
+    """
+    told = record.snapshot
+    at = record.gate_at if told is None or told.submitted_at is None else told.submitted_at
+    return record.broker_order_id is not None and at >= first
 
 
 def _row_of(record: IntentRecord) -> OrderRow:
