@@ -33,7 +33,7 @@ from deploy.local import control
 from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import exchange_child, prepare_ledger, prepare_temporal, worker_child
-from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
+from deploy.local.supervisor import StackConfig, StackFailed, Supervisor, lock
 from deploy.temporal.handover import pin_of, pinned_elsewhere
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready
@@ -106,15 +106,20 @@ def set_aside_simulation(target: Target, settings: Settings) -> Path | None:
 
     A kill that waits in the local journal stays where it is and blocks entries. Answers where the
     earlier data is now, None if there was nothing to move.
+
+    Raises:
+        StackFailed: ALREADY_RUNNING: the data is another supervisor's, which may only be starting.
     """
     data_dir = target.data_dir
     simulated = settings.broker.mode is AlpacaMode.SIMULATOR
-    if not simulated or not (data_dir / LEDGER_FOLDER).exists() or control.status(data_dir).is_up:
+    if not simulated or not (data_dir / LEDGER_FOLDER).exists():
         return None
-    if target.kill_journal.is_pending():
-        return None
-    aside = data_dir.with_name(f"{data_dir.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    data_dir.rename(aside)
+    with lock(data_dir):
+        # Another `up` may have moved it between the look and the lock.
+        if not (data_dir / LEDGER_FOLDER).exists() or target.kill_journal.is_pending():
+            return None
+        aside = data_dir.with_name(f"{data_dir.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        data_dir.rename(aside)
     return aside
 
 

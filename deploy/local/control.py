@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.local.processes import POLL_S, kill_group, tail
 from deploy.local.runfile import ProcessEntry, RunInfo, StackState, read_run_file
-from deploy.local.supervisor import StackFailed, lock, sweep
+from deploy.local.supervisor import ALREADY_RUNNING, StackFailed, lock, sweep
 
 # PostgreSQL and Temporal start in about two seconds; a first `initdb` on a busy machine takes ten.
 START_TIMEOUT_S = 90.0
@@ -62,12 +62,14 @@ def start_detached(
     It keeps the folder of the caller: `./holdfast.toml` and relative paths mean the same there.
 
     Raises:
-        StackFailed: it ended or was not ready in time; the text shows the end of its log.
+        StackFailed: ALREADY_RUNNING: another supervisor has the directory; STACK_FAILED: it ended
+            or was not ready in time; the text shows the end of its log.
     """
     data_dir = data_dir.resolve()
     log_file = data_dir / "logs" / "supervisor.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
+        started_at = log.tell()
         process = subprocess.Popen(  # noqa: S603 - our own command line
             list(command),
             stdin=subprocess.DEVNULL,
@@ -84,11 +86,21 @@ def start_detached(
             return info
         code = process.poll()
         if code is not None:
-            raise StackFailed(f"up ended with exit code {code}:\n{tail(log_file)}")
+            raise _why_it_ended(code, log_file, started_at)
         time.sleep(POLL_S)
     kill_group(process.pid)
     process.wait()
     raise StackFailed(f"up was not ready after {timeout_s:g} s:\n{tail(log_file)}")
+
+
+def _why_it_ended(code: int, log_file: Path, started_at: int) -> StackFailed:
+    """The child's own code if it lost the directory to another `up`, else the end of its log."""
+    written = log_file.read_bytes()[started_at:] if log_file.exists() else b""
+    for line in written.decode(errors="replace").splitlines():
+        if line.startswith(ALREADY_RUNNING):
+            return StackFailed(line, code=ALREADY_RUNNING)
+    shown = tail(log_file).strip() or f"it wrote nothing to {log_file}"
+    return StackFailed(f"up ended with exit code {code}:\n{shown}")
 
 
 def down(data_dir: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:

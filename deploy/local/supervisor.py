@@ -57,6 +57,7 @@ RESTART_DELAY_MAX_S = 10.0
 RESTART_FORGIVEN_AFTER_S = 60.0
 LEDGER_DATABASE = "holdfast"
 POSTGRES, TEMPORAL, EXCHANGE = "postgres", "temporal", "exchange"
+ALREADY_RUNNING = "ALREADY_RUNNING"
 
 ChildTemplate = Callable[[RunInfo], ChildSpec]
 
@@ -407,13 +408,17 @@ def lock(data_dir: Path) -> IO[str]:
     Raises:
         StackFailed: ALREADY_RUNNING.
     """
-    lock_file = (data_dir / "supervisor.lock").open("w")
+    path = data_dir / "supervisor.lock"
+    lock_file = path.open("w")
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between open and lock another `up` may have moved the directory away, with this file.
+        if not path.exists() or not os.path.samestat(os.stat(lock_file.fileno()), path.stat()):
+            raise BlockingIOError
     except BlockingIOError:
         lock_file.close()
         text = f"a supervisor runs on {data_dir} already; stop it with: starter.py down"
-        raise StackFailed(text, code="ALREADY_RUNNING") from None
+        raise StackFailed(text, code=ALREADY_RUNNING) from None
     return lock_file
 
 
