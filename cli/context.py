@@ -46,6 +46,20 @@ CONFLICT_CODES = (
     "TRADE_EXISTS",
     "VERSION_CONFLICT",
 )
+# What a person typed can never be right, whoever found it; a no of the trade's state is another.
+INPUT_CODES = (
+    "CLOSE_SIZE",
+    "COMMAND_INVALID",
+    "FIELD_REQUIRED",
+    "FRACTION_RANGE",
+    "PRICE_NOT_POSITIVE",
+    "QTY_ABOVE_MAX",
+    "QTY_NOT_POSITIVE",
+    "QTY_NOT_WHOLE",
+    "REASON_TOO_LONG",
+    "SECRET_TOO_SHORT",
+    "TARGET_UNKNOWN",
+)
 TEMPORAL_TIMEOUT_S = 2.0
 OPERATOR_VARIABLE = "HOLDFAST_OPERATOR"
 
@@ -236,7 +250,7 @@ def failed(error: HoldfastError) -> typer.Exit:
     typer.echo(line_of(error), err=True)
     if isinstance(error, VersionConflict):
         return typer.Exit(EXIT_CONFLICT)
-    is_input = isinstance(error, BadInput)
+    is_input = isinstance(error, BadInput) or error.code in INPUT_CODES
     if isinstance(error, Refused) and error.code in CONFLICT_CODES:
         return typer.Exit(EXIT_CONFLICT)
     return typer.Exit(EXIT_BAD_INPUT if is_input else EXIT_FAILED)

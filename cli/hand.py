@@ -22,6 +22,7 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
+from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.context import Target, TemporalDown
@@ -167,8 +168,7 @@ async def _send(handle: WorkflowHandle[Any, Any], hand: Hand) -> Receipt:
             rpc_timeout=UPDATE_TIMEOUT,
         )
     except WorkflowUpdateFailedError as error:
-        text = str(error.cause)
-        raise Refused(text, code=text.split(" ", 1)[0].rstrip(":") or "REFUSED") from None
+        raise refused_by(error) from None
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
         again = f"repeat --command-id {request.command_id}"
         text = f"no worker answered; it may still be taken: {again}"
@@ -179,6 +179,25 @@ async def _send(handle: WorkflowHandle[Any, Any], hand: Hand) -> Receipt:
         text = f"{IDEMPOTENCY_MISMATCH} command_id: {request.command_id} was another command"
         raise Refused(text, code=IDEMPOTENCY_MISMATCH)
     return receipt
+
+
+def refused_by(error: WorkflowUpdateFailedError) -> Refused:
+    """The trade's no, in its own words: `str` of a failure would put its type before its code."""
+    cause = error.cause
+    text = cause.message if isinstance(cause, FailureError) else str(cause)
+    return Refused(text, code=text.split(" ", 1)[0] or "REFUSED")
+
+
+def quantity_of(text: str) -> Decimal:
+    """The units a person typed.
+
+    Raises:
+        BadInput: as `number_of`; QTY_NOT_POSITIVE.
+    """
+    size = number_of("qty", text)
+    if size <= 0:
+        raise BadInput("QTY_NOT_POSITIVE", "qty", text, "> 0")
+    return size
 
 
 def _of_rpc(error: RPCError, trade_id: str) -> HoldfastError:

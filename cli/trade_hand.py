@@ -14,7 +14,7 @@ from cli.context import (
     operator_name,
     target_of,
 )
-from cli.hand import Hand, ask_outcome, check_words, command_trade, number_of
+from cli.hand import Hand, ask_outcome, check_words, command_trade, number_of, quantity_of
 from cli.output import print_fields
 from cli.trade import command_id_of
 from domain.errors import BadInput, Refused
@@ -158,11 +158,11 @@ def _size_of(qty: str | None, fraction: str | None) -> dict[str, Any]:
     if (qty is None) == (fraction is None):
         raise BadInput("CLOSE_SIZE", "qty", qty or "", "one of --qty and --fraction")
     if qty is None:
-        return {"fraction": number_of("fraction", fraction or "")}
-    size = number_of("qty", qty)
-    if size <= 0:
-        raise BadInput("QTY_NOT_POSITIVE", "qty", qty, "> 0")
-    return {"quantity": size}
+        share = number_of("fraction", fraction or "")
+        if not 0 < share <= 1:
+            raise BadInput("FRACTION_RANGE", "fraction", fraction, "0 < f <= 1")
+        return {"fraction": share}
+    return {"quantity": quantity_of(qty)}
 
 
 Widen = Annotated[bool, typer.Option("--widen", help="yes, risk more than before")]
@@ -206,6 +206,8 @@ def move_target(
     """Moves one target; its stop goes with it and comes back beside it."""
     common = (reason, by, version, command_id, wait_s, as_json)
     values = {"target": number, "price": _price(price), "marketable": marketable}
+    if number < 1:
+        raise failed(BadInput("TARGET_UNKNOWN", "target", number, "a target's number, from 1"))
     _run(context, trade_id, "move_target", common, **values)
 
 
@@ -299,4 +301,4 @@ def _resolution_of(
         return values
     if qty is None or price is None:
         raise BadInput("FIELD_REQUIRED", "qty, price", "", "both, for --as filled")
-    return values | {"quantity": number_of("qty", qty), "price": number_of("price", price)}
+    return values | {"quantity": quantity_of(qty), "price": number_of("price", price)}

@@ -7,9 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from temporalio.client import WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 from typer.testing import CliRunner
 
-from cli.context import EXIT_BAD_INPUT, EXIT_CONFLICT, EXIT_FAILED, failed
+from cli.context import EXIT_BAD_INPUT, EXIT_CONFLICT, EXIT_FAILED, INPUT_CODES, failed, line_of
+from cli.hand import refused_by
 from domain.errors import BadInput, Refused
 from starter import app
 
@@ -46,6 +49,8 @@ WHY = ("--reason", "test")
         (("order", "resolve", "c1", "--as", "lost", "--evidence", "x"), "RESOLUTION_INVALID"),
         (("order", "resolve", "c1", "--as", "dead", "--evidence", ""), "REASON_REQUIRED"),
         (("order", "resolve", "c1", "--as", "filled", "--evidence", "x"), "FIELD_REQUIRED"),
+        (("trade", "close", "t1", "--fraction", "1.5", *WHY), "FRACTION_RANGE"),
+        (("trade", "move-target", "t1", "0", "5", *WHY), "TARGET_UNKNOWN"),
     ],
 )
 def test_bad_words_are_named_with_exit_code_2(
@@ -69,6 +74,19 @@ def test_stale_version_and_another_body_are_conflicts(capsys: pytest.CaptureFixt
         assert failed(Refused(f"{code} x: y", code=code)).exit_code == EXIT_CONFLICT
     assert failed(Refused("STOP_WIDER price: y", code="STOP_WIDER")).exit_code == EXIT_FAILED
     assert capsys.readouterr().err.splitlines()[0] == "STALE_VERSION x: y"
+
+
+@pytest.mark.parametrize("code", INPUT_CODES)
+def test_bad_input_that_only_the_trade_can_see_is_bad_input_all_the_same(code: str) -> None:
+    assert failed(Refused(f"{code} x: y", code=code)).exit_code == EXIT_BAD_INPUT
+
+
+def test_refusal_names_its_code_once() -> None:
+    """The type of a failure is its code too; the line a person reads begins with one of them."""
+    told = "STOP_BEYOND_MARKET price: value was 101, allowed < 100"
+    cause = ApplicationError(told, type="STOP_BEYOND_MARKET")
+    refused = refused_by(WorkflowUpdateFailedError(cause))
+    assert (refused.code, line_of(refused)) == ("STOP_BEYOND_MARKET", told)
 
 
 def test_refused_number_is_shown_as_it_was_typed() -> None:
