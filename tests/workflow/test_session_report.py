@@ -68,10 +68,10 @@ async def test_tape_clock_and_books_of_a_session_are_found_and_equal(
     rig: Rig, target: Target, tmp_path: Path
 ) -> None:
     fills = await rig.ledger.fills_of_account(rig.services.account)
-    begin = fills[0].fill.venue_time - MINUTE
+    begin = fills[0].fill.venue_time - 2 * MINUTE
     end = max(record.fill.venue_time for record in fills)
     tape = tmp_path / "day.csv"
-    write_tape(tape, [bar(begin + MINUTE / 2, "100"), bar(end, "103"), bar(end + MINUTE, "1")])
+    write_tape(tape, [bar(begin + MINUTE, "100"), bar(end, "103"), bar(end + MINUTE, "1")])
     clock = ClockMap(wall0=datetime.now(UTC), market0=begin, speed=D(60))
     spec = SessionSpec(
         name="s",
