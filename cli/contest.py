@@ -62,7 +62,11 @@ def start(
     target = target_of(context)
     try:
         money, pace = positive("cash", cash), positive("speed", speed)
-        if fresh or not control.status(target.data_dir).is_up:
+        is_up = control.status(target.data_dir).is_up
+        if is_up and not ContestFiles(target.data_dir).record.is_file():
+            allowed = "--data OTHER: this directory has a stack of its own, without a contest"
+            raise BadInput("STACK_RUNS", "data", str(target.data_dir), allowed)
+        if fresh or not is_up:
             _begin_anew(target, strategy or [], money, tape or [], fresh=fresh)
         elif strategy or tape:
             allowed = "--fresh: entrants and tape of a running contest stay"

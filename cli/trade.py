@@ -19,6 +19,7 @@ from cli.context import (
     TemporalDown,
     execute,
     in_words,
+    line_of,
     operator_name,
     target_of,
 )
@@ -30,6 +31,7 @@ from domain.control import KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id, trade_workflow_id
 from domain.messages import TradeStatus
+from domain.plan import TradePlan
 from ledger.records import TradeRecord
 
 app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
@@ -63,6 +65,9 @@ async def _submit(target: Target, plan_file: Path, wait: bool) -> dict[str, Any]
     plan = read_plan(plan_file, settings, clock)
     client = await target.temporal()
     workflow_id = await start_trade(client, plan, settings, clock)
+    blocked = await why_blocked(target, plan)
+    if blocked:
+        typer.echo(f"{blocked}; the trade has started, its entry is refused", err=True)
     shown: dict[str, Any] = {
         "trade_id": plan.trade_id,
         "workflow": workflow_id,
@@ -75,6 +80,23 @@ async def _submit(target: Target, plan_file: Path, wait: bool) -> dict[str, Any]
     if wait:
         shown |= await client.get_workflow_handle(workflow_id).result()
     return shown
+
+
+async def why_blocked(target: Target, plan: TradePlan) -> str:
+    """The gate's code and why nothing may be entered now; empty if the switches let it through."""
+    if target.kill_journal.is_pending():
+        return "KILLED a kill waits in the local journal until the ledger has it"
+    symbols = {plan.symbol, *(leg.instrument.symbol for leg in plan.legs)}
+    symbols |= {leg.instrument.underlying or plan.symbol for leg in plan.legs}
+    try:
+        async with target.ledger() as ledger:
+            control = await ledger.read_control(plan.account)
+    except HoldfastError as error:
+        return f"CONTROL_UNREADABLE {line_of(error)}"
+    kill = control.kill_for(strategy=plan.strategy, symbols=tuple(symbols), trade_id=plan.trade_id)
+    if kill is not None:
+        return f"KILLED {kill.mode} {kill.scope.text} by {kill.by}: {kill.reason}"
+    return "" if control.armed else f"NOT_ARMED account {plan.account}: starter.py arm"
 
 
 @app.command("list")
