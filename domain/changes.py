@@ -13,6 +13,7 @@ from domain.order import (
 )
 from domain.trade_state import OrderRecord, TradeState
 
+CANCEL_REFUSALS_MAX = 5
 SEEN_COMMANDS_MAX = 256
 
 
@@ -35,6 +36,19 @@ def take_command_id(state: TradeState, command_id: str) -> TradeState | None:
     return state.changed(seen_commands=seen)
 
 
+def ask_soon(state: TradeState) -> TradeState:
+    """Ends the pause that grew while reads brought nothing: there is news, or a new wish."""
+    if not state.reads_in_vain:
+        return state
+    orders = tuple(
+        record.model_copy(update={"retry_at": None})
+        if record.refusals > CANCEL_REFUSALS_MAX
+        else record
+        for record in state.orders
+    )
+    return state.changed(reads_in_vain=0, read_after=None, orders=orders)
+
+
 def start_exit(state: TradeState, reason: str, command_id: str = "") -> TradeState:
     """Begins the reducing exit; it takes over from a part close.
 
@@ -43,6 +57,7 @@ def start_exit(state: TradeState, reason: str, command_id: str = "") -> TradeSta
     is_full = bool(state.exit.reason) and state.exit.keep == 0
     if is_full and reason not in ("flatten", "kill"):
         return state
+    state = ask_soon(state)
     if state.taken_over and not is_full:
         # A person may have sold at the broker's own screen what the trade believes to hold.
         state = state.changed(at_broker=None, read_needed="what a person left")

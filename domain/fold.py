@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from domain import trade_state as ts
-from domain.changes import alert, count_version, end_walk, start_exit, take_command_id
+from domain.changes import alert, ask_soon, count_version, end_walk, start_exit, take_command_id
 from domain.commands import AlertSeverity
 from domain.control import KillMode
 from domain.errors import IllegalTransition
@@ -91,6 +91,7 @@ def apply(state: TradeState, fact: Fact, now: datetime) -> TradeState:
         return alert(state, "ILLEGAL_TRANSITION", f"{fact.kind}: {error.text}")
     if (after.unclaimed or after.unclaimed_orders) and after.orders is not state.orders:
         after = claim(after, now)
+    after = _count_reads(state, after, fact)
     return count_version(state, _refresh_derived(state, after, now))
 
 
@@ -220,6 +221,26 @@ def _command_failed(state: TradeState, fact: CommandFailed, now: datetime) -> Tr
 # --- what follows from the new knowledge --------------------------------------------------------
 
 
+def _count_reads(before: TradeState, state: TradeState, fact: Fact) -> TradeState:
+    """Counts reads that settled nothing; news and a person's word end the pause they grew."""
+    if type(fact) in _REFUSED_CANCELS:
+        return state
+    # A word that comes twice changes nothing (I17).
+    is_word = type(fact) in _WORDS and state is not before
+    if is_word or _known(before) != _known(state):
+        return ask_soon(state)
+    if not isinstance(fact, BrokerSnapshot):
+        return state
+    in_vain = not fact.complete or bool(state.needs_operator) or bool(ts.missing_fills(state))
+    count = state.reads_in_vain + 1 if in_vain else 0
+    return state if count == state.reads_in_vain else state.changed(reads_in_vain=count)
+
+
+def _known(state: TradeState) -> tuple[object, ...]:
+    orders = tuple((o.state, o.reported_filled, o.broker_order_id) for o in state.orders)
+    return (orders, len(state.fills), len(state.busted), len(state.adjustments))
+
+
 def _refresh_derived(before: TradeState, state: TradeState, now: datetime) -> TradeState:
     """Epoch of the position, stop ratchet, imbalance and naked clock after any change."""
     moved = (state.fills, state.busted, state.adjustments)
@@ -249,6 +270,16 @@ def _naked_clock(state: TradeState, now: datetime) -> ts.NakedClock:
     return clock
 
 
+# A cancel that is asked and refused for ever moves an order to and fro, and is no news.
+_REFUSED_CANCELS = (CancelAsked, CancelRejected)
+_WORDS = (
+    CloseRequested,
+    DiscrepancyFound,
+    ExitTriggered,
+    FlattenRequested,
+    KillEngaged,
+    OperatorCommand,
+)
 _HANDLERS: dict[type[Any], Callable[[TradeState, Any, datetime], TradeState]] = {
     RiskReserved: _risk_reserved,
     RiskRefused: _risk_refused,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from domain.changes import alert, move
+from domain.changes import CANCEL_REFUSALS_MAX, alert, move
 from domain.commands import AlertSeverity
 from domain.facts import (
     CancelAsked,
@@ -123,7 +123,10 @@ def cancel_rejected(state: TradeState, fact: CancelRejected, now: datetime) -> T
     if record is None:
         return state
     after = move(record, OrderEvent.CANCEL_REJECTED, now, refusals=record.refusals + 1)
-    after = after.model_copy(update={"retry_at": now + timedelta(seconds=RETRY_DEFAULT_S)})
+    # Beyond the refusals that park the trade a person must act: ask, but ever more rarely.
+    doublings = min(max(0, after.refusals - CANCEL_REFUSALS_MAX), 5)
+    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S * 2**doublings)
+    after = after.model_copy(update={"retry_at": retry_at})
     return state.with_order(after).changed(read_needed=f"cancel refused: {fact.code}")
 
 

@@ -22,6 +22,7 @@ from domain.moves import (
     cancel_orders,
     is_fresh,
     read_orders,
+    waits_for_person,
 )
 from domain.order import OrderBody, OrderState, OrderType
 from domain.protection import (
@@ -54,6 +55,8 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
         return state, (), False  # ladder exhausted: the stop is back meanwhile (protect)
     if state.live(Role.EXIT):
         return wait_for_exit(state, now, busy)
+    if waits_for_person(state, now):
+        return state, (), True
     state, commands, can_trade = can_trade_now(state, now, busy)
     if not can_trade:
         return state, commands, is_asking(state, now)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from domain import trade_state as ts
-from domain.changes import alert
+from domain.changes import CANCEL_REFUSALS_MAX, alert
 from domain.commands import (
     AlertSeverity,
     CancelOrder,
@@ -19,9 +19,9 @@ from domain.order import OrderState
 from domain.trade_state import OrderRecord, Role, TradeState
 
 CANCEL_RECHECK_S = 2.0
-CANCEL_REFUSALS_MAX = 5
 GROUP_DEATH_S = 5.0
 READ_AGAIN_S = 1.0
+READ_AGAIN_MAX_S = 32.0
 
 CRITICAL = AlertSeverity.CRITICAL
 
@@ -42,7 +42,24 @@ def read_orders(
     )
     if command.key in busy:
         return state, ()
-    return state.changed(read_after=now + timedelta(seconds=READ_AGAIN_S)), (command,)
+    return state.changed(read_after=now + timedelta(seconds=_pause_s(state))), (command,)
+
+
+def _pause_s(state: TradeState) -> float:
+    """Seconds to the next read: doubles while reads bring nothing, to spare the request budget.
+
+    An exit under way and a position without its stop ask on quickly, unless a person must act.
+    """
+    is_naked = ts.protection(state) is ts.Protection.NAKED
+    if not state.needs_operator and (ts.wants_exit(state) or is_naked):
+        return READ_AGAIN_S
+    return min(READ_AGAIN_S * 2.0 ** min(state.reads_in_vain, 8), READ_AGAIN_MAX_S)
+
+
+def waits_for_person(state: TradeState, now: datetime) -> bool:
+    """True while a parked trade, of which reads tell nothing new, may leave the broker alone."""
+    is_quiet = bool(state.needs_operator) and state.reads_in_vain > 0
+    return is_quiet and not is_due(state.read_after, now)
 
 
 def is_fresh(state: TradeState, now: datetime) -> bool:

@@ -157,7 +157,8 @@ def _wants_read(state: TradeState) -> bool:
     unwinding = ts.wants_exit(state) and not ts.is_balanced(state)
     closing = closing or (ts.entry_is_dead(state) and is_dust(state))
     doubts = bool(state.read_needed) or bool(ts.missing_fills(state))
-    return doubts or closing or unwinding or state.releasing
+    parked = ts.wants_exit(state) and bool(state.needs_operator)
+    return doubts or parked or closing or unwinding or state.releasing
 
 
 def _order_deadlines(state: TradeState) -> list[datetime]:

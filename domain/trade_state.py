@@ -197,6 +197,7 @@ class TradeState(Frozen):
 
     `version` counts what a person should know before acting; `booking` and `answers` are what the
     ledger does not have yet; `giving_back` waits for the read after which automation goes on.
+    `reads_in_vain` counts reads in a row that settled nothing: each doubles the pause to the next.
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
     `unclaimed` are fills of an order whose broker ids are still on their way to us,
@@ -228,6 +229,7 @@ class TradeState(Frozen):
     knowledge_at: AwareDatetime | None = None
     read_needed: str = ""
     read_after: AwareDatetime | None = None
+    reads_in_vain: int = 0
     first_fill_at: AwareDatetime | None = None
     imbalance_since: AwareDatetime | None = None
     imbalance_told: AwareDatetime | None = None
