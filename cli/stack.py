@@ -28,6 +28,7 @@ from cli.context import (
 )
 from cli.deploy import take_over_workflows
 from cli.doctor import examine
+from cli.new_exchange import what_a_new_exchange_forgot
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
 from deploy.local.kill_journal import KillJournal
@@ -140,6 +141,7 @@ async def prepare_account(
         copied = await copy_journal(ledger, KillJournal(Path(info.data_dir)))
         if copied:
             typer.echo(f"{copied} kills were copied from the local journal", err=True)
+        await tell_of_new_exchange(info, settings)
         mine = build_id()
         builds = {
             trade_workflow_id(trade.trade_id): trade.build_id
@@ -158,6 +160,19 @@ async def prepare_account(
             "`up --resume --override-pins`: moves every one whose history replays clean"
         )
         raise StackFailed(text, code="BUILD_MISSING")
+
+
+async def tell_of_new_exchange(info: RunInfo, settings: Settings) -> None:
+    """A warning on standard error if a simulated exchange lost what the ledger has open."""
+    if settings.broker.mode is not AlpacaMode.SIMULATOR:
+        return
+    ledger = await Ledger.connect(info.ledger_dsn, pool_size=1)
+    try:
+        gone = await what_a_new_exchange_forgot(ledger, settings.account.name)
+    finally:
+        await ledger.aclose()
+    if gone:
+        typer.echo(gone, err=True)
 
 
 async def _pinned(info: RunInfo, mine: str) -> dict[str, str]:
@@ -234,6 +249,7 @@ def up(
             typer.echo(f"a new simulated exchange starts empty; the earlier data is in {aside}")
         if detach:
             info = control.start_detached(_foreground_command(target, workers), target.data_dir)
+            asyncio.run(tell_of_new_exchange(info, target.settings()))
             _print_addresses(info)
             return
         settings = target.settings()
