@@ -3,6 +3,7 @@
 Composition root: one module of `cli/` per group of commands, imported by nothing.
 """
 
+# ruff: noqa: E402 - an interrupt during the slow imports must find its handler.
 from __future__ import annotations
 
 import os
@@ -11,6 +12,13 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Annotated
+
+EXIT_INTERRUPTED = 130
+if __name__ == "__main__":
+    # The imports below take seconds; a Ctrl-C in them is not a fault of ours to be traced.
+    signal.signal(
+        signal.SIGINT, lambda *_: os._exit(os.write(2, b"interrupted\n") and EXIT_INTERRUPTED)
+    )
 
 import typer
 
@@ -133,6 +141,8 @@ def main() -> None:
         code = 0
     except SystemExit as end:
         code = end.code
+        if code == EXIT_INTERRUPTED:  # the commands' library ends so on Ctrl-C, without a word
+            sys.stderr.write("interrupted\n")
     except Exception:
         # A fault of ours: the interpreter's own end, which would print it, is not reached.
         traceback.print_exc()
