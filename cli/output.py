@@ -24,13 +24,23 @@ def shown(value: object) -> str:
         case datetime():
             return value.astimezone().isoformat(timespec="seconds")
         case Decimal():
-            return f"{value:f}"
+            return in_figures(value)
         case bool():
             return "yes" if value else "no"
+        case Mapping():
+            return ", ".join(f"{name} {shown(each)}" for name, each in value.items()) or "-"
         case list() | tuple():
             return ", ".join(shown(each) for each in value) or "-"
         case _:
             return str(value)
+
+
+def in_figures(number: Decimal) -> str:
+    """A number for people: no zeros beyond the second place, which stand for nothing."""
+    text = f"{number:f}"
+    whole, point, places = text.partition(".")
+    places = places[:2] + places[2:].rstrip("0")
+    return f"{whole}{point}{places}"
 
 
 def plain(value: object) -> Any:

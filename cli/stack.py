@@ -317,7 +317,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         print_json(found)
     else:
         processes = found.pop("processes")
-        print_fields(found, as_json=False)
+        print_fields({k: v for k, v in found.items() if v or k != "web_ui"}, as_json=False)
         print_rows(processes, ("process", "pid", "alive"), as_json=False)
     if not found["up"]:
         raise typer.Exit(EXIT_FAILED)
@@ -330,7 +330,7 @@ async def _status(target: Target) -> dict[str, Any]:
         "up": stack.is_up,
         "at": datetime.now(UTC),
         "data": str(target.data_dir),
-        "web_ui": "" if info is None else info.web_ui_url,
+        "web_ui": info.web_ui_url if stack.is_up and info is not None else "",
         "kill_in_journal": target.kill_journal.is_pending(),
         "processes": [
             {"process": each.entry.name, "pid": each.entry.pid, "alive": each.alive}

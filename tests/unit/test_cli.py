@@ -154,6 +154,23 @@ def test_numbers_and_times_leave_exact_and_with_zone() -> None:
     assert shown(None) == "-"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (D("-15.050000000000"), "-15.05"),
+        (D("0.000000"), "0.00"),
+        (D("0.00012000"), "0.00012"),
+        (D("19"), "19"),
+        (D("100"), "100"),
+        ({"open": 1, "unwinding": 2}, "open 1, unwinding 2"),
+        ({"version": "5"}, "version 5"),
+        ({}, "-"),
+    ],
+)
+def test_people_read_plain_numbers_and_words(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
 # --- the kill without a ledger --------------------------------------------------------------------
 
 
