@@ -79,6 +79,7 @@ COMPARE_EVERY_S = 2.0
 CONTEST_COMPARE_EVERY_S = 10.0
 SCORE_EVERY_S = 8.0
 WRITE_EVERY_LOOKS = 4
+SIGNALS_MAX = 10_000
 EXIT_INTERRUPTED = 130
 
 
@@ -135,8 +136,20 @@ class Demo:
             await self._wait_until_closed(ledger, clock, view)
             differences = await self._compare_until_equal(ledger, control, board, clock)
             facts = await self._facts(ledger, broker, clock, cash_before, board)
-        whole_day = self._whole_day
-        return conclude(console, facts, differences, self._files.report, whole_day=whole_day)
+            late = await self._late_signals(ledger)
+        return conclude(
+            console, facts, differences, self._files.report, whole_day=self._whole_day, late=late
+        )
+
+    async def _late_signals(self, ledger: Ledger) -> int:
+        """Signals that were too old when they were judged, or when their entry could be sent."""
+        found = 0
+        for portfolio in self._contest.portfolios:
+            signals = await ledger.list_signals(session=portfolio.session, limit=SIGNALS_MAX)
+            trades = await ledger.list_trades(session=portfolio.session, limit=SIGNALS_MAX)
+            found += sum(signal.code == "SIGNAL_LATE" for signal in signals)
+            found += sum("signal_expired" in trade.story for trade in trades)
+        return found
 
     async def _start_sessions(
         self, client: Client, clock: ClockMap
@@ -317,11 +330,18 @@ class Demo:
 
 
 def conclude(
-    console: Console, facts: SessionFacts, differences: Differences, page: Path, *, whole_day: bool
+    console: Console,
+    facts: SessionFacts,
+    differences: Differences,
+    page: Path,
+    *,
+    whole_day: bool,
+    late: int = 0,
 ) -> int:
     """Prints and writes the report; 1 on any difference or where an outcome is missing.
 
     The recorded day (`whole_day`) must show every outcome; a tape of the user shows what it has.
+    Where `late` signals found no entry, a slower run of the same machine may show what is missing.
     """
     report = build(facts, differences)
     write_page(facts, differences, page)
@@ -329,6 +349,14 @@ def conclude(
     if missing:
         word = "MISSING" if whole_day else "not shown by this tape"
         console.print(f"{word}: {', '.join(missing)}", markup=False, soft_wrap=True)
+        if late:
+            console.print(
+                f"{late} signals were too late for an entry: this machine was too slow, or too "
+                f"busy, for speed {facts.speed.normalize():f}; try: starter.py demo --speed 60",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     print_report(report, console)
     return 1 if not differences.equal or (missing and whole_day) else 0
