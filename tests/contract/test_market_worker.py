@@ -234,7 +234,7 @@ async def test_a_lost_connection_is_a_gap_and_the_same_symbols_stream_again(
 
         async def connected_again() -> bool:
             heard = await rig.heard()
-            return heard is not None and heard.connections == 2 and heard.symbols == ("AAA",)
+            return heard is not None and heard.connections >= 2 and heard.symbols == ("AAA",)
 
         await rig.until(connected_again, "connected again")
         quote(venue, "1.00", "1.25", symbol="AAA")
@@ -348,7 +348,7 @@ async def test_halts_reach_the_ledger_and_a_print_ends_one_whose_end_was_missed(
 
         async def connected_again() -> bool:
             heard = await rig.heard()
-            return heard is not None and heard.connections == 2 and heard.symbols == ("AAA",)
+            return heard is not None and heard.connections >= 2 and heard.symbols == ("AAA",)
 
         await rig.until(connected_again, "connected again")
         assert await halted() == ("AAA",)
