@@ -264,6 +264,12 @@ async def test_kill_writes_the_control_row_first_and_ends_the_working_entry(
     row = await session.decided(after.signal_id, "taken", "not_taken")
 
     assert row.decision == "not_taken"
+
+    # The session takes nothing from the signal on; its row is a step beside that.
+    async def is_killed() -> bool:
+        return bool((await rig.ledger.read_control(session.spec.account)).kills)
+
+    await rig.until_async(is_killed, "the control row is written")
     (kill,) = (await rig.ledger.read_control(session.spec.account)).kills
     expected = KillMode.CANCEL_ENTRIES if mode == "cancel_entries" else KillMode.BLOCK
     assert (kill.mode, kill.by) == (expected, "test")
