@@ -17,6 +17,15 @@ RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
 FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
+# A machine that stalls for seconds fails tests that are right: what failed is run once more, alone.
+# Both runs are printed, and what fails twice fails. $(1): how the first run is spread, $(2): tests.
+define tested
+	@echo "pytest $(1) $(2)"; $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$@ $(1) $(2) || \
+	{ code=$$?; test $$code -eq 1 || exit $$code; \
+	  echo "== FAILED ONCE, now alone ($@)"; \
+	  $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$@ --last-failed --last-failed-no-failures none $(2); }
+endef
+
 .PHONY: run week test test-fast test-slow test-long lint format bench record-history lock clean install
 .DEFAULT_GOAL := test
 
@@ -45,13 +54,13 @@ test:
 
 test-fast: install
 	@test -d ../shared/data/open || echo "NOTE: ../shared/data/open is not there: tests on recorded market data are left out"
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST_TESTS)
+	$(call tested,-n 2 --dist loadfile,$(FAST_TESTS))
 
 test-slow: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SLOW_TESTS)
+	$(call tested,-n 2 --dist loadfile,-m "not slow" $(SLOW_TESTS))
 
 test-long: install
-	$(BIN)/python -m pytest -q -m slow tests/e2e
+	$(call tested,,-m slow $(wildcard tests/e2e tests/workflow))
 
 lint: install
 	$(BIN)/ruff check .

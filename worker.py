@@ -49,6 +49,7 @@ from activities.risk import RiskActivities
 from activities.services import Services, wall_now
 from activities.session import SessionActivities
 from activities.session_days import SessionDayActivities
+from activities.strategy_hosts import StrategyHost
 from activities.streams import StreamActivities
 from activities.trades import TradeActivities
 from brokers.alpaca.config import AlpacaMode
@@ -170,11 +171,12 @@ def trade_worker(
     drain_s: float = 10.0,
     deployment_name: str = DEPLOYMENT_NAME,
     build: str | None = None,
+    strategy_opener: Callable[[str], StrategyHost] = open_strategy,
 ) -> Worker:
     """Workflows and bookkeeping; versioned, because open trades are pinned to their build."""
     trades, operations = TradeActivities(services), OperationActivities(services)
     dates = KeptDates()
-    sessions = SessionActivities(services, feed_opener(services), open_strategy, dates.blackout)
+    sessions = SessionActivities(services, feed_opener(services), strategy_opener, dates.blackout)
     days = SessionDayActivities(services, sessions, next_day)
     deployment = WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(

@@ -126,7 +126,7 @@ class SessionActivities:
             if strategy.name in asked:
                 await self._hosts.host(spec.name, strategy)
         symbols = [instrument.symbol for instrument in spec.universe]
-        page = await feed.bars(symbols, input.cursor, input.market_now)
+        page = await feed.bars(symbols, input.cursor, _bars_until(input))
         bars = _whole_instants(page.bars)
         more = len(bars) < len(page.bars)
         found = _Found(SessionCounts(bars=len(bars)))
@@ -356,6 +356,12 @@ class SessionActivities:
                 recorded_at=self._services.now(),
             )
         )
+
+
+def _bars_until(input: DecideInput) -> datetime:
+    """Now, but never past the day's close: a session that is late asks nobody about the night."""
+    closes_at = None if input.day is None else input.day.closes_at
+    return input.market_now if closes_at is None else min(input.market_now, closes_at)
 
 
 def _whole_instants(bars: Sequence[Bar]) -> tuple[Bar, ...]:

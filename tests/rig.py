@@ -37,11 +37,13 @@ from simulator.config import ApiKey, ExchangeConfig, WireFace
 from simulator.exchange import Exchange
 from simulator.server import SimulatorServer
 from simulator.venue import Venue
+from strategies.registry import StrategyProcess
 from workflows import _lifecycle as life
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
 
-DEADLINE_S = 20.0
+# Long: it costs nothing where all is well, and a busy machine stalls for seconds.
+DEADLINE_S = 60.0
 
 
 def roomy_limits(**changes: Any) -> Limits:
@@ -114,7 +116,7 @@ class Rig:
         deadline_s = asyncio.get_running_loop().time() + self.deadline_s
         while not await condition():
             if asyncio.get_running_loop().time() > deadline_s:
-                raise AssertionError(f"not within {self.deadline_s} s: {what}")
+                raise AssertionError(await self._seen(what))
             await asyncio.sleep(0.05)
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
@@ -124,11 +126,18 @@ class Rig:
                 while not condition():
                     await self.breathe()
         except TimeoutError:
-            tail = "\n".join(str(row) for row in self.journal()[-12:])
-            for trade in await self.ledger.list_trades():
-                tail += f"\n{trade.trade_id} {trade.stage} {trade.result} {trade.story}"
-                tail += f"\n{[v for v in await self.ledger.verdicts(trade.trade_id) if v.code]}"
-            raise AssertionError(f"not within {self.deadline_s} s: {what}\n{tail}") from None
+            raise AssertionError(await self._seen(what)) from None
+
+    async def _seen(self, what: str) -> str:
+        """What a failed wait has to tell: the journal's end, the trades, the latest signals."""
+        lines = [f"not within {self.deadline_s} s: {what}"]
+        lines += [str(row) for row in self.journal()[-12:]]
+        for trade in (await self.ledger.list_trades())[-8:]:
+            lines.append(f"{trade.trade_id} {trade.stage} {trade.result} {trade.story}")
+            lines.append(str([v for v in await self.ledger.verdicts(trade.trade_id) if v.code]))
+        audit = await self.ledger.list_audit(limit=10_000)
+        lines += [f"{row.action} {row.subject} {row.details}" for row in audit[-30:]]
+        return "\n".join(lines)
 
 
 @asynccontextmanager
@@ -233,8 +242,21 @@ async def second_account(rig: Rig, account: str, peers: dict[str, Services]) -> 
 async def _serve(stack: AsyncExitStack, client: Client, services: Services, queue: str) -> None:
     """Trade and gateway worker of the account; its build is current."""
     deployment = services.account
+
+    def opened(name: str) -> StrategyProcess:
+        """Ended with the rig, also when the test fails before its session ends."""
+        host = worker.open_strategy(name)
+        stack.callback(host.close)
+        return host
+
     await stack.enter_async_context(
-        worker.trade_worker(client, services, task_queue=queue, deployment_name=deployment)
+        worker.trade_worker(
+            client,
+            services,
+            task_queue=queue,
+            deployment_name=deployment,
+            strategy_opener=opened,
+        )
     )
     await set_current_version(client, build_id(), deployment=deployment)
     await stack.enter_async_context(worker.gateway_worker(client, services))

@@ -67,7 +67,7 @@ def buys_working(rig: Rig) -> list[Any]:
 
 
 async def finish(rig: Rig, handle: Handle) -> TradeResult:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         result = await handle.result()
     play.assert_one_order_per_intent(rig)
     play.assert_nothing_left(rig)

@@ -98,7 +98,7 @@ async def until_pending(
         while not seen or reason not in seen[-1].pending:
             seen.append(await handle.query(FlattenWorkflow.receipt))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await look()
     return seen[-1]
 

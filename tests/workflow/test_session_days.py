@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
 
 import worker
+from activities.session import DecideInput, SessionActivities
 from deploy.temporal.versions import set_current_version
 from domain.clock import ClockMap
 from domain.ids import session_workflow_id, trade_workflow_id
@@ -29,6 +30,7 @@ from domain.session_day import SessionDay
 from ledger.repository import Ledger
 from marketdata.events import write_tape
 from simulator.config import ExchangeConfig, Listing
+from strategies.registry import StrategyProcess
 from tests.rig import Rig, running_rig
 from tests.workflow.test_session import ESX, SPEED, STRATEGY, Started, bar_at
 from workflows import _lifecycle as life
@@ -60,7 +62,8 @@ class Plan:
     name: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
 
-    async def start(self) -> Started:
+    def write(self) -> SessionSpec:
+        """The strategy and the tape as files, and the session that plays them."""
         begin = self.rig.exchange.now
         strategy = self.folder / "on_second_bar.py"
         strategy.write_text(STRATEGY)
@@ -77,8 +80,13 @@ class Plan:
             "tape": str(tape),
             "installation": self.rig.services.installation,
         }
-        spec = SessionSpec.model_validate(values | self.changes)
-        clock = ClockMap(wall0=datetime.now(UTC), market0=begin, speed=SPEED)
+        return SessionSpec.model_validate(values | self.changes)
+
+    def clock(self) -> ClockMap:
+        return ClockMap(wall0=datetime.now(UTC), market0=self.rig.exchange.now, speed=SPEED)
+
+    async def start(self) -> Started:
+        spec, clock = self.write(), self.clock()
         handle = await self.rig.client.start_workflow(
             SessionWorkflow.run,
             SessionInput(spec=spec, clock=clock),
@@ -117,7 +125,7 @@ async def test_two_days_each_with_its_baseline_fresh_strategies_and_an_idle_nigh
     session = await Plan(
         rig, tmp_path, bar_ends_min=ends, changes={"days": (first, second)}
     ).start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await session.handle.query(SessionWorkflow.status)).days_done < 1:
             await rig.breathe()
     rig.exchange.advance_to(begin + timedelta(days=1))
@@ -240,7 +248,7 @@ async def test_five_sessions_at_once_do_not_disturb_each_other(rig: Rig, tmp_pat
     assert (await stopped.handle.result()).trades == ()
     assert all(protected(rig, symbol) for symbol in SYMBOLS[2:]), "stops of the others stand"
     for session in (*others, paused):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await session.handle.query(SessionWorkflow.status)).counts.bars < len(ends):
                 await rig.breathe()
         await session.handle.signal("stop", OperatorSignal(by="test", mode="flatten"))
@@ -284,7 +292,7 @@ async def test_session_moves_to_the_new_build_and_starts_trades_there(
     ):
         await set_current_version(rig.client, build, deployment=account)
         await session.handle.signal(SessionWorkflow.version_changed, VersionSignal(build_id=build))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await _build_of(session.handle) != build:
                 await rig.breathe()
         signal = session.outside("after")
@@ -301,3 +309,29 @@ async def test_session_moves_to_the_new_build_and_starts_trades_there(
 async def _build_of(handle: Handle) -> str:
     info = (await handle.describe()).raw_description.workflow_execution_info.versioning_info
     return info.deployment_version.build_id
+
+
+async def test_late_session_asks_no_strategy_about_bars_after_the_close(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """A worker that stalled over the close found the night's bar in the same look (G4)."""
+    begin = rig.exchange.now
+    day = SessionDay(opens_at=begin, closes_at=begin + timedelta(minutes=3))
+    plan = Plan(rig, tmp_path, bar_ends_min=(1, 2, 3, 6), changes={"days": (day,)})
+    spec, clock = plan.write(), plan.clock()
+    hosts = []
+
+    def opened(name: str) -> StrategyProcess:
+        hosts.append(worker.open_strategy(name))
+        return hosts[-1]
+
+    sessions = SessionActivities(rig.services, worker.feed_opener(rig.services), opened)
+    late = begin + timedelta(minutes=8)
+    try:
+        found = await sessions.next_decisions(
+            DecideInput(spec=spec, clock=clock, cursor=None, market_now=late, day=day)
+        )
+    finally:
+        for host in hosts:
+            host.close()
+    assert (found.counts.bars, found.cursor) == (3, begin + timedelta(minutes=3))

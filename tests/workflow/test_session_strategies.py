@@ -76,7 +76,7 @@ def held(rig: Rig) -> Decimal:
 
 async def rows_until(session: Started, code: str, strategy: str = "") -> tuple[SignalRecord, ...]:
     """Rows of the session once one of them has the code."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             rows = [r for r in await session.signals() if strategy in ("", r.strategy)]
             if any(row.code == code for row in rows):
@@ -152,7 +152,7 @@ async def test_stored_configuration_has_capital_and_is_switched_while_it_runs(
     first = next(row for row in rows if row.decision == "taken")
     await session.handle.signal("flatten")
     await rig.until_async(lambda: _is_settled(rig, first.trade_id or ""), "flat")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not [r for r in await session.signals() if r.decision == "none"]:
             await rig.breathe()
     quiet = [r for r in await session.signals() if r.decision == "none"]
