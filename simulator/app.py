@@ -17,6 +17,7 @@ from simulator.faces.alpaca.rest import AlpacaRest
 from simulator.faces.alpaca.stream import StreamHub
 from simulator.faces.alpaca.voice import AlpacaVoice
 from simulator.faces.gate import Gate, Keys
+from simulator.faces.tradier.reference import TradierReference
 from simulator.faces.tradier.render import Ids, Render
 from simulator.faces.tradier.rest import TradierRest
 from simulator.faces.tradier.stream import AccountEventHub
@@ -119,7 +120,11 @@ class TradierFace:
             key = exchange.config.keys[0]
             hub = AccountEventHub(exchange, render, key.key, self._hubs)
             rest = TradierRest(exchange, ids, render, hub, key.key)
-            routes = [*rest.routes(), WebSocketRoute("/v1/accounts/events", hub.serve)]
+            routes = [
+                *rest.routes(),
+                *TradierReference(exchange, render).routes(),
+                WebSocketRoute("/v1/accounts/events", hub.serve),
+            ]
             voice = TradierVoice(Keys(exchange.config), {key.key: key.secret}, ids)
             gate = Gate(Starlette(routes=routes), exchange, self.clock, voice, drop_error)
             gates[key.secret] = gate

@@ -60,6 +60,7 @@ def replace_request(form: Form, *, is_combo: bool, current_tag: str) -> ReplaceR
     return ReplaceRequest(
         limit_price=price,
         stop_price=number(form, "stop"),
+        time_in_force=_duration(form, "") if form.get("duration") else None,
         client_id=current_tag,
     )
 

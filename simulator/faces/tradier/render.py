@@ -21,8 +21,8 @@ NEW_YORK = ZoneInfo("America/New_York")
 FIRST_ID = 1_000_001
 
 
-def listed(outer: str, inner: str, found: list[Json]) -> Json:
-    """No row is the text "null", one row an object, more are a list (tradier.md §1)."""
+def listed(outer: str, inner: str, found: list[Any]) -> Json:
+    """No row is the text "null", one row stands alone, more are a list (tradier.md §1)."""
     if not found:
         return {outer: "null"}
     return {outer: {inner: found[0] if len(found) == 1 else found}}
@@ -271,6 +271,7 @@ class Render:
                 "strike": number(instrument.strike),
                 "contract_size": number(instrument.multiplier),
                 "expiration_date": instrument.expiry.isoformat() if instrument.expiry else None,
+                "expiration_type": "standard",
                 "option_type": instrument.right.value if instrument.right else None,
                 "root_symbol": instrument.underlying,
                 "greeks": None,
