@@ -157,17 +157,8 @@ class FlattenActivities:
         return list(found.values())
 
     async def _misses_executions(self, trade: TradeRecord) -> bool:
-        """True while an order shows more filled than is booked: what is held is not known then."""
-        orders = await self._services.ledger.orders_of_trade(trade.trade_id)
-        entries = [o.filled_quantity for o in orders if o.intent.key.purpose is Purpose.ENTRY]
-        leg = trade.plan.legs[0]
-        rows = await self._services.ledger.fills_of_trade(trade.trade_id)
-        booked = _sum(
-            row.fill.quantity
-            for row in rows
-            if row.fill.symbol == leg.instrument.symbol and row.fill.side is leg.side
-        )
-        return max(entries, default=ZERO) * leg.ratio > booked
+        book = await self._services.ledger.trade_book(trade.trade_id)
+        return book is not None and book.misses_executions
 
     async def _lines(
         self,

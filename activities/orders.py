@@ -32,6 +32,7 @@ from activities.order_facts import (
     why_not_step,
 )
 from activities.quotes import net_quote, read_quotes
+from activities.reducing import ASK_AGAIN_S, NOT_REDUCING, why_not_reducing
 from activities.services import (
     CancelInput,
     PlaceInput,
@@ -107,6 +108,8 @@ class OrderActivities:
             return NotExecuted(code="KILLED", text=why)
         if self._is_banned_market_order(intent):
             return Rejected(code="MARKET_ORDERS_DISALLOWED", text="entries are limit orders")
+        if not intent.increasing and (why := await why_not_reducing(services, intent)):
+            return NotExecuted(code=NOT_REDUCING, text=why, retry_after_s=ASK_AGAIN_S)
         services.failpoint("before_intent_row")
         try:
             answer = await services.ledger.open_gate(

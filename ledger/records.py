@@ -6,6 +6,7 @@ Quantities and prices are `Decimal`, instants aware UTC. Every record mirrors on
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
@@ -15,7 +16,8 @@ from domain.base import Frozen
 from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState, ConditionKind, Control
 from domain.facts import AdjustmentKind
-from domain.money import Amount, NetPrice, Quantity, SignedQuantity
+from domain.ids import Purpose
+from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity, total
 from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
 from domain.plan import TradePlan
 
@@ -438,6 +440,33 @@ class TradeRecord(Frozen):
     updated_at: AwareDatetime
     closed_at: AwareDatetime | None = None
     settled_at: AwareDatetime | None = None
+
+
+class TradeBook(Frozen):
+    """What the ledger knows of one open trade at one instant: its orders and what it holds."""
+
+    trade: TradeRecord
+    orders: tuple[IntentRecord, ...] = ()
+    fills: tuple[FillRecord, ...] = ()
+    adjustments: tuple[AdjustmentRecord, ...] = ()
+
+    def position(self, symbol: str) -> Decimal:
+        """Signed quantity of the symbol: fills (a reversal has the other side), adjustments."""
+        booked = (row.fill.signed_quantity for row in self.fills if row.fill.symbol == symbol)
+        return total(booked) + total(a.quantity for a in self.adjustments if a.symbol == symbol)
+
+    @property
+    def misses_executions(self) -> bool:
+        """True while an entry shows more filled than is booked: what is held is not known then."""
+        entries = (o for o in self.orders if o.intent.key.purpose is Purpose.ENTRY)
+        shown = max((order.filled_quantity for order in entries), default=ZERO)
+        leg = self.trade.plan.legs[0]
+        booked = total(
+            row.fill.quantity
+            for row in self.fills
+            if row.fill.symbol == leg.instrument.symbol and row.fill.side is leg.side
+        )
+        return shown * leg.ratio > booked
 
 
 class SignalRecord(Frozen):

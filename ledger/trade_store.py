@@ -18,9 +18,15 @@ from domain.ids import trade_prefix
 from domain.plan import TradePlan
 from ledger.alert_store import add_alert
 from ledger.control_store import ControlStore
-from ledger.records import SessionSeen, SignalRecord, TradeRecord
-from ledger.rows import Columns, signal_of, trade_of
-from ledger.tables import fills, signals, trades
+from ledger.records import (
+    AdjustmentRecord,
+    SessionSeen,
+    SignalRecord,
+    TradeBook,
+    TradeRecord,
+)
+from ledger.rows import Columns, fill_of, intent_of, signal_of, trade_of
+from ledger.tables import adjustments, fills, orders, signals, trades
 
 
 class TradeStore(ControlStore):
@@ -141,6 +147,27 @@ class TradeStore(ControlStore):
         async with self._work() as connection:
             row = await _trade_row(connection, trade_id)
         return None if row is None else trade_of(row)
+
+    async def trade_book(self, trade_id: str) -> TradeBook | None:
+        """The trade with its orders, executions and adjustments, read at one instant; or None."""
+        async with self._work() as connection:
+            row = await _trade_row(connection, trade_id)
+            if row is None:
+                return None
+            ordered = (
+                select(orders).where(orders.c.trade_id == trade_id).order_by(orders.c.created_at),
+                select(fills).where(fills.c.trade_id == trade_id).order_by(fills.c.booking),
+                select(adjustments).where(adjustments.c.trade_id == trade_id),
+            )
+            sent, filled, moved = [
+                (await connection.execute(query)).mappings().all() for query in ordered
+            ]
+        return TradeBook(
+            trade=trade_of(row),
+            orders=tuple(intent_of(each) for each in sent),
+            fills=tuple(fill_of(each) for each in filled),
+            adjustments=tuple(AdjustmentRecord.model_validate(dict(each)) for each in moved),
+        )
 
     async def trade_of_prefix(self, client_prefix: str) -> TradeRecord | None:
         """The trade behind the first 16 characters of a client order id."""

@@ -469,15 +469,14 @@ def test_replace_that_restores_the_full_size_is_cancelled_before_it_can_overfill
     assert not [o for o in broker.orders if o.live and o.side is Side.BUY]
 
 
-def test_parked_trade_sends_no_further_entry_until_a_person_resumes_it() -> None:
-    """C11: a different body under our id parks the trade; nothing new is tried by itself."""
+@pytest.mark.parametrize("code", ["INTENT_BODY_DIFFERS", "NOT_REDUCING"])
+def test_parked_trade_sends_no_further_entry_until_a_person_resumes_it(code: str) -> None:
+    """C11, ADR 0011: what the last hop found wrong parks the trade; nothing new is tried."""
     trade, broker = start(mischief=lambda c: "not_sent" if isinstance(c, PlaceOrder) else "")
     trade.look()
     trade.look()
     first = trade.state.orders[0].client_id
-    trade.tell(
-        OrderNotSent(at=trade.now, client_id=first, code="INTENT_BODY_DIFFERS", text="differs")
-    )
+    trade.tell(OrderNotSent(at=trade.now, client_id=first, code=code, text="differs"))
     assert ts.stage(trade.state) is Stage.NEEDS_OPERATOR
     trade.pass_time(20)
     assert broker.journal == []
