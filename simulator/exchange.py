@@ -18,6 +18,7 @@ from simulator.book import Book
 from simulator.building import OrderBuilder
 from simulator.checks import Checks
 from simulator.config import ExchangeConfig
+from simulator.events import Events
 from simulator.faults import FaultKind
 from simulator.generated import generated_events, merged
 from simulator.journal import Journal
@@ -58,6 +59,7 @@ class Exchange:
         self.lifecycle = Lifecycle(self.state)
         self.matcher = Matcher(self.state, self.lifecycle)
         self.checks = Checks(self.state, self.margin)
+        self.events = Events(self.state, self.lifecycle)
         self._builder = OrderBuilder(self.state)
         self._replacer = Replacer(self.state, self.checks, self.margin)
         sources = [iter(tape)]
@@ -244,6 +246,8 @@ class Exchange:
         elif bid is not None and ask is not None:
             book.last = self.state.listings[symbol].instrument.tick_down((bid + ask) / 2)
             book.trade_time = self.now
+        # Not so the tape's: the tape itself tells those, and there are millions.
+        self.state.record("quote", symbol=symbol, bid=bid, ask=ask, last=book.last)
         self.matcher.quote(symbol, bid, ask, bid_size, ask_size)
 
     def trade(self, symbol: str, price: Decimal, size: Decimal = Decimal(100)) -> None:
@@ -504,6 +508,7 @@ class Exchange:
         for book in state.books.values():
             book.bid_left = book.ask_left = ZERO
         state.account.last_equity = self.margin.equity()
+        self.events.end_expired((state.now - timedelta(microseconds=1)).date())
 
     def _open_session(self) -> None:
         state = self.state

@@ -150,6 +150,11 @@ class State:
     def is_open(self) -> bool:
         return self.calendar.is_open(self.now)
 
+    def add_listing(self, listing: Listing) -> None:
+        """A new symbol from now on."""
+        self.listings[listing.symbol] = listing
+        self.books[listing.symbol] = Book(listing.symbol)
+
     def listing(self, symbol: str) -> Listing:
         """The listing of a symbol.
 
