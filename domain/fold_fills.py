@@ -114,11 +114,15 @@ def _is_unreported(state: TradeState, record: OrderRecord, fill: Fill) -> bool:
 
 
 def fill_busted(state: TradeState, fact: FillBusted, now: datetime) -> TradeState:
-    """A bust reverses by its own row; the fill stays on record."""
+    """A bust reverses by its own row; the fill stays on record.
+
+    A bust may overtake its fill (nautilus #4491): it is kept, and the fill will count for nothing.
+    """
     if fact.fill_key in state.busted:
         return state
     fill = next((f for f in state.fills if f.fill_key == fact.fill_key), None)
     if fill is None:
+        state = state.changed(busted=(*state.busted, fact.fill_key))
         return alert(state, "BUST_UNKNOWN", f"bust of {fact.fill_key}")
     record = state.find(fill.client_id, fill.broker_order_id)
     if record is not None:

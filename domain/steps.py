@@ -208,7 +208,8 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
             intent=record.intent,
             replaces_broker_id=_broker_id_of(state, record.replaces),
             sent_at=record.changed_at,
-            may_repost=capabilities.client_id_unique_for_ever and _is_still_wanted(state, record),
+            may_repost=capabilities.client_id_unique_for_ever
+            and _is_still_wanted(state, record, now),
             urgency=urgency_of(record.role),
         )
         if command.key not in busy and is_due(record.retry_at, now):
@@ -216,15 +217,16 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
     return state, tuple(commands), False
 
 
-def _is_still_wanted(state: TradeState, record: OrderRecord) -> bool:
+def _is_still_wanted(state: TradeState, record: OrderRecord, now: datetime) -> bool:
     """True if the order may be posted again: an entry while walking, an exit of what shall go.
 
     Beyond that an exit would sell what shall stay, or open a position the other way round (I2).
+    A walk whose time ran out while nobody looked is over before anything is posted (C6).
     """
     if state.taken_over:
         return False
     if record.role is Role.ENTRY:
-        return not state.walk.ended and not state.paused
+        return not _end_if_over(state, now).walk.ended and not state.paused
     if record.replaces is not None or record.leg != 0:
         return not ts.is_flat(state)
     if record.role is not Role.EXIT:
@@ -337,13 +339,16 @@ def _enter(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     """
     if state.walk.ended or ts.wants_exit(state):
         return state, (), False
-    is_sliced = state.plan.slices is not None
     if state.paused or state.needs_operator:
-        ended = slices.end_if_over(state, now) if is_sliced else end_if_over(state, now)
-        return ended, (), False
-    step = slices.slice_step if is_sliced else entry_step
+        return _end_if_over(state, now), (), False
+    step = entry_step if state.plan.slices is None else slices.slice_step
     state, commands = step(state, now, busy)
     return state, commands, False
+
+
+def _end_if_over(state: TradeState, now: datetime) -> TradeState:
+    over = end_if_over if state.plan.slices is None else slices.end_if_over
+    return over(state, now)
 
 
 def _close(state: TradeState, now: datetime, busy: Collection[str]) -> Step:

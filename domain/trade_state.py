@@ -33,6 +33,7 @@ from domain.order import (
 from domain.plan import EntryStyle, TradePlan
 
 KNOWLEDGE_MAX_AGE_S = 15.0
+_OF_TRADE = 16  # characters of a client order id that all orders of a trade share (domain.ids)
 _AVERAGE_PLACES = Decimal("1e-10")
 
 
@@ -105,9 +106,12 @@ class OrderRecord(Frozen):
         return self.state in LIVE_STATES
 
     def is_named(self, client_id: str | None, broker_order_id: str | None) -> bool:
-        """True if either id is this order's."""
+        """True if either id is this order's; ours outweighs the broker's, issued twice (C9)."""
         if client_id is not None and client_id == self.client_id:
             return True
+        named = "" if client_id is None else client_id[:_OF_TRADE]
+        if self.intent is not None and named == self.client_id[:_OF_TRADE]:
+            return False
         return broker_order_id is not None and (
             broker_order_id == self.broker_order_id or broker_order_id in self.leg_broker_ids
         )
