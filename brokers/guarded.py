@@ -16,6 +16,7 @@ from brokers.errors import DRY_RUN, RATE_LIMITED
 from brokers.port import (
     Broker,
     CancelOutcome,
+    EventPage,
     ExecutionPage,
     NotExecuted,
     PlaceOutcome,
@@ -98,6 +99,9 @@ class GuardedBroker:
     async def executions_since(self, cursor: str | None) -> ExecutionPage:
         question = ("executions_since", cursor)
         return await self._read_together(question, partial(self._inner.executions_since, cursor))
+
+    async def account_events(self, since: datetime) -> EventPage:
+        return await self._read(self._inner.account_events(since))
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]:
         return await self._read(self._inner.quotes(symbols))

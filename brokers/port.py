@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from pydantic import AwareDatetime
 
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
+from domain.account_events import AccountEvent
 from domain.base import Frozen
 from domain.capabilities import Capabilities
 from domain.money import Amount, NetPrice
@@ -127,6 +128,14 @@ class ExecutionPage(Frozen):
     has_more: bool = False
 
 
+class EventPage(Frozen):
+    """Account events and fees since an instant; all of them, or the read fails."""
+
+    events: tuple[AccountEvent, ...] = ()
+    fees: tuple[FeeActivity, ...] = ()
+    problems: tuple[FrameProblem, ...] = ()
+
+
 class OrderUpdate(Frozen):
     """One frame of the order stream: the order, and the execution if there was one."""
 
@@ -179,6 +188,8 @@ class Broker(Protocol):
     async def account(self) -> AccountSnapshot: ...
 
     async def executions_since(self, cursor: str | None) -> ExecutionPage: ...
+
+    async def account_events(self, since: datetime) -> EventPage: ...
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]: ...
 

@@ -10,6 +10,7 @@ from brokers.errors import DRY_RUN
 from brokers.port import (
     Broker,
     CancelOutcome,
+    EventPage,
     ExecutionPage,
     NotExecuted,
     PlaceOutcome,
@@ -107,6 +108,10 @@ class DryRunBroker:
     async def executions_since(self, cursor: str | None) -> ExecutionPage:
         """Reads through."""
         return await self._inner.executions_since(cursor)
+
+    async def account_events(self, since: datetime) -> EventPage:
+        """Reads through."""
+        return await self._inner.account_events(since)
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]:
         """Reads through."""

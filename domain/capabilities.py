@@ -20,7 +20,7 @@ class Capabilities(Frozen):
 
     `answers_with_id_only`: "ok" to an order says that it will be looked at, so it is read once
     right afterwards. `lists_orders_of_today_only`: an absent order of an earlier exchange day is
-    no proof of anything.
+    no proof of anything. `tells_account_events`: assignments, splits, fees and money come as rows.
     """
 
     broker: str
@@ -41,4 +41,5 @@ class Capabilities(Frozen):
     answers_with_id_only: bool = False
     option_stop_orders: bool = False
     fractional: bool = False
+    tells_account_events: bool = False
     requests_per_minute: int = 200

@@ -294,19 +294,17 @@ class Checks:
         }
 
     def _lines(self, held: dict[str, Decimal]) -> list[OptionLine]:
-        return [
+        lines = (
             OptionLine(self._state.listings[symbol].instrument, quantity)
             for symbol, quantity in held.items()
-        ]
+        )
+        return self._margin.without_covered(lines)
 
     def _opening_sale(self, order: SimOrder) -> None:
         state = self._state
         listing = state.listings[order.symbol]
         if listing.is_option:
-            raise Refusal(
-                Reason.OPTION_LEVEL,
-                "account not eligible to trade uncovered option contracts",
-            )
+            return  # `_option_cover` asks for the cash of a put and the shares of a call
         if not listing.shortable or not state.config.shorting_enabled:
             raise Refusal(Reason.NOT_SHORTABLE, f"asset {order.symbol} cannot be sold short")
         if order.quantity % listing.instrument.lot_size != 0:

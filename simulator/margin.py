@@ -66,6 +66,8 @@ class Margin:
         if opening <= 0:
             return ZERO
         listing = self._state.listings[order.symbol]
+        if listing.is_option and order.side is Side.SELL:
+            return self._short_option_needs(order) * self._state.config.multiplier
         price = self._worst_price(order)
         value = price * opening * listing.instrument.multiplier
         return value * self._state.config.multiplier if listing.is_option else value
@@ -109,11 +111,26 @@ class Margin:
 
     def _option_lines(self) -> list[OptionLine]:
         state = self._state
-        return [
+        lines = [
             OptionLine(state.listings[symbol].instrument, holding.quantity)
             for symbol, holding in state.account.holdings.items()
             if state.listings[symbol].is_option
         ]
+        return self.without_covered(lines)
+
+    def without_covered(self, lines: Iterable[OptionLine]) -> list[OptionLine]:
+        """The lines less the short calls that shares in the account stand for (level 1)."""
+        shares = {symbol: h.quantity for symbol, h in self._state.account.holdings.items()}
+        left: list[OptionLine] = []
+        for line in lines:
+            instrument, quantity = line.instrument, line.quantity
+            root = instrument.underlying or ""
+            if instrument.right is OptionRight.CALL and quantity < 0:
+                covered = min(-quantity, max(ZERO, shares.get(root, ZERO) // instrument.multiplier))
+                quantity += covered
+                shares[root] = shares.get(root, ZERO) - covered * instrument.multiplier
+            left.append(OptionLine(instrument, quantity))
+        return left
 
     def _worst_price(self, order: SimOrder) -> Decimal:
         """Limit price where there is one; else far touch or stop plus 3 %."""
@@ -124,6 +141,13 @@ class Margin:
         if order.kind in (Kind.LIMIT, Kind.STOP_LIMIT) and order.limit_price is not None:
             return order.limit_price
         return base * MARKET_ORDER_MARKUP
+
+    def _short_option_needs(self, order: SimOrder) -> Decimal:
+        """What more could be lost: the strike of a put; nothing for a call over shares."""
+        instrument = self._state.listings[order.symbol].instrument
+        before = self._option_lines()
+        after = self.without_covered([*before, OptionLine(instrument, -order.remaining)])
+        return max(ZERO, portfolio_loss(after) - portfolio_loss(before))
 
     def _combo_needs(self, order: SimOrder) -> Decimal:
         """Maximum loss of the position after the combo, minus that before, plus the net debit."""

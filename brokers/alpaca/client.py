@@ -13,6 +13,7 @@ import httpx
 
 from brokers.alpaca import mapping, outcomes
 from brokers.alpaca.config import AlpacaConfig
+from brokers.alpaca.events import PAGES_MAX, event_page, event_params, next_token
 from brokers.alpaca.executions import (
     FEE_SWEEP_INTERVAL_S,
     ExecutionCursor,
@@ -25,6 +26,7 @@ from brokers.errors import BROKER_BAD_BODY, BadBody, Lost, NotSent, read_failure
 from brokers.outcomes import failed_write
 from brokers.port import (
     CancelOutcome,
+    EventPage,
     ExecutionPage,
     PlaceOutcome,
     Rejected,
@@ -236,6 +238,20 @@ class AlpacaBroker:
         rows = await self._read(self._trading, f"{path}/FEE", place.fee_params())
         self._fees_swept_at = self._now()
         return place.with_late_fees(page, rows)
+
+    async def account_events(self, since: datetime) -> EventPage:
+        """Statement rows after `since` that are no executions: all pages, or the read fails."""
+        pages: list[object] = []
+        token: str | None = None
+        for _ in range(PAGES_MAX):
+            raw = await self._read(
+                self._trading, "/v2/account/activities", event_params(since, token)
+            )
+            pages.append(raw)
+            token = next_token(raw, token)
+            if token is None:
+                return event_page(pages)
+        raise Uncertain("the activities did not end", code="PAGE_STUCK")
 
     def _is_fee_sweep_due(self) -> bool:
         last = self._fees_swept_at

@@ -14,8 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
-from brokers.alpaca.mapping import activity
-from brokers.errors import BROKER_BAD_BODY
+from brokers.alpaca.mapping import activity, activity_rows
 from brokers.port import ExecutionPage, FeeActivity, FrameProblem
 from domain.errors import BadInput, Uncertain
 from domain.order import Fill
@@ -84,7 +83,7 @@ class ExecutionCursor:
         """The page with the swept fees that it does not hold already."""
         fees = {fee.activity_id: fee for fee in page.fees}
         problems = list(page.problems)
-        for item in map(activity, _rows(raw)):
+        for item in map(activity, activity_rows(raw)):
             if isinstance(item, FeeActivity):
                 fees.setdefault(item.activity_id, item)
             elif isinstance(item, FrameProblem) and item not in problems:
@@ -104,7 +103,7 @@ def execution_page(place: ExecutionCursor, raw: object) -> ExecutionPage:
     Raises:
         Uncertain: the body was not a list, or a full page did not move forward.
     """
-    rows = _rows(raw)
+    rows = activity_rows(raw)
     items = [activity(row) for row in rows]
     fills = tuple(item for item in items if isinstance(item, Fill))
     fees = tuple(item for item in items if isinstance(item, FeeActivity))
@@ -119,12 +118,6 @@ def execution_page(place: ExecutionCursor, raw: object) -> ExecutionPage:
     return ExecutionPage(
         fills=fills, fees=fees, problems=problems, cursor=following.text, has_more=has_more
     )
-
-
-def _rows(raw: object) -> list[object]:
-    if not isinstance(raw, list):
-        raise Uncertain("the activities were not a list", code=BROKER_BAD_BODY)
-    return raw
 
 
 def _last_id(rows: list[object]) -> str | None:

@@ -65,6 +65,7 @@ ALPACA_CAPABILITIES = Capabilities(
     executions_have_ids=True,
     option_stop_orders=False,
     fractional=True,
+    tells_account_events=True,
     requests_per_minute=200,
 )
 
@@ -188,6 +189,17 @@ def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:
 def flat_count(orders: Iterable[OrderSnapshot]) -> int:
     """Orders with all their children: what a page limit may have counted."""
     return sum(1 + flat_count(order.legs) for order in orders)
+
+
+def activity_rows(raw: object) -> list[object]:
+    """The rows of a page of activities.
+
+    Raises:
+        Uncertain: the body was not a list.
+    """
+    if not isinstance(raw, list):
+        raise Uncertain("the activities were not a list", code=BROKER_BAD_BODY)
+    return raw
 
 
 def activity(raw: object) -> Fill | FeeActivity | FrameProblem | None:

@@ -76,6 +76,30 @@ class WireFee(Wire):
         return self.created_at
 
 
+class WireEvent(Wire):
+    """A non-trade activity; quantities are signed changes of the position."""
+
+    id: VenueId
+    symbol: LooseText = ""
+    qty: LooseNumber = None
+    price: LooseNumber = None
+    net_amount: LooseNumber = None
+    description: LooseText = ""
+    status: LooseText = ""
+    date: LooseDate = None
+    transaction_time: LooseTime = None
+    created_at: LooseTime = None
+
+    @property
+    def moment(self) -> datetime | None:
+        """When it was booked; a plain date counts as its first UTC instant."""
+        if self.transaction_time is not None:
+            return self.transaction_time
+        if self.date is not None:
+            return datetime.combine(self.date, time(), UTC)
+        return self.created_at
+
+
 class WireTradeUpdate(Wire):
     event: LooseText
     order: WireOrder

@@ -17,6 +17,7 @@ from brokers.outcomes import failed_write
 from brokers.port import (
     CancelOutcome,
     CancelRequested,
+    EventPage,
     ExecutionPage,
     FrameProblem,
     OrderNotFound,
@@ -228,6 +229,10 @@ class TradierBroker:
             else:
                 older.append(order)
         return execution_page((*older, *listed), tuple(problems))
+
+    async def account_events(self, since: datetime) -> EventPage:
+        """None: the venue's history is a statement of the night before (tradier.md §7)."""
+        return EventPage()
 
     # --- account and market -------------------------------------------------------------------
 

@@ -159,6 +159,9 @@ class AlpacaRest:
         kinds = {name for name in types.split(",") if name}
         after, until = parse.instant(query.get("after")), parse.instant(query.get("until"))
         on_date = query.get("date")
+        if query.get("category") == "non_trade_activity":
+            kinds = {row.kind for row in self._exchange.state.account.activities} - {"FILL"}
+            kinds = kinds or {"none"}
         rows = [
             row
             for row in self._exchange.state.account.activities
