@@ -22,6 +22,7 @@ from domain.facts import (
     PositionAdjusted,
 )
 from domain.fold_orders import BY_HAND, see_order, take_back
+from domain.forgetting import recalled
 from domain.money import ZERO
 from domain.order import (
     TERMINAL_STATES,
@@ -37,13 +38,19 @@ def fill_reported(state: TradeState, fact: FillReported, now: datetime) -> Trade
     return book(state, fact.fill, now)
 
 
-def book(state: TradeState, fill: Fill, now: datetime) -> TradeState:
-    """Books a fill once (I7); a fill proves acceptance and completes the order (F3, D9)."""
+def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) -> TradeState:
+    """Books a fill once (I7); a fill proves acceptance and completes the order (F3, D9).
+
+    `looked`: the broker's orders were taken in just before.
+    """
     if any(fill.fill_key == known.fill_key for known in (*state.fills, *state.unclaimed)):
         return state
     record = state.find(fill.client_id, fill.broker_order_id)
     if record is None and awaits_broker_ids(state):
         return state.changed(unclaimed=(*state.unclaimed, fill))
+    if record is None:
+        record = recalled(state, fill, now, looked=looked)
+        state = state if record is None else state.with_order(record)
     if record is None:
         # A child that the broker made may fill before we ever saw it: look, then book.
         text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
@@ -153,7 +160,7 @@ def broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> T
                 AlertSeverity.CRITICAL,
             )
     for fill in fact.fills:
-        state = book(state, fill, now)
+        state = book(state, fill, now, looked=fact.complete)
     if not fact.complete:
         return state.changed(read_needed="last read was incomplete")
     return state.changed(knowledge_at=fact.started_at, read_needed="")

@@ -285,6 +285,9 @@ def _see_child(
 ) -> TradeState:
     """Children that the broker made belong to the parent by its id (architecture §5.1)."""
     known = state.find(child.client_id, child.broker_order_id)
+    if known is None and state.forgotten and child.is_terminal and child.filled_quantity == ZERO:
+        # A broker may list every child that a group ever had: the dead ones stay forgotten.
+        return state
     if known is None:
         is_stop = child.order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
         known = OrderRecord(

@@ -27,6 +27,7 @@ from domain.facts import (
     RiskReserved,
 )
 from domain.fold import apply
+from domain.forgetting import forget
 from domain.ids import Purpose
 from domain.order import Fill, OrderIntent, OrderSnapshot, OrderState
 from domain.plan import TradePlan
@@ -100,7 +101,7 @@ def rebuild(
         state = apply(state, fact, now)
     exits = [known for known in orders if _is_lasting_exit(known)]
     walk = state.walk.model_copy(update={"ended": RESTORED if ticket is not None else ""})
-    return state.changed(
+    state = state.changed(
         walk=walk,
         exit=_exit_of(exits, now) if exits else _part_close_of(state, now),
         stop_price=_stop_price(state),
@@ -113,6 +114,7 @@ def rebuild(
         settled=settled,
         restored=True,
     )
+    return forget(state)
 
 
 def _record(state: TradeState, known: KnownOrder, now: datetime) -> OrderRecord:

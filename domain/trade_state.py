@@ -205,7 +205,8 @@ class TradeState(Frozen):
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
     `unclaimed` are fills of an order whose broker ids are still on their way to us,
-    `unclaimed_orders` news of such an order.
+    `unclaimed_orders` news of such an order. `forgotten` counts dead orders that were not carried
+    into a next run (domain/forgetting.py).
     """
 
     schema_version: int = 1
@@ -261,6 +262,7 @@ class TradeState(Frozen):
     realised: Amount | None = None
     new_build: str = ""
     restored: bool = False
+    forgotten: int = 0
 
     @classmethod
     def planned(cls, plan: TradePlan, installation: str, clock: ClockMap) -> TradeState:

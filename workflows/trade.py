@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         VersionChanged,
     )
     from domain.fold import apply_all
+    from domain.forgetting import carried
     from domain.messages import (
         CommandAnswer,
         OperatorRequest,
@@ -273,10 +274,9 @@ class TradeWorkflow:
         if self._inbox or not self._running.is_quiet:
             return
         self._stop_timer()
-        state = self._state.changed(new_build="", knowledge_at=None, read_needed="continued")
-        handed = self._input.model_copy(
-            update={"state": state, "carried": FactBatch(facts=tuple(self._inbox))}
-        )
+        facts = FactBatch(facts=tuple(self._inbox))
+        update = {"state": carried(self._state), "carried": facts}
+        handed = self._input.model_copy(update=update)
         workflow.continue_as_new(
             handed,
             initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE

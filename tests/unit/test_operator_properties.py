@@ -24,6 +24,7 @@ from domain.facts import (
     OperatorCommand,
     OrderUnknown,
 )
+from domain.forgetting import carried
 from domain.order import Fill, OrderState, Side
 from domain.outcomes import Progress, progress_of
 from domain.trade_state import Role, TradeState
@@ -140,8 +141,9 @@ class Handled(Checked):
             elif not isinstance(command, BookByHand):
                 self.tell(CommandFailed(at=self.now, step=key, code="DIED"))
         self.waiting = []
-        handed = TradeState.model_validate_json(self.state.model_dump_json())
-        self.state = handed.changed(knowledge_at=None, read_needed="continued")
+        # Far less is kept than in life: what is forgotten may never be missed.
+        handed = carried(self.state, kept=rng.randint(0, 3))
+        self.state = TradeState.model_validate_json(handed.model_dump_json())
 
     def fact_of(self, verb: str, name: str, rng: random.Random) -> Fact:
         base = {"at": self.now, "command_id": name, "by": "ann", "reason": "property"}
