@@ -218,14 +218,14 @@ def books(
     orders = [f for f in findings if f.kind in _ORDER_KINDS and f.symbol not in accepted]
     stuck = [f for f in findings if f.kind is DiscrepancyKind.INTENT_STUCK]
     held = [
-        f"{f.kind} {f.text}"
-        for f in findings
-        if f.kind not in (*_ORDER_KINDS, DiscrepancyKind.INTENT_STUCK)
-    ]
-    held += [
         f"{row.quantity:f} {row.symbol}"
         for row in owned
         if row.trade_id == EXTERNAL and row.quantity != 0 and row.symbol not in accepted
+    ]
+    held += [
+        f"{f.kind} {f.text}"
+        for f in findings
+        if f.kind not in (*_ORDER_KINDS, DiscrepancyKind.INTENT_STUCK)
     ]
     lines = {
         "orders without owner": [f"{f.kind} {f.text}" for f in orders],

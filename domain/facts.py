@@ -253,14 +253,38 @@ class AdjustmentKind(StrEnum):
     ADOPTED = "adopted"
     RELEASED = "released"
     BY_HAND = "by_hand"
+    # Executions of somebody else in the same account took it from the trade.
+    CLOSED_OUTSIDE = "closed_outside"
+    SYMBOL_CHANGE = "symbol_change"
 
 
-OWNER_CHANGES = (AdjustmentKind.ADOPTED, AdjustmentKind.RELEASED, AdjustmentKind.DUST)
+OWNER_CHANGES = (
+    AdjustmentKind.ADOPTED,
+    AdjustmentKind.RELEASED,
+    AdjustmentKind.DUST,
+    AdjustmentKind.CLOSED_OUTSIDE,
+)
 """Kinds that move a position between a trade and EXTERNAL; the broker's own stays the same."""
 
 
+ENDINGS = (
+    AdjustmentKind.ASSIGNMENT,
+    AdjustmentKind.EXERCISE,
+    AdjustmentKind.EXPIRY,
+    AdjustmentKind.LIQUIDATION,
+    AdjustmentKind.ADL,
+    AdjustmentKind.CLOSED_OUTSIDE,
+    AdjustmentKind.SYMBOL_CHANGE,
+)
+"""Kinds that take a position off at a price without an order of ours: they end a trade."""
+
+
 class PositionAdjusted(_Fact):
-    """A change of position that no fill explains, with its price if it has one."""
+    """A change of position that no fill explains, with its price if it has one.
+
+    Of a split `ratio` is new shares per old one and `effective_at` the market instant from which
+    on quantities and prices are new.
+    """
 
     kind: Literal["position_adjusted"] = "position_adjusted"
     adjustment_id: str
@@ -268,6 +292,8 @@ class PositionAdjusted(_Fact):
     quantity: SignedQuantity
     price: NetPrice | None = None
     adjustment: AdjustmentKind
+    ratio: Number | None = None
+    effective_at: AwareDatetime | None = None
 
 
 class BookedByHand(_Fact):

@@ -2,46 +2,55 @@
 
 Pure: two looks go in, discrepancies come out. A difference counts only if it stands in two looks
 some seconds apart, so that orders in flight and late pages never become findings (R7). Missing is
-not flat (R6): an empty position list is believed only beside a second proof.
+not flat (R6): an empty position list is believed only beside a second proof. What each class means
+and who owns it stands in `domain.discrepancies`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 
+from domain.account_events import AccountEvent, EventKind
 from domain.base import Frozen
 from domain.ids import Purpose, parse_client_order_id
-from domain.money import ZERO, Quantity, SignedQuantity, total
+from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity, multiply, total
 from domain.order import OrderSnapshot, Position
+from domain.recon.cash import CashLook, CashRule
+from domain.recon.explain import Explanation, Holdings, explain
 
 EXTERNAL_OWNER = "EXTERNAL"
 
 
 class DiscrepancyKind(StrEnum):
-    """Class of a difference; the comment says who does what about it."""
+    """Class of a difference; detection, action, alert and owner are in `domain.discrepancies`."""
 
-    # Live at the broker with our id, unknown to the ledger: cancelled, it may add risk (R1).
     ORPHAN_ENTRY = "orphan_entry"
-    # The same for an exit: its open trade looks at it; without an open trade it is cancelled.
     ORPHAN_EXIT = "orphan_exit"
-    # Not ours: told to a person, never touched (R1).
     FOREIGN_ORDER = "foreign_order"
-    # Unanswered for long: the trade or a person resolves it with evidence (I10).
     INTENT_STUCK = "intent_stuck"
-    # More, less or the other way round than we can explain: EXTERNAL, symbol frozen (R2, I20).
     POSITION_MISMATCH = "position_mismatch"
-    # The broker took away what a trade holds: booked to the trade, its exits go (R3).
     POSITION_VANISHED = "position_vanished"
-    # An empty or failing answer that nothing else supports: alert only (R6).
     POSITIONS_UNTRUSTED = "positions_untrusted"
+    EXTERNAL_TRADE = "external_trade"
+    LIQUIDATION = "liquidation"
+    ASSIGNMENT = "assignment"
+    EXERCISE = "exercise"
+    EXPIRY = "expiry"
+    OPTION_GONE = "option_gone"
+    SPLIT = "split"
+    SYMBOL_CHANGE = "symbol_change"
+    FEE_MISMATCH = "fee_mismatch"
+    CASH_DIFFERENCE = "cash_difference"
 
 
 class Discrepancy(Frozen):
     """One difference. `key` is equal in two looks only if nothing about it moved.
 
-    `quantity` is signed: broker minus ledger for positions, the order's rest for orders.
+    `quantity` is signed: broker minus ledger for positions and money, the order's rest for orders.
+    `delivered`, `price`, `ratio` and `event_ids` come from what explains it (`recon.explain`).
     """
 
     kind: DiscrepancyKind
@@ -53,6 +62,20 @@ class Discrepancy(Frozen):
     quantity: SignedQuantity = ZERO
     owners: tuple[str, ...] = ()
     text: str = ""
+    price: NetPrice | None = None
+    delivered_symbol: str = ""
+    delivered: SignedQuantity = ZERO
+    ratio: SignedQuantity | None = None
+    event_ids: tuple[str, ...] = ()
+    is_late: bool = False
+
+
+class FeeLook(Frozen):
+    """A fee row that both sides have."""
+
+    activity_id: str
+    told: Amount
+    booked: Amount
 
 
 class LedgerIntent(Frozen):
@@ -78,7 +101,8 @@ class Look(Frozen):
 
     `known_broker_ids` are all orders and children that the ledger has; `open_trades` maps the
     16-character prefix of each open trade to its id. `account_is_flat` is the second proof of an
-    empty position list: the account's equity is its cash.
+    empty position list: the account's equity is its cash. `events` are statement rows that are not
+    booked yet, `today` the market's date, `cash` None where it cannot be compared.
     """
 
     installation: str
@@ -91,11 +115,20 @@ class Look(Frozen):
     positions: tuple[Position, ...]
     account_is_flat: bool = False
     stuck_after_s: float = 30.0
+    events: tuple[AccountEvent, ...] = ()
+    tells_events: bool = False
+    today: date | None = None
+    fees: tuple[FeeLook, ...] = ()
+    cash: CashLook | None = None
+    cash_rule: CashRule = CashRule()
 
 
 def classify(look: Look) -> tuple[Discrepancy, ...]:
     """Every difference in this look."""
-    return (*_orders(look), *_stuck(look), *_positions(look))
+    positions = tuple(_positions(look))
+    found = (*_orders(look), *_stuck(look), *positions, *_fees(look))
+    # Cash is asked last: what moved a position moved cash too.
+    return found if positions else (*found, *_cash(look))
 
 
 def confirmed(first: Look, second: Look) -> tuple[Discrepancy, ...]:
@@ -161,11 +194,120 @@ def _positions(look: Look) -> Iterator[Discrepancy]:
     in_doubt = {
         symbol for intent in look.intents if intent.is_unresolved for symbol in intent.symbols
     }
+    explained = {
+        symbol: each
+        for each in _explained(look, held, owned)
+        for symbol in (each.symbol, each.delivered_symbol)
+        if symbol
+    }
     for symbol in sorted({*held, *owned}):
-        rows = owned.get(symbol, [])
-        difference = held.get(symbol, ZERO) - total(row.quantity for row in rows)
-        if difference != 0 and symbol not in in_doubt:
-            yield _position(symbol, held.get(symbol, ZERO), difference, rows)
+        rows, quantity = owned.get(symbol, []), held.get(symbol, ZERO)
+        difference = quantity - total(row.quantity for row in rows)
+        explanation = explained.get(symbol)
+        if symbol in in_doubt or (explanation is not None and explanation.symbol != symbol):
+            continue
+        if explanation is not None:
+            yield _with_reason(explanation, rows)
+        elif difference != 0:
+            yield _position(symbol, quantity, difference, rows)
+        else:
+            yield from _taken_by_others(symbol, rows)
+
+
+def _explained(
+    look: Look, held: dict[str, Decimal], owned: dict[str, list[OwnedQuantity]]
+) -> tuple[Explanation, ...]:
+    external = {
+        symbol: total(row.quantity for row in rows if row.owner == EXTERNAL_OWNER)
+        for symbol, rows in owned.items()
+    }
+    ours = {symbol: total(row.quantity for row in rows) for symbol, rows in owned.items()}
+    return explain(
+        Holdings(held=held, owned=ours, external=external),
+        look.events,
+        tells_events=look.tells_events,
+        today=look.today,
+    )
+
+
+def _with_reason(reason: Explanation, rows: Sequence[OwnedQuantity]) -> Discrepancy:
+    """The class that the reason names. A split that leaves someone a fraction has no owner."""
+    kind = DiscrepancyKind(reason.kind.value)
+    if reason.is_waiting:
+        kind = DiscrepancyKind.OPTION_GONE
+    elif reason.kind is EventKind.SPLIT and not _divides(reason, rows):
+        kind = DiscrepancyKind.POSITION_MISMATCH
+    delivered = f", {reason.delivered} {reason.delivered_symbol}" if reason.delivered else ""
+    return Discrepancy(
+        kind=kind,
+        key=f"{kind}/{reason.symbol}/{reason.quantity}/{reason.delivered}",
+        symbol=reason.symbol,
+        quantity=reason.quantity,
+        owners=tuple(r.owner for r in rows if r.owner != EXTERNAL_OWNER and r.quantity != 0),
+        text=f"{reason.kind} {reason.quantity} {reason.symbol}{delivered}",
+        price=reason.price,
+        delivered_symbol=reason.delivered_symbol,
+        delivered=reason.delivered,
+        ratio=reason.ratio,
+        event_ids=reason.event_ids,
+        is_late=reason.is_late,
+    )
+
+
+def _divides(reason: Explanation, rows: Sequence[OwnedQuantity]) -> bool:
+    assert reason.ratio is not None, "a split has a ratio"
+    return all(
+        multiply(row.quantity, reason.ratio) % 1 == 0
+        for row in rows
+        if row.quantity % 1 == 0 and not (reason.is_late and row.owner == EXTERNAL_OWNER)
+    )
+
+
+def _taken_by_others(symbol: str, rows: Sequence[OwnedQuantity]) -> Iterator[Discrepancy]:
+    """Somebody else's executions took what trades hold: their exits cover nothing any more."""
+    trades = [row for row in rows if row.owner != EXTERNAL_OWNER and row.quantity != 0]
+    external = total(row.quantity for row in rows if row.owner == EXTERNAL_OWNER)
+    ours = total(row.quantity for row in trades)
+    if ours * external >= 0:
+        return
+    taken = min(abs(external), abs(ours)) * (1 if external > 0 else -1)
+    kind = DiscrepancyKind.EXTERNAL_TRADE
+    yield Discrepancy(
+        kind=kind,
+        key=f"{kind}/{symbol}/{ours}/{external}",
+        symbol=symbol,
+        quantity=taken,
+        owners=tuple(row.owner for row in trades),
+        text=f"{symbol}: trades {ours}, executions of others {external}",
+    )
+
+
+def _fees(look: Look) -> Iterator[Discrepancy]:
+    for fee in look.fees:
+        if fee.told != fee.booked:
+            kind = DiscrepancyKind.FEE_MISMATCH
+            yield Discrepancy(
+                kind=kind,
+                key=f"{kind}/{fee.activity_id}/{fee.told}/{fee.booked}",
+                quantity=fee.told - fee.booked,
+                event_ids=(fee.activity_id,),
+                text=f"fee {fee.activity_id}: broker {fee.told}, ledger {fee.booked}",
+            )
+
+
+def _cash(look: Look) -> Iterator[Discrepancy]:
+    """R9: rounding is nothing, the rest is told; never while an order's answer is unknown (R7)."""
+    if look.cash is None or any(intent.is_unresolved for intent in look.intents):
+        return
+    gap = look.cash.gap
+    if abs(gap) > look.cash_rule.tolerance:
+        kind = DiscrepancyKind.CASH_DIFFERENCE
+        yield Discrepancy(
+            kind=kind,
+            key=f"{kind}/{gap}",
+            quantity=gap,
+            text=f"cash: broker {look.cash.broker}, expected {look.cash.expected}",
+        )
 
 
 def _position(
