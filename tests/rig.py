@@ -35,6 +35,7 @@ from ledger.repository import Ledger
 from observability.build import build_id
 from simulator.config import ApiKey, ExchangeConfig, WireFace
 from simulator.exchange import Exchange
+from simulator.journal import Journal
 from simulator.server import SimulatorServer
 from simulator.venue import Venue
 from strategies.registry import StrategyProcess
@@ -152,15 +153,19 @@ async def running_rig(
     workers: bool = True,
     streams: bool = True,
     watch: Watch = unwatched,
+    with_wall_times: bool = False,
     **service_changes: Any,
 ) -> AsyncIterator[Rig]:
     """Exchange, adapter, armed account and workers around one ledger.
 
     Without `workers` nothing serves the trade here: crash tests have processes of their own.
+    `with_wall_times` puts the wall clock into the exchange's journal.
     """
     async with AsyncExitStack() as stack:
         settings = config or ExchangeConfig(requests_per_minute=None)
-        server = await stack.enter_async_context(SimulatorServer(Venue.open(settings)))
+        wall_clock = _wall_now if with_wall_times else None
+        venue = Venue.open(settings, journal_of=lambda _account: Journal(wall=wall_clock))
+        server = await stack.enter_async_context(SimulatorServer(venue))
         exchange = server.exchange
         broker = broker_at(server, account, settings.keys[0], watch)
         stack.push_async_callback(broker.aclose)
@@ -299,6 +304,10 @@ async def prepare_account(
     await ledger.set_api_breaker(broker, _closed())
     if arm:
         await ledger.arm(account, "test", "start of day")
+
+
+def _wall_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _closed() -> Any:
