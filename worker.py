@@ -171,6 +171,7 @@ def trade_worker(
     drain_s: float = 10.0,
     deployment_name: str = DEPLOYMENT_NAME,
     build: str | None = None,
+    cached_workflows: int = 1_000,
     strategy_opener: Callable[[str], StrategyHost] = open_strategy,
 ) -> Worker:
     """Workflows and bookkeeping; versioned, because open trades are pinned to their build."""
@@ -205,6 +206,7 @@ def trade_worker(
         ],
         deployment_config=deployment,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=sticky_timeout_s),
+        max_cached_workflows=cached_workflows,
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
 

@@ -7,7 +7,8 @@ exchange wrote down; neither looks at the other (architecture §9).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -255,15 +256,22 @@ def trade_row(
 def unconfirmed_s(orders: Iterable[IntentRecord]) -> Decimal | None:
     """Wall seconds in which stops and targets were sent and not answered; None: one never was."""
     waited = ZERO
+    for sent, answered in unconfirmed_spans(orders):
+        if answered is None:
+            return None
+        waited += Decimal(str(round((answered - sent).total_seconds(), 3)))
+    return waited
+
+
+def unconfirmed_spans(
+    orders: Iterable[IntentRecord],
+) -> Iterator[tuple[datetime, datetime | None]]:
+    """From when to when a stop or target was sent and not answered; None: it never was."""
     for record in orders:
         is_exit = record.intent.key.purpose in (*_PROTECTIVE, Purpose.TARGET)
-        if not is_exit or record.state is IntentState.NOT_SENT:
-            continue
-        if record.answered_at is None:
-            return None
-        # The gate's row is written right before the send.
-        waited += Decimal(str(round((record.answered_at - record.gate_at).total_seconds(), 3)))
-    return waited
+        if is_exit and record.state is not IntentState.NOT_SENT:
+            # The gate's row is written right before the send.
+            yield record.gate_at, record.answered_at
 
 
 def _protection(taken: Sequence[IntentRecord]) -> str:

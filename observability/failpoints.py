@@ -1,9 +1,10 @@
 """Named places where a test may kill this very process (faults.md A and B rows).
 
 Inert unless `HOLDFAST_FAILPOINT` is set: `name:nth:action`, several parted by commas. Names are
-`<activity>.enter`, `<activity>.exit`, `activation` (one workflow activation, replays included)
-and the durable steps inside of an order activity (`STEPS`, called by `Services.failpoint`);
-`nth` counts from 1 per process; the actions are `kill` (SIGKILL, nothing is flushed), `exit`
+`<activity>.enter`, `<activity>.exit`, `activation` and `activation.exit` (one workflow activation;
+`replay` and `eviction` where it is done again from history or leaves the cache) and the durable
+steps inside of an order activity (`STEPS`, called by `Services.failpoint`); `nth` counts from 1
+per process; the actions are `kill` (SIGKILL, nothing is flushed), `exit`
 (`os._exit(70)`) and `pause` (the thread stops for good, so that a test can look and then kill by
 pid). With `HOLDFAST_FAILPOINT_ONCE=<file>` a point fires only if it can create that file,
 so that a restarted process does not die at the same place again.
@@ -26,6 +27,7 @@ from domain.errors import BadInput
 VARIABLE = "HOLDFAST_FAILPOINT"
 ONCE_VARIABLE = "HOLDFAST_FAILPOINT_ONCE"
 EXIT_CODE = 70
+ACTIVATIONS = ("activation", "replay", "eviction")
 STEPS = ("before_intent_row", "after_intent_row", "after_response", "after_ledger")
 
 
@@ -67,6 +69,10 @@ class Failpoints:
             if point.name == name and point.nth == nth and self._may_fire():
                 _act(point)
 
+    async def reach(self, name: str) -> None:
+        """Counts one pass of an activity's entry or exit: here one activity alone can be held."""
+        self.hit(name)
+
     def _may_fire(self) -> bool:
         if self._once_file is None:
             return True
@@ -92,9 +98,9 @@ def parse_failpoints(environment: Mapping[str, str]) -> Failpoints:
 def _parse_one(text: str) -> Failpoint:
     name, _, rest = text.strip().partition(":")
     nth, _, action = rest.partition(":")
-    known_name = name in ("activation", *STEPS) or name.endswith((".enter", ".exit"))
+    known_name = name in (*ACTIVATIONS, *STEPS) or name.endswith((".enter", ".exit"))
     if not known_name or not nth.isdecimal() or int(nth) < 1 or action not in list(Action):
-        names = f"<activity>.enter|<activity>.exit|activation|{'|'.join(STEPS)}"
+        names = f"<activity>.enter|<activity>.exit|{'|'.join((*ACTIVATIONS, *STEPS))}"
         allowed = f"{names}:nth:kill|exit|pause"
         raise BadInput("FAILPOINT_FORMAT", VARIABLE, text, allowed)
     return Failpoint(name, int(nth), Action(action))

@@ -103,10 +103,10 @@ class _FailpointActivity(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         name = temporalio.activity.info().activity_type
-        self._failpoints.hit(f"{name}.enter")
+        await self._failpoints.reach(f"{name}.enter")
         result = await super().execute_activity(input)
         # The work is done and nobody has been told yet: the classic place to die.
-        self._failpoints.hit(f"{name}.exit")
+        await self._failpoints.reach(f"{name}.exit")
         return result
 
 
@@ -125,8 +125,11 @@ class _FailpointRunner(WorkflowRunner):
         activate: Callable[[WorkflowActivation], WorkflowActivationCompletion] = instance.activate
 
         def counted(act: WorkflowActivation) -> WorkflowActivationCompletion:
-            self._failpoints.hit("activation")
-            return activate(act)
+            place = _place_of(act)
+            self._failpoints.hit(place)
+            completion = activate(act)
+            self._failpoints.hit(f"{place}.exit")
+            return completion
 
         setattr(instance, "activate", counted)  # noqa: B010 - mypy forbids the plain form
         return instance
@@ -135,3 +138,10 @@ class _FailpointRunner(WorkflowRunner):
         self, types: Sequence[type[BaseException]]
     ) -> None:
         self._inner.set_worker_level_failure_exception_types(types)
+
+
+def _place_of(act: WorkflowActivation) -> str:
+    """What an activation is for: new work, work done again from history, or leaving the cache."""
+    if all(job.HasField("remove_from_cache") for job in act.jobs):
+        return "eviction"
+    return "replay" if act.is_replaying else "activation"

@@ -1,0 +1,233 @@
+"""The event-kill driver: `make chaos` (faults.md H1, H2, H5, C7, C8, K1).
+
+First every trade is played without a fault, which gives its event index; then one run per cell
+trade x broker x fault x failpoint, several at a time because they mostly wait. Every row is kept
+as it comes, so that a run that was ended goes on with the cells that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from observability.build import commit
+from simulator.config import WireFace
+from tests.chaos.faults import SHARES, Cell, Fault, cells_of, share_of
+from tests.chaos.grounds import Lane, running_lanes
+from tests.chaos.play import Played, play_cell
+from tests.chaos.results import FOLDER, Results, coverage_table
+from tests.chaos.trades import ChaosTrade, all_trades
+
+CLEAN_RUNS = 2
+TRIES = 3
+OWN_SERVERS = 2
+TELL_EVERY_S = 30.0
+
+
+@dataclass
+class Driver:
+    """Plays cells on lanes and keeps what comes of them."""
+
+    trades: dict[str, ChaosTrade]
+    faults: tuple[Fault, ...]
+    results: Results
+    first: int = 0
+    deadline: float = float("inf")
+    commit: str = field(default_factory=commit)
+    played: Counter[str] = field(default_factory=Counter)
+
+    def cells(self) -> list[Cell]:
+        """Every cell of the chosen trades and faults, in the order of their numbers."""
+        found: list[Cell] = []
+        for trade in self.trades.values():
+            for face in trade.brokers:
+                for fault in self.faults:
+                    index = self.results.indexes.get(_name(trade, face, fault.is_cold), [])
+                    found += cells_of(trade.name, face.value, index, (fault,))
+        return found
+
+    def left(self) -> list[Cell]:
+        """Cells of this run that are not played yet: of trades in shares the share that is due."""
+        numbered = self.cells()[self.first :]
+        waiting = [cell for cell in numbered if not self.results.is_done(cell)]
+        due: dict[str, int] = {}
+        for cell in waiting:
+            share = share_of(cell)
+            if share is not None:
+                due[cell.trade] = min(share, due.get(cell.trade, share))
+        return [c for c in waiting if share_of(c) is None or share_of(c) == due[c.trade]]
+
+    async def run(self, jobs: int) -> None:
+        """Indexes first, then all cells that are left, until they or the time are over."""
+        needs_own = Fault.TEMPORAL_KILL in self.faults
+        async with running_lanes(jobs, OWN_SERVERS if needs_own else 0) as lanes:
+            await self._index(lanes[:jobs])
+            left = self.left()
+            say(f"{len(left)} cells to play of {len(self.cells())}; {jobs} at a time")
+            shared = [cell for cell in left if not cell.fault.needs_own_server]
+            alone = [cell for cell in left if cell.fault.needs_own_server]
+            telling = asyncio.create_task(self._tell(len(left)))
+            try:
+                await asyncio.gather(
+                    self._spread(shared, lanes[:jobs]), self._spread(alone, lanes[jobs:])
+                )
+            finally:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
+
+    async def _index(self, lanes: list[Lane]) -> None:
+        """The event index of each trade: the passes that every run without a fault makes."""
+        wanted = [
+            (trade, face, is_cold)
+            for trade in self.trades.values()
+            for face in trade.brokers
+            for is_cold in sorted({fault.is_cold for fault in self.faults})
+            if _name(trade, face, is_cold) not in self.results.indexes
+        ]
+        waiting = list(wanted)
+
+        async def work(lane: Lane) -> None:
+            while waiting:
+                trade, face, is_cold = waiting.pop(0)
+                await self._record(lane, trade, face, is_cold)
+
+        async with asyncio.TaskGroup() as group:
+            for lane in lanes:
+                group.create_task(work(lane))
+
+    async def _record(self, lane: Lane, trade: ChaosTrade, face: WireFace, is_cold: bool) -> None:
+        index: list[str] | None = None
+        for _ in range(CLEAN_RUNS):
+            played = await play_cell(lane, trade, face, None, is_cold=is_cold)
+            self._keep(played)
+            if played.row.outcome != "ok":
+                say(f"{played.row.cell} without a fault: {'; '.join(played.row.violations)}")
+                return
+            passes = [each for each in played.passes if is_event(each)]
+            index = passes if index is None else [each for each in index if each in passes]
+        self.results.keep_index(_name(trade, face, is_cold), index or [])
+        say(f"{_name(trade, face, is_cold)}: {len(index or [])} failpoints")
+
+    async def _spread(self, cells: list[Cell], lanes: list[Lane]) -> None:
+        async def work(lane: Lane) -> None:
+            while cells and time.monotonic() < self.deadline:
+                await self._play(lane, cells.pop(0))
+
+        async with asyncio.TaskGroup() as group:
+            for lane in lanes:
+                group.create_task(work(lane))
+
+    async def _play(self, lane: Lane, cell: Cell) -> None:
+        """Plays the cell; one whose failpoint was not passed is tried again a few times."""
+        trade, face = self.trades[cell.trade], WireFace(cell.broker)
+        for attempt in range(TRIES):
+            played = await play_cell(lane, trade, face, cell)
+            if played.row.outcome != "never_fired" or attempt == TRIES - 1:
+                break
+        self._keep(played)
+        self.played[played.row.outcome] += 1
+        if played.row.outcome != "ok":
+            say(f"{played.row.outcome} {cell.key}: {'; '.join(played.row.violations)[:400]}")
+
+    def _keep(self, played: Played) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.results.keep(replace(played.row, commit=self.commit, at=now), played.evidence)
+
+    async def _tell(self, total: int) -> None:
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            minutes = (time.monotonic() - began) / 60
+            done = self.played.total()
+            say(f"{done}/{total} cells, {done / minutes:.1f} a minute, {dict(self.played)}")
+
+
+def is_event(failpoint: str) -> bool:
+    """Work that is done again from history and leaving the cache are no events of a trade."""
+    return not failpoint.startswith(("replay", "eviction"))
+
+
+def _name(trade: ChaosTrade, face: WireFace, is_cold: bool) -> str:
+    return f"{trade.name}/{face.value}/{'cold' if is_cold else 'warm'}"
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} {text}", flush=True)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--trades", default="", help="names, comma between; all if left out")
+    parser.add_argument("--brokers", default="", help="alpaca,tradier")
+    parser.add_argument("--faults", default="", help=",".join(fault.value for fault in Fault))
+    parser.add_argument("--from", dest="first", type=int, default=0, help="number of a cell")
+    parser.add_argument("--jobs", type=int, default=6, help="cells at a time")
+    parser.add_argument("--minutes", type=float, default=0.0, help="no new cell after that long")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs left")
+    return parser.parse_args(argv)
+
+
+def chosen_trades(names: str, brokers: str) -> dict[str, ChaosTrade]:
+    """The trades of these names at these brokers.
+
+    Raises:
+        SystemExit: a name that is none.
+    """
+    known = all_trades()
+    wanted = [name for name in names.split(",") if name] or list(known)
+    faces = [WireFace(name) for name in brokers.split(",") if name] or list(WireFace)
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise SystemExit(f"CHAOS_TRADE trades: value was {strangers}, allowed {sorted(known)}")
+    return {
+        name: replace(
+            known[name], brokers=tuple(face for face in known[name].brokers if face in faces)
+        )
+        for name in wanted
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Plays; prints the coverage; 1 if a cell of the chosen ones is violated or never fired."""
+    options = arguments(argv)
+    if options.fresh and options.folder.exists():
+        for name in ("indexes.json", "cells.jsonl"):
+            (options.folder / name).unlink(missing_ok=True)
+    try:
+        faults = tuple(Fault(name) for name in options.faults.split(",") if name) or tuple(Fault)
+    except ValueError as error:
+        raise SystemExit(f"CHAOS_FAULT faults: {error}, allowed {[*Fault]}") from error
+    driver = Driver(
+        chosen_trades(options.trades, options.brokers),
+        faults,
+        Results.open(options.folder),
+        first=options.first,
+    )
+    if options.minutes:
+        driver.deadline = time.monotonic() + 60 * options.minutes
+    began = time.monotonic()
+    try:
+        asyncio.run(driver.run(options.jobs))
+    except KeyboardInterrupt:
+        say("ended by hand; the next run goes on from here")
+    minutes = (time.monotonic() - began) / 60
+    print(coverage_table(driver.cells(), driver.results))
+    bad = [
+        row
+        for row in (driver.results.rows.get(cell.key) for cell in driver.cells())
+        if row is not None and row["outcome"] != "ok"
+    ]
+    say(
+        f"{driver.played.total()} cells in {minutes:.1f} minutes; "
+        f"{len(driver.left())} of this share left, share 1 of {SHARES} where trades are shared"
+    )
+    for row in bad:
+        say(f"{row['outcome']} {row['cell']}: {'; '.join(row['violations'])[:300]}")
+    return 1 if bad else 0

@@ -1,0 +1,105 @@
+"""What a run of the driver leaves on disk, so that the next one goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.faults import Cell, Fault
+from tests.chaos.play import CellRow
+
+FOLDER = Path("reports") / "chaos"
+DONE = frozenset({"ok", "violated"})
+
+
+@dataclass
+class Results:
+    """The event indexes and the newest row of every cell, each kept in one file of the folder.
+
+    `indexes.json` is `{"trade/broker/warm": ["place:nth", …]}`, `cells.jsonl` one row per line,
+    `failures/` what a violated cell left behind.
+    """
+
+    folder: Path = FOLDER
+    indexes: dict[str, list[str]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> Results:
+        """Reads what earlier runs left; a last line that was cut off by a kill is left out."""
+        made = cls(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if made._indexes_file.exists():
+            made.indexes = json.loads(made._indexes_file.read_text())
+        if made._rows_file.exists():
+            for line in made._rows_file.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                made.rows[row["cell"]] = row
+        return made
+
+    @property
+    def _indexes_file(self) -> Path:
+        return self.folder / "indexes.json"
+
+    @property
+    def _rows_file(self) -> Path:
+        return self.folder / "cells.jsonl"
+
+    def keep_index(self, name: str, passes: Sequence[str]) -> None:
+        """Keeps the event index of one trade, broker and cache."""
+        self.indexes[name] = list(passes)
+        self._indexes_file.write_text(json.dumps(self.indexes, indent=0))
+
+    def keep(self, row: CellRow, evidence: dict[str, Any]) -> None:
+        """Appends the row; it counts from now on."""
+        told = asdict(row)
+        self.rows[row.cell] = told
+        with self._rows_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
+        if evidence:
+            failures = self.folder / "failures"
+            failures.mkdir(exist_ok=True)
+            name = row.cell.replace("/", "-").replace(":", "-")
+            text = json.dumps({"row": told, **evidence}, indent=1, default=str)
+            (failures / f"{name}.json").write_text(text)
+
+    def is_done(self, cell: Cell) -> bool:
+        row = self.rows.get(cell.key)
+        return row is not None and row["outcome"] in DONE
+
+
+def coverage_table(cells: Iterable[Cell], results: Results) -> str:
+    """Trade and broker down, faults across: played of possible, `!` violated, `?` never fired."""
+    possible: Counter[tuple[str, Fault]] = Counter()
+    outcomes: dict[tuple[str, Fault], Counter[str]] = defaultdict(Counter)
+    names: list[str] = []
+    for cell in cells:
+        name = f"{cell.trade}/{cell.broker}"
+        names += [] if name in names else [name]
+        possible[(name, cell.fault)] += 1
+        row = results.rows.get(cell.key)
+        if row is not None:
+            outcomes[(name, cell.fault)][row["outcome"]] += 1
+    faults = [fault for fault in Fault if any((name, fault) in possible for name in names)]
+    lines = [["trade/broker", *(fault.value for fault in faults)]]
+    for name in names:
+        line = [name]
+        for fault in faults:
+            seen = outcomes[(name, fault)]
+            text = f"{seen['ok'] + seen['violated']}/{possible[(name, fault)]}"
+            text += f" !{seen['violated']}" if seen["violated"] else ""
+            text += f" ?{seen['never_fired']}" if seen["never_fired"] else ""
+            line.append(text)
+        lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
