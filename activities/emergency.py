@@ -200,6 +200,7 @@ class DirectFlatten:
     async def _release(self, leg: HeldLeg) -> tuple[list[OrderSnapshot], list[str]]:
         """Cancels our exits of the symbol; answers the stops among them and what is not proven."""
         ours = [order for order in await self._broker.open_orders() if self._is_exit_of(leg, order)]
+        ours += await self._not_listed(leg, {order.broker_order_id for order in ours})
         stops = [
             each
             for order in ours
@@ -210,6 +211,29 @@ class DirectFlatten:
             await self._broker.cancel(order.broker_order_id)
         ids = [order.broker_order_id for order in ours]
         return stops, [each for each in ids if not await self._is_dead(each)]
+
+    async def _not_listed(self, leg: HeldLeg, listed: set[str]) -> list[OrderSnapshot]:
+        """Exits that the ledger has and the broker's list does not: a stop left overnight (G4).
+
+        Sold against such a stop the position would be sold twice (I4). Nothing without a ledger.
+        """
+        if self._ledger is None or leg.owner is None:
+            return []
+        trade_id = leg.owner.trade_id
+        rows = await self._ledger.open_orders(leg.owner.account, trade_id=trade_id)
+        children = await self._ledger.children_of_trade(trade_id)
+        ids = [row.broker_order_id for row in rows if row.broker_order_id is not None]
+        ids += [each.parent_broker_id for each in children if not each.snapshot.is_terminal]
+        found: list[OrderSnapshot] = []
+        for broker_order_id in dict.fromkeys(ids):
+            if broker_order_id in listed:
+                continue
+            order = await self._broker.order(broker_order_id)
+            if order is None or all(each.is_terminal for each in (order, *order.legs)):
+                continue
+            if self._is_exit_of(leg, order):
+                found.append(order)
+        return found
 
     def _is_exit_of(self, leg: HeldLeg, order: OrderSnapshot) -> bool:
         parts = parse_client_order_id(order.client_id or "")

@@ -25,6 +25,9 @@ GRACE_S = 0.25
 PARTNER_S = 1.0
 IN_FLIGHT_S = 2.0
 VANISHED_READS_MAX = 10
+# A resting order of an earlier day is in no list of such a venue: its absence is no news, and
+# asking for it in every pass would use up the request budget (F8).
+UNLISTED_READ_EVERY_S = 60.0
 
 
 class StreamBooker:
@@ -36,6 +39,7 @@ class StreamBooker:
         self._graced: set[asyncio.Task[None]] = set()
         self._ringing: set[str] = set()
         self._filled_s: dict[str, float] = {}
+        self._read_s: dict[str, float] = {}
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -159,11 +163,20 @@ class StreamBooker:
                     news += await self.book_order(each)
         shown = {o.broker_order_id for o in listed}
         shown |= {leg.broker_order_id for o in listed for leg in o.legs}
-        for broker_order_id in self._gone(intents, children, shown)[:VANISHED_READS_MAX]:
+        for broker_order_id in self._in_turn(self._gone(intents, children, shown)):
+            self._read_s[broker_order_id] = services.monotonic()
             order_now = await services.broker.order(broker_order_id)
             if order_now is not None:
                 news += await self.book_order(order_now)
         return news
+
+    def _in_turn(self, gone: list[str]) -> list[str]:
+        """Those to ask for by id in this pass, who was not asked for longest first."""
+        self._read_s = {each: at for each, at in self._read_s.items() if each in gone}
+        if self._services.broker.capabilities.lists_orders_of_today_only:
+            since_s = self._services.monotonic() - UNLISTED_READ_EVERY_S
+            gone = [each for each in gone if self._read_s.get(each, since_s) <= since_s]
+        return sorted(gone, key=lambda each: self._read_s.get(each, 0.0))[:VANISHED_READS_MAX]
 
     def _gone(
         self,

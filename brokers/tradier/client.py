@@ -29,7 +29,12 @@ from brokers.port import (
 from brokers.sockets import Connector, websocket_connector
 from brokers.tradier import facts, mapping, outcomes
 from brokers.tradier.config import TradierConfig
-from brokers.tradier.executions import execution_page, is_open, remembered_ids
+from brokers.tradier.executions import (
+    OLDER_READS_MAX,
+    execution_page,
+    is_open,
+    remembered_ids,
+)
 from brokers.tradier.requests import Form, order_request, replace_request, wire_symbol
 from brokers.tradier.stream import order_stream
 from brokers.tradier.wire import WireOrder, WireProfileAccount, rows
@@ -212,23 +217,24 @@ class TradierBroker:
         """What today's orders, and those that worked at the last look, have filled so far.
 
         The venue names no executions: each fill is a sum (`Fill.is_sum`), and every call tells
-        all of them again. Fees are not told during the day.
+        all of them again. Fees are not told during the day. Of orders of earlier days at most
+        `OLDER_READS_MAX` are read in one call, in turn.
         """
         remembered = remembered_ids(cursor)
         listed = await self._listed()
         known = {order.id for order in listed}
+        absent = [order_id for order_id in remembered if order_id not in known]
         older: list[WireOrder] = []
         problems: list[FrameProblem] = []
-        for order_id in remembered:
-            if order_id in known:
-                continue
+        for order_id in absent[:OLDER_READS_MAX]:
             order = await self._wire_order(order_id)
             if order is None:
                 text = f"order {order_id} worked before and is not known any more"
                 problems.append(FrameProblem(code="ORDER_UNSEEN", text=text))
             else:
                 older.append(order)
-        return execution_page((*older, *listed), tuple(problems))
+        unread = tuple(absent[OLDER_READS_MAX:])
+        return execution_page((*older, *listed), tuple(problems), unread)
 
     async def account_events(self, since: datetime) -> EventPage:
         """None: the venue's history is a statement of the night before (tradier.md §7)."""

@@ -2,6 +2,8 @@
 
 Only the orders of today are listed. Orders that worked at the last look and are not in the list
 any more, because a day has ended since, are asked for one by one: the cursor remembers their ids.
+Few of them in one call, or many stops left overnight would use up the request budget (F8); the
+cursor has first who was not asked for longest.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from domain.errors import BadInput
 from domain.order import Fill
 
 REMEMBERED_MAX = 500
+OLDER_READS_MAX = 10
 _CURSOR = re.compile(r"o\|(?:[0-9]+(?:,[0-9]+)*)?")
 
 
@@ -32,13 +35,18 @@ def remembered_ids(cursor: str | None) -> tuple[str, ...]:
 
 
 def execution_page(
-    orders: tuple[WireOrder, ...], problems: tuple[FrameProblem, ...] = ()
+    orders: tuple[WireOrder, ...],
+    problems: tuple[FrameProblem, ...] = (),
+    unread: tuple[str, ...] = (),
 ) -> ExecutionPage:
-    """What these orders have filled, oldest first, and the cursor that remembers the open ones."""
+    """What these orders have filled, oldest first, and the cursor that remembers the open ones.
+
+    `unread` are ids that were remembered and not asked for this time: the next call begins there.
+    """
     found = [item for order in orders for item in fills_of(order)]
     fills = [item for item in found if isinstance(item, Fill)]
     told = tuple(item for item in found if isinstance(item, FrameProblem))
-    working = [order.id for order in orders if is_open(order)]
+    working = [*unread, *(order.id for order in orders if is_open(order))]
     return ExecutionPage(
         fills=tuple(sorted(fills, key=lambda fill: fill.venue_time)),
         problems=(*problems, *told),

@@ -28,6 +28,7 @@ from brokers.port import (
 )
 from brokers.tradier.client import TradierBroker
 from brokers.tradier.config import TradierConfig
+from brokers.tradier.executions import OLDER_READS_MAX
 from domain.errors import Refused, Transient, Uncertain
 from domain.ids import Purpose
 from domain.order import BrokerOrderStatus, OrderClass, OrderLeg, Side, TimeInForce
@@ -205,6 +206,22 @@ async def test_tc25_order_of_yesterday_is_not_listed_but_its_fill_is_found(
     await face.fill(name, "10", "100.00")
     page = await face.broker.executions_since(cursor)
     assert [fill.fill_key for fill in page.fills] == [f"{name}:10"]
+
+
+async def test_tc25_many_orders_of_yesterday_are_read_in_turn(face: SimulatedFace) -> None:
+    """F8: each costs a request, and the budget is small."""
+    count = OLDER_READS_MAX + 2
+    names = [await placed(face, n + 1, time_in_force=TimeInForce.GTC) for n in range(count)]
+    cursor = (await face.broker.executions_since(None)).cursor
+    face.server.step_s(24 * 3600)
+    await face.fill(names[0], str(10 * count), "100.00")
+    seen: list[str] = []
+    for expected in (OLDER_READS_MAX, 2):
+        page = await face.broker.executions_since(cursor)
+        cursor = page.cursor
+        assert len(page.fills) == expected
+        seen += [fill.fill_key for fill in page.fills]
+    assert sorted(seen) == sorted(f"{name}:10" for name in names)
 
 
 async def test_tc30_stream_tells_orders_with_their_sums(face: SimulatedFace) -> None:
