@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from temporalio import activity
 
 from activities.quotes import net_quote
+from activities.self_halt import stop_strategy
 from activities.services import ReserveInput, Services
 from brokers.errors import RATE_LIMITED
 from brokers.port import Broker
@@ -36,11 +37,14 @@ from domain.risk.gate_types import (
     GateInput,
     OwnWorkingOrder,
     Portfolio,
+    RecentEntry,
     StrategyBook,
     SymbolAge,
     SymbolExposure,
     Verdict,
 )
+from domain.risk.limits import Limits
+from domain.risk.repeats import REPEATED_ENTRIES, idea_of
 from domain.risk.sizing import SizedEntry, entry_prices, size_entry
 from ledger.records import (
     EXTERNAL,
@@ -103,6 +107,7 @@ class RiskActivities:
             account=plan.account,
             strategy=plan.strategy,
             symbol=plan.symbol,
+            look_back_s=look_back_s(services.limits, input.trade.clock),
         )
         result = await services.ledger.reserve(request, evaluate, now)
         services.failpoint("after_ledger")
@@ -111,6 +116,8 @@ class RiskActivities:
             text = "a trade of this id has ended; its orders and fills are not this one's"
             return FactBatch(facts=(RiskRefused(at=now, code="TRADE_ID_USED", text=text),))
         await self._trip_on_daily_loss(decision)
+        if decision.code == REPEATED_ENTRIES:
+            await stop_strategy(services, plan.strategy, plan.trade_id, decision.text)
         if not decision.approved:
             await services.ledger.update_trade(
                 plan.trade_id, stage="refused", result=decision.code, story=decision.text
@@ -343,7 +350,33 @@ def _gate_input(
         strategy=_strategy_book(book, plan),
         daily_loss=_daily_loss(services, market, book),
         messages_last_minute=book.messages_last_60_s,
+        recent_entries=_recent(plan, clock, book, now),
     )
+
+
+def look_back_s(limits: Limits, clock: ClockMap) -> float:
+    """How far back the gate wants to know of entries, in wall seconds."""
+    return clock.wall_duration_s(float(max(limits.repeat_window_s, limits.duplicate_window_s)))
+
+
+def _recent(
+    plan: TradePlan, clock: ClockMap, book: RiskBook, now: datetime
+) -> tuple[RecentEntry, ...]:
+    """The strategy's entries before this one; ages are market time, as strategies think."""
+    return tuple(
+        RecentEntry(
+            trade_id=row.trade_id,
+            strategy=row.plan.strategy,
+            idea=idea_of(row.plan),
+            age_s=_seconds(clock.market(now) - clock.market(row.reserved_at)),
+        )
+        for row in book.recent
+        if row.trade_id != plan.trade_id
+    )
+
+
+def _seconds(between: timedelta) -> Decimal:
+    return Decimal(str(round(between / timedelta(seconds=1), 6)))
 
 
 def _batch(

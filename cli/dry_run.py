@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from activities.risk import MarketView, judge_plan, last_roll, read_market
+from activities.risk import MarketView, judge_plan, last_roll, look_back_s, read_market
 from activities.services import Services
 from brokers.port import Broker
 from cli.context import Target
@@ -71,7 +71,13 @@ async def rehearse(target: Target, plan_file: Path) -> Rehearsal:
         services = _services(settings, ledger, broker)
         market = await read_market(services.broker, plan, services.universe)
         now = datetime.now(UTC)
-        book = _with_baseline(await ledger.risk_book(services.account, now), market, now)
+        book = await ledger.risk_book(
+            services.account,
+            now,
+            strategy=plan.strategy,
+            look_back_s=look_back_s(services.limits, clock),
+        )
+        book = _with_baseline(book, market, now)
     return judged(services, plan, clock, market, book, now)
 
 

@@ -323,12 +323,24 @@ class GateVerdict(Frozen):
 
 
 class ReserveRequest(Frozen):
-    """Who asks for risk; the rest of the plan is the evaluator's business."""
+    """Who asks for risk; the rest of the plan is the evaluator's business.
+
+    `look_back_s` is how far back, in wall seconds, the strategy's earlier entries are wanted.
+    """
 
     trade_id: str
     account: str
     strategy: str
     symbol: str
+    look_back_s: float = 0.0
+
+
+class RecentReservation(Frozen):
+    """A trade that the gate let through, whatever became of it (faults.md control 6, A7)."""
+
+    trade_id: str
+    plan: TradePlan
+    reserved_at: AwareDatetime
 
 
 class Reservation(Frozen):
@@ -364,7 +376,8 @@ class RiskBook(Frozen):
 
     `reservations` are the unreleased ones of the account (working orders and open positions of
     our trades are inside them). `positions` are by trade, EXTERNAL included. `messages_last_60_s`
-    counts intents that passed the gate. Missing breakers read as tripped / open.
+    counts intents that passed the gate. `recent` are entries of one strategy, newest first, since
+    the last reset of a kill of it. Missing breakers read as tripped / open.
     """
 
     account: str
@@ -379,6 +392,7 @@ class RiskBook(Frozen):
     messages_last_60_s: int = 0
     baseline: EquityBaseline | None = None
     configurations: tuple[StrategyRecord, ...] = ()
+    recent: tuple[RecentReservation, ...] = ()
 
     @property
     def open_trades(self) -> int:

@@ -15,11 +15,13 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.control import KillScopeKind
 from ledger.connection import LedgerConnection, limit_waits, lock_exclusive
 from ledger.control_store import control_in
 from ledger.fill_store import positions_in
 from ledger.records import (
     GateVerdict,
+    RecentReservation,
     Reservation,
     ReserveDecision,
     ReserveRequest,
@@ -34,15 +36,22 @@ from ledger.switch_store import (
     conditions_in,
     risk_breaker_in,
 )
-from ledger.tables import LIVE_ORDERS, gate_verdicts, orders, reservations
+from ledger.tables import LIVE_ORDERS, gate_verdicts, kills, orders, reservations, trades
 
 MESSAGE_WINDOW = timedelta(seconds=60)
+RECENT_MAX = 1000
 RESERVE_LOCK_MS = 4000
 RESERVE_IDLE_MS = 3000
 _HELD = reservations.c.approved & reservations.c.released_at.is_(None)
 
 
-async def read_risk_book(connection: AsyncConnection, account: str, now: datetime) -> RiskBook:
+async def read_risk_book(
+    connection: AsyncConnection,
+    account: str,
+    now: datetime,
+    strategy: str = "",
+    look_back_s: float = 0.0,
+) -> RiskBook:
     """Everything the gate may count, inside the caller's transaction."""
     held = select(reservations).where(reservations.c.account == account, _HELD)
     rows = (await connection.execute(held.order_by(reservations.c.reserved_at))).mappings().all()
@@ -67,7 +76,40 @@ async def read_risk_book(connection: AsyncConnection, account: str, now: datetim
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
         baseline=await baseline_in(connection, account, None),
         configurations=await configurations_in(connection),
+        recent=await _recent_in(connection, account, strategy, now, look_back_s),
     )
+
+
+async def _recent_in(
+    connection: AsyncConnection, account: str, strategy: str, now: datetime, look_back_s: float
+) -> tuple[RecentReservation, ...]:
+    """Entries of the strategy that were let through, newest first.
+
+    A person who lifted its kill has seen the earlier ones: counting begins anew (control 6).
+    """
+    if look_back_s <= 0:
+        return ()
+    lifted = select(func.max(kills.c.reset_at)).where(
+        kills.c.account == account,
+        kills.c.scope_kind == KillScopeKind.STRATEGY.value,
+        kills.c.scope_value == strategy,
+    )
+    since = now - timedelta(seconds=look_back_s)
+    reset_at = (await connection.execute(lifted)).scalar_one_or_none()
+    query = (
+        select(reservations.c.trade_id, reservations.c.reserved_at, trades.c.plan)
+        .join(trades, trades.c.trade_id == reservations.c.trade_id)
+        .where(
+            reservations.c.account == account,
+            reservations.c.strategy == strategy,
+            reservations.c.approved,
+            reservations.c.reserved_at > (since if reset_at is None else max(since, reset_at)),
+        )
+        .order_by(reservations.c.reserved_at.desc())
+        .limit(RECENT_MAX)
+    )
+    rows = (await connection.execute(query)).mappings().all()
+    return tuple(RecentReservation.model_validate(dict(row)) for row in rows)
 
 
 class RiskStore(LedgerConnection):
@@ -91,7 +133,9 @@ class RiskStore(LedgerConnection):
             row = await _reservation_row(connection, request.trade_id)
             is_new = row is None
             if row is None:
-                book = await read_risk_book(connection, request.account, now)
+                book = await read_risk_book(
+                    connection, request.account, now, request.strategy, request.look_back_s
+                )
                 decision = evaluate(book)
                 row = await _store(connection, request, decision, now)
             result = ReserveResult(
@@ -102,10 +146,12 @@ class RiskStore(LedgerConnection):
             )
         return result
 
-    async def risk_book(self, account: str, now: datetime) -> RiskBook:
+    async def risk_book(
+        self, account: str, now: datetime, *, strategy: str = "", look_back_s: float = 0.0
+    ) -> RiskBook:
         """The book without a decision (dry runs, status)."""
         async with self._work() as connection:
-            book = await read_risk_book(connection, account, now)
+            book = await read_risk_book(connection, account, now, strategy, look_back_s)
         return book
 
     async def shrink_reservation(
@@ -181,7 +227,7 @@ async def _store(
     decision: ReserveDecision,
     now: datetime,
 ) -> Columns:
-    columns: dict[str, Any] = request.model_dump() | {
+    columns: dict[str, Any] = request.model_dump(exclude={"look_back_s"}) | {
         "reservation_id": f"reservation/{request.trade_id}",
         "approved": decision.approved,
         "decision": decision.model_dump(mode="json"),

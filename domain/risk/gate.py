@@ -2,7 +2,8 @@
 
     kill -> conditions -> risk breaker -> API breaker -> session and halt -> data freshness
     -> restricted list, permissions, borrow -> own opposite orders -> price collar
-    -> order limits, message rate -> account, buying power at the worst price, broker preview
+    -> order limits, message rate, repeats, duplicate
+    -> account, buying power at the worst price, broker preview
     -> liquidation distance -> can we exit today -> expiry
     -> strategy: enabled, capital
     -> portfolio: positions, symbol budget, total, daily loss, Greeks, VaR
@@ -21,7 +22,7 @@ from domain.entry import RiskApproved
 from domain.errors import HoldfastError
 from domain.money import MAGNITUDE_MAX, ZERO, NetPrice, Quantity, amount_up, multiply
 from domain.plan import TradePlan
-from domain.risk import checks_order, checks_portfolio, checks_state
+from domain.risk import checks_order, checks_portfolio, checks_state, repeats
 from domain.risk.gate_types import GateDecision, GateInput, RiskRefusal, Verdict
 from domain.risk.verdicts import refused
 
@@ -44,6 +45,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("price_collar", checks_order.price_collar),
     ("order_limits", checks_order.order_limits),
     ("message_rate", checks_order.message_rate),
+    ("repeats", repeats.repeats),
+    ("duplicate", repeats.duplicate),
     ("account", checks_portfolio.account),
     ("buying_power", checks_portfolio.buying_power),
     ("margin_preview", checks_portfolio.margin_preview),

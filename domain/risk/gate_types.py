@@ -121,6 +121,18 @@ class StrategyBook(Frozen):
     open_notional: Amount = ZERO
 
 
+class RecentEntry(Frozen):
+    """An entry that the gate let through a short while ago, whatever became of it.
+
+    `idea` says what it wanted (`domain.risk.repeats.idea_of`), `age_s` how long ago, market time.
+    """
+
+    trade_id: str
+    strategy: str
+    idea: str
+    age_s: Number
+
+
 class GateInput(Frozen):
     """All that one risk decision depends on, read inside one transaction.
 
@@ -130,7 +142,9 @@ class GateInput(Frozen):
     has none, and an empty one counts as unreadable. `session_date` is the trading date at the
     instrument's exchange, `session_opened_at` the market instant of the open. `strategy` None:
     the plan's strategy has no stored configuration, and so no rules of its own. `round_the_clock`
-    marks calendars without a close. `fee_estimate` is the worst entry fee in account currency.
+    marks calendars without a close. `recent_entries` are the account's, other trades only, as far
+    back as the limits look, and since the last reset of the strategy. `fee_estimate` is the worst
+    entry fee in account currency.
     """
 
     plan: TradePlan
@@ -159,6 +173,7 @@ class GateInput(Frozen):
     strategy: StrategyBook | None = None
     daily_loss: DailyLoss | None
     messages_last_minute: int | None
+    recent_entries: tuple[RecentEntry, ...] | None = ()
     fee_estimate: Amount = ZERO
     short_sale_restricted_symbols: tuple[str, ...] = ()
 

@@ -15,12 +15,14 @@ from domain.risk.limits import Limits
 _SMALLER_IS_LOOSER = frozenset(
     {
         "batch_fresh_fraction_min",
+        "duplicate_window_s",
         "entry_blocked_first_s",
         "entry_blocked_last_s",
         "exit_time_min_s",
         "expiry_days_min",
         "expiry_cutoff_s",
         "options_level_min",
+        "repeat_window_s",
     }
 )
 

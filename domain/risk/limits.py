@@ -61,6 +61,15 @@ class Limits(Frozen):
     max_messages_per_minute: int = _limit(
         "new, replace and cancel together; exits have their own lane", "60"
     )
+    repeat_entries_max: int = _limit(
+        "entries of one strategy within repeat_window_s; one more stops it until a person resets",
+        "20",
+    )
+    repeat_window_s: Number = _limit("... counted over this time, market seconds", "3600")
+    duplicate_window_s: Number = _limit(
+        "the same entry of a strategy again is suspected a duplicate, market seconds; 0: never",
+        "30",
+    )
     quote_max_age_s: Number = _limit("an older quote is no price, wall seconds", "5")
     option_quote_max_age_s: Number = _limit("the same for options", "300")
     account_max_age_s: Number = _limit("older account data blocks entries, wall seconds", "60")
@@ -124,12 +133,15 @@ _ABOVE_ZERO = (
     "max_total_notional",
     "max_open_positions",
     "max_messages_per_minute",
+    "repeat_entries_max",
+    "repeat_window_s",
     "quote_max_age_s",
     "option_quote_max_age_s",
     "account_max_age_s",
     "batch_max_age_s",
 )
 _NOT_NEGATIVE = (
+    "duplicate_window_s",
     "entry_blocked_first_s",
     "entry_blocked_last_s",
     "exit_time_min_s",

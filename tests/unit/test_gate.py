@@ -37,6 +37,7 @@ from domain.risk.gate_types import (
     Outcome,
     OwnWorkingOrder,
     Portfolio,
+    RecentEntry,
     RiskRefusal,
     StrategyBook,
     SymbolAge,
@@ -48,6 +49,7 @@ from domain.risk.limits import (
     check_collar_against_tick,
     read_limits,
 )
+from domain.risk.repeats import idea_of
 from tests.unit.risk_world import (
     CLOSE,
     LIMIT_VALUES,
@@ -68,8 +70,8 @@ from tests.unit.risk_world import (
 ORDER = [
     "kill", "conditions", "risk_breaker", "api_breaker", "session", "freshness",
     "batch_freshness", "restricted_list", "permissions", "borrow", "own_opposite", "price_collar",
-    "order_limits", "message_rate", "account", "buying_power", "margin_preview",
-    "liquidation_distance", "can_exit_today", "expiry", "strategy", "positions",
+    "order_limits", "message_rate", "repeats", "duplicate", "account", "buying_power",
+    "margin_preview", "liquidation_distance", "can_exit_today", "expiry", "strategy", "positions",
     "symbol_budget", "total_exposure", "daily_loss", "greeks", "value_at_risk",
 ]  # fmt: skip
 
@@ -152,6 +154,8 @@ def test_a_decision_of_another_trade_is_an_error() -> None:
         ("portfolio", "positions", "PORTFOLIO_UNREADABLE"),
         ("daily_loss", "daily_loss", "DAILY_LOSS_UNREADABLE"),
         ("messages_last_minute", "message_rate", "MESSAGE_COUNT_UNREADABLE"),
+        ("recent_entries", "repeats", "RECENT_ENTRIES_UNREADABLE"),
+        ("recent_entries", "duplicate", "RECENT_ENTRIES_UNREADABLE"),
     ],
 )
 def test_state_that_could_not_be_read_refuses(field: str, check: str, code: str) -> None:
@@ -479,6 +483,60 @@ def test_a_naked_short_option_has_no_bound_and_is_refused() -> None:
 @pytest.mark.parametrize(("sent", "code"), [(58, ""), (59, ""), (60, "MESSAGE_RATE")])
 def test_message_rate_leaves_room_for_this_order(sent: int, code: str) -> None:
     assert code_of(gate_input(messages_last_minute=sent), "message_rate") == code
+
+
+def entered(age_s: str, number: int = 0, **changes: Any) -> RecentEntry:
+    """An entry of the plan's strategy, `age_s` ago, that wanted something else by default."""
+    values = {"trade_id": f"old-{number}", "strategy": plan().strategy, "idea": "another"}
+    return RecentEntry.model_validate({**values, "age_s": age_s, **changes})
+
+
+@pytest.mark.parametrize(
+    ("count", "age_s", "code"),
+    [
+        (2, "1", ""),
+        (3, "1", "REPEATED_ENTRIES"),
+        (4, "1", "REPEATED_ENTRIES"),
+        (3, "599.9", "REPEATED_ENTRIES"),
+        (3, "600", ""),
+    ],
+)
+def test_strategy_that_enters_too_often_is_stopped(count: int, age_s: str, code: str) -> None:
+    """Control 6: three entries in ten minutes are allowed, the fourth is refused."""
+    recent = tuple(entered(age_s, number) for number in range(count))
+    assert code_of(gate_input(recent_entries=recent), "repeats") == code
+
+
+def test_entries_of_another_strategy_do_not_count_as_repeats() -> None:
+    recent = tuple(entered("1", number, strategy="other") for number in range(9))
+    assert code_of(gate_input(recent_entries=recent), "repeats") == ""
+
+
+@pytest.mark.parametrize(
+    ("earlier", "changes", "code"),
+    [
+        ({}, {}, "DUPLICATE_SUSPECT"),
+        ({"signal_id": "x", "trade_id": "y", "note": "from elsewhere"}, {}, "DUPLICATE_SUSPECT"),
+        ({"size": FixedSize(quantity=Decimal(1))}, {}, ""),
+        ({"side": Side.SELL}, {}, ""),
+        ({}, {"strategy": "other"}, ""),
+        ({}, {"age_s": "4.999"}, "DUPLICATE_SUSPECT"),
+        ({}, {"age_s": "5"}, ""),
+    ],
+)
+def test_same_idea_under_another_id_is_a_suspected_duplicate(
+    earlier: dict[str, Any], changes: dict[str, Any], code: str
+) -> None:
+    """A7: legs, side and size make the idea; ids, times and notes do not."""
+    idea = idea_of(plan().model_copy(update=earlier))
+    recent = (entered(**{"age_s": "1", "idea": idea} | changes),)
+    assert code_of(gate_input(recent_entries=recent), "duplicate") == code
+
+
+def test_no_duplicate_is_suspected_where_the_window_is_zero() -> None:
+    recent = (entered("0", idea=idea_of(plan())),)
+    given = gate_input(recent_entries=recent, limits=limits(duplicate_window_s="0"))
+    assert code_of(given, "duplicate") == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Repeats: one strategy that enters again and again, one idea that comes twice.
+
+Both are the marks of a loop that runs wild (faults.md controls 6 and 7, row A7): each order alone
+looks right, their number does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from domain.plan import TradePlan
+from domain.risk.gate_types import GateInput, Verdict
+from domain.risk.verdicts import passed, refused
+
+REPEATED_ENTRIES = "REPEATED_ENTRIES"
+DUPLICATE_SUSPECT = "DUPLICATE_SUSPECT"
+
+
+def idea_of(plan: TradePlan) -> str:
+    """Names what the plan wants to enter: its legs, side and size, not its ids, times and prices.
+
+    Two sources that tell the same idea a second apart see other prices and give other ids.
+    """
+    wanted = {
+        "legs": [(leg.instrument.symbol, leg.side.value, leg.ratio) for leg in plan.legs],
+        "side": plan.side.value,
+        "size": plan.size.model_dump(mode="json"),
+    }
+    text = json.dumps(wanted, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def repeats(given: GateInput) -> Verdict:
+    """Entries of the strategy within the window leave room for one more (control 6)."""
+    if given.limits is None or given.recent_entries is None:
+        return refused("repeats", "RECENT_ENTRIES_UNREADABLE")
+    window_s, most = given.limits.repeat_window_s, given.limits.repeat_entries_max
+    count = sum(
+        each.strategy == given.plan.strategy and each.age_s < window_s
+        for each in given.recent_entries
+    )
+    facts = {"strategy": given.plan.strategy, "entries": count, "max": most, "window_s": window_s}
+    if count + 1 > most:
+        return refused("repeats", REPEATED_ENTRIES, **facts)
+    return passed("repeats", **facts)
+
+
+def duplicate(given: GateInput) -> Verdict:
+    """The same idea of the same strategy under another id is not entered twice (A7)."""
+    if given.limits is None or given.recent_entries is None:
+        return refused("duplicate", "RECENT_ENTRIES_UNREADABLE")
+    window_s, idea = given.limits.duplicate_window_s, idea_of(given.plan)
+    for each in given.recent_entries:
+        same = each.strategy == given.plan.strategy and each.idea == idea
+        if same and each.age_s < window_s:
+            facts = {"trade": each.trade_id, "age_s": each.age_s, "window_s": window_s}
+            return refused("duplicate", DUPLICATE_SUSPECT, **facts)
+    return passed("duplicate", window_s=window_s)
