@@ -51,7 +51,20 @@ _EVENT_OF_STATUS = {
 
 
 def order_accepted(state: TradeState, fact: OrderAccepted, now: datetime) -> TradeState:
+    state = _take_over(state, fact.client_id, fact.order, now)
     return see_order(state, fact.order, now, client_id=fact.client_id)
+
+
+def _take_over(state: TradeState, client_id: str, seen: OrderSnapshot, now: datetime) -> TradeState:
+    """A replacement that is there after all has its predecessor replaced; if that lives on, it is
+    a second live order (D1, E7)."""
+    new = state.order(client_id)
+    old = state.order(new.replaces) if new is not None and new.replaces is not None else None
+    if old is None or seen.status is BrokerOrderStatus.REJECTED:
+        return state
+    if old.state not in (OrderState.WORKING, OrderState.HELD):
+        return state
+    return state.with_order(move(old, OrderEvent.REPLACE_REQUESTED, now))
 
 
 def order_rejected(state: TradeState, fact: OrderRejected, now: datetime) -> TradeState:
@@ -98,6 +111,7 @@ def order_unknown(state: TradeState, fact: OrderUnknown, now: datetime) -> Trade
 
 def order_resolved(state: TradeState, fact: OrderResolved, now: datetime) -> TradeState:
     if fact.order is not None:
+        state = _take_over(state, fact.client_id, fact.order, now)
         return see_order(state, fact.order, now, client_id=fact.client_id)
     record = state.order(fact.client_id)
     if record is None or record.state in TERMINAL_STATES:

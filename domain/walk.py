@@ -1,8 +1,8 @@
 """The walking-limit entry: start, step, interval, worst price, time (architecture §6).
 
 Replaces only from a plainly working order, never widens past the worst price, and ends for a
-named reason. Where the broker refuses a stop beside a working entry, the first partial fill ends
-the walk after `partial_wait_s` (wall seconds, counted as naked).
+named reason. No stop is placed beside a working entry, so the first partial fill ends the walk
+after `partial_wait_s` (wall seconds, counted as naked).
 """
 
 from __future__ import annotations
@@ -111,9 +111,8 @@ def _why_over(state: TradeState, now: datetime) -> str:
 
 def _partial_is_over(state: TradeState, now: datetime) -> bool:
     """True when a partial fill may not wait for its rest any longer."""
-    assert state.ticket is not None
     since = state.walk.partial_since
-    if state.ticket.capabilities.opposite_side_while_entry_works or since is None:
+    if since is None:
         return False
     return (now - since).total_seconds() >= float(state.plan.walk.partial_wait_s)
 

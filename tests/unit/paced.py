@@ -8,6 +8,7 @@ happened. Tests put events of the market and of people on single milliseconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from datetime import datetime, timedelta
 
 from domain.commands import Command
@@ -16,6 +17,16 @@ from domain.steps import decide
 from tests.unit.toy_broker import Trade
 
 MS = timedelta(milliseconds=1)
+
+
+def twin(trade: Trade) -> Trade:
+    """The same trade at the same moment with a broker of its own: a sweep begins there anew."""
+    other, broker = copy(trade), copy(trade.broker)
+    broker.orders = [copy(order) for order in trade.broker.orders]
+    for name in ("fills", "undelivered", "journal"):
+        setattr(broker, name, list(getattr(trade.broker, name)))
+    other.broker, other.commands, other.waiting = broker, list(trade.commands), list(trade.waiting)
+    return other
 
 
 class Paced:

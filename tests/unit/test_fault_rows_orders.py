@@ -24,7 +24,7 @@ from domain.facts import (
 )
 from domain.order import BrokerOrderStatus, OrderSnapshot, OrderState, Side
 from domain.trade_state import Stage
-from tests.unit.paced import Paced
+from tests.unit.paced import Paced, twin
 from tests.unit.test_trade_fold import make_plan, start
 from tests.unit.toy_broker import ALPACA_LIKE, ToyBroker, Trade, live_exit_quantity
 
@@ -249,9 +249,11 @@ def test_fill_at_any_millisecond_around_a_cancel_is_kept_and_protected(
     filled: int, news_ms: int
 ) -> None:
     """The cancel is decided at 50 ms and reaches the venue at 70; no quantity is bought again."""
+    entering, _ = start(make_plan(steps_max=0))
+    entering.pass_time(1)
     for at_ms in range(101):
-        trade, broker = start(make_plan(steps_max=0))
-        trade.pass_time(1)
+        trade = twin(entering)
+        broker = trade.broker
         paced = Paced(trade, news_ms=news_ms)
 
         def fill(broker: ToyBroker = broker) -> None:
