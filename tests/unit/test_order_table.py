@@ -38,7 +38,7 @@ TABLE = """
     N - ? W H x W F W C . c . . r e N
     ? - ? W H x W F W C ? c . . r e ?
     H . H W H x W F W C H c R H r e H
-    W . W W W x W F W C W c R W r e W
+    W . W W H x W F W C W c R W r e W
     R . R R R x R F R C R c R W r e R
     C . C C C x C F C C W c C C r e C
     F F F F F F F F F F F F F F F F W
