@@ -96,6 +96,9 @@ class Lifecycle:
             self._set(order, Status.PARTIALLY_FILLED)
         for leg in order.legs:
             self._execute(leg, units * leg.ratio, prices[leg.symbol])
+        self._tell_units(order, units, net)
+
+    def _tell_units(self, order: SimOrder, units: Decimal, net: Decimal) -> None:
         self._state.record(
             "combo_fill",
             order_id=order.id,
@@ -104,7 +107,37 @@ class Lifecycle:
             net_price=net,
             cumulative=order.filled,
         )
-        self._tell("fill" if done else "partial_fill", order, price=net, quantity=units)
+        event = "fill" if order.is_done else "partial_fill"
+        self._tell(event, order, price=net, quantity=units)
+
+    def fill_leg(self, leg: SimOrder, quantity: Decimal, price: Decimal) -> None:
+        """Books an execution of one leg of a combo alone: the other legs are late (GT7).
+
+        The combo itself fills by the units that every leg has.
+        """
+        combo = leg.combo
+        assert combo is not None, "a leg belongs to a combo"
+        leg.book_fill(quantity, price)
+        if leg.remaining == 0:
+            self._finish(leg, Status.FILLED)
+        else:
+            self._set(leg, Status.PARTIALLY_FILLED)
+        self._execute(leg, quantity, price)
+        units = min(each.filled // each.ratio for each in combo.legs) - combo.filled
+        if units <= 0:
+            return
+        prices = [(each.average_price or ZERO) * each.ratio * each.side.sign for each in combo.legs]
+        self._book_units(combo, units, sum(prices, ZERO))
+
+    def _book_units(self, order: SimOrder, units: Decimal, net: Decimal) -> None:
+        """Whole units of a combo whose legs are booked already."""
+        order.book_fill(units, net)
+        if order.remaining == 0:
+            self._finish(order, Status.FILLED)
+        else:
+            order.status = Status.PARTIALLY_FILLED
+            order.updated_at = self._state.now
+        self._tell_units(order, units, net)
 
     def trigger(self, order: SimOrder) -> None:
         """A stop was reached: the sibling is taken out first, then the stop enters the market."""

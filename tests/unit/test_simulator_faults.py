@@ -171,13 +171,15 @@ async def test_control_plane_moves_market_and_gives_the_journal(rig: Rig) -> Non
     rows = (await rig.client.get(control + "/sim/journal")).text.splitlines()
     assert [json.loads(row)["kind"] for row in rows] == [
         "start",
+        "quote",
         "request",
         "accepted",
+        "quote",
         "fill",
         "position",
         "cash",
     ]
-    rest = (await rig.client.get(control + "/sim/journal", params={"after": 4})).text
+    rest = (await rig.client.get(control + "/sim/journal", params={"after": 6})).text
     assert len(rest.splitlines()) == 2
     await rig.client.post(control + "/sim/halt", json={"symbol": SYMBOL})
     state = (await rig.client.get(control + "/sim/state")).json()

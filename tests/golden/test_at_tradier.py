@@ -1,0 +1,16 @@
+"""Golden trades at the Tradier face, clean: faults.md §2.4, judged by the exchange's journal."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulator.config import WireFace
+from tests.golden.conftest import Verdicts, assert_clean, names_at
+
+FACE = WireFace.TRADIER
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.mark.parametrize("name", names_at(FACE))
+def test_golden_trade_goes_as_written_and_breaks_nothing(verdicts: Verdicts, name: str) -> None:
+    assert_clean(verdicts, name)
