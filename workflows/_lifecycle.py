@@ -43,8 +43,9 @@ PRIORITY = {
 }
 REPORT_PRIORITY = Priority(priority_key=4)
 
+# A run goes on in a new one at its next quiet point beyond either (I16: 2,000 events, 2 MB).
 EVENTS_WISH_MAX = 1_000
-EVENTS_HARD_MAX = 2_000
+BYTES_WISH_MAX = 1_000_000
 
 TRADE_ID = SearchAttributeKey.for_keyword("TradeId")
 ACCOUNT = SearchAttributeKey.for_keyword("Account")

@@ -265,6 +265,7 @@ class TradeWorkflow:
         return (
             bool(self._state.new_build)
             or workflow.info().get_current_history_length() >= life.EVENTS_WISH_MAX
+            or workflow.info().get_current_history_size() >= life.BYTES_WISH_MAX
             or workflow.info().is_continue_as_new_suggested()
         )
 

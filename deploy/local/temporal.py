@@ -25,6 +25,10 @@ POLLS_PER_SECOND = 2000
 # The server's default rounds every timer below one second up to one second: a walk interval of
 # 0.4 s took 1.0 s (measured by tests/bench).
 TIMER_SHIFT = '"10ms"'
+# Beyond that the server refuses signals until the trade goes on in a new run. At its default of
+# 10,000 a storm of foreign signals filled one run, which then replayed for longer than a workflow
+# task may take, and the trade was stuck (faults.md A4). The doorbell keeps what is refused.
+SIGNALS_OF_A_RUN_MAX = 1000
 READY_TIMEOUT_S = 30.0
 
 DYNAMIC_CONFIG: dict[str, str] = {
@@ -36,6 +40,7 @@ DYNAMIC_CONFIG: dict[str, str] = {
     "history.timerProcessorMaxTimeShift": TIMER_SHIFT,
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
+    "history.maximumSignalsPerExecution": str(SIGNALS_OF_A_RUN_MAX),
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute": "2",
     "frontend.WorkflowTimeSkippingEnabled": "true",
 }
