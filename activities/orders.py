@@ -29,10 +29,12 @@ from activities.order_facts import (
     named,
     not_sent,
     same_order,
+    why_not_quoted,
     why_not_step,
 )
 from activities.quotes import net_quote, read_quotes
 from activities.reducing import ASK_AGAIN_S, NOT_REDUCING, why_not_reducing
+from activities.self_halt import stop_account
 from activities.services import (
     CancelInput,
     PlaceInput,
@@ -73,7 +75,7 @@ from domain.facts import (
 )
 from domain.fold_orders import AMENDED
 from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
-from ledger.records import GatePermit, GateRefused, IntentExists, IntentState
+from ledger.records import SELF_HALTING, GatePermit, GateRefused, IntentExists, IntentState
 
 GATE_AGE_MAX_S = 0.150
 READ_BACK_S = 1.0
@@ -129,6 +131,8 @@ class OrderActivities:
         services.failpoint("after_intent_row")
         match answer:
             case GateRefused():
+                if answer.code in SELF_HALTING:
+                    await self._stop_ourselves(intent, answer)
                 return NotExecuted(code=answer.code, text=answer.text)
             case IntentExists():
                 return await self._earlier(answer)
@@ -137,6 +141,17 @@ class OrderActivities:
         await self._record(intent, token, outcome, replaces)
         services.failpoint("after_ledger")
         return outcome
+
+    async def _stop_ourselves(self, intent: OrderIntent, refused: GateRefused) -> None:
+        """A loop is at work: no entry of the account goes out until people lift the kill.
+
+        Should the ledger be away just now, the next knock of the loop is refused and stops it.
+        """
+        text = f"{refused.code}: {refused.text}"
+        try:
+            await stop_account(self._services, intent.client_id, text)
+        except HoldfastError as error:
+            activity.logger.error("%s, and no kill was engaged: %s", text, error.code)
 
     def _is_banned_market_order(self, intent: OrderIntent) -> bool:
         """DISALLOW_MARKET_ORDERS covers entries; stops and the last rung of an exit may be one."""
@@ -336,15 +351,18 @@ class OrderActivities:
         """
         command, trade = input.command, input.trade
         now = self._services.now()
-        own, quote = await asyncio.gather(
-            self._read_back(command.old_broker_id), self._read_quote(input)
+        own, quotes = await asyncio.gather(
+            self._read_back(command.old_broker_id), self._read_quotes(input)
         )
+        quote = net_quote(command.legs, quotes, command.intent.body.symbol)
         seen: tuple[Fact, ...] = ()
         if own is not None:
             seen = (OrderReported(at=now, order=own),)
         if quote is not None:
             seen = (*seen, QuoteRead(at=now, quote=quote))
-        why_not = why_not_step(command.invalid_at_or_below, command.invalid_at_or_above, own, quote)
+        why_not = why_not_step(
+            command.invalid_at_or_below, command.invalid_at_or_above, own, quote
+        ) or why_not_quoted(command.legs, quotes, self._services.limits, trade.clock, now)
         if why_not:
             skipped = OrderNotSent(
                 at=now, client_id=command.intent.client_id, code="STEP_SKIPPED", text=why_not
@@ -356,13 +374,12 @@ class OrderActivities:
         )
         return FactBatch(facts=(*seen[1:], *facts))
 
-    async def _read_quote(self, input: WalkInput) -> Quote | None:
+    async def _read_quotes(self, input: WalkInput) -> dict[str, Quote]:
         try:
             async with asyncio.timeout(READ_BACK_S):
-                quotes = await read_quotes(self._services.broker, input.command.legs)
+                return await read_quotes(self._services.broker, input.command.legs)
         except (HoldfastError, TimeoutError):
-            return None
-        return net_quote(input.command.legs, quotes, input.command.intent.body.symbol)
+            return {}
 
     # --- cancel ---------------------------------------------------------------------------------
 

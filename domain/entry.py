@@ -12,7 +12,7 @@ from domain.capabilities import Capabilities
 from domain.instrument import Instrument
 from domain.money import Amount, NetPrice, Quantity
 from domain.order import Quote, Side
-from domain.plan import WalkStart
+from domain.plan import EntryStyle, TradePlan, WalkStart
 
 
 class RiskApproved(Frozen):
@@ -91,6 +91,13 @@ def ladder(
             break
         prices.append(price)
     return tuple(prices)
+
+
+def entry_orders_max(plan: TradePlan) -> int:
+    """How many entry orders one signal may send at most, replacements counted (I15)."""
+    if plan.entry_style is EntryStyle.ONCE:
+        return 1
+    return plan.slices.count if plan.slices is not None else plan.walk.steps_max + 1
 
 
 def is_late(signal_time: datetime, market_now: datetime, max_age_s: Decimal) -> bool:

@@ -3,7 +3,7 @@
 The intent row is UNIQUE on (trade, leg, purpose, sequence) and on the client id, its body never
 changes. The attempt token fences: only the attempt whose token stands in the row may send.
 Increasing orders pass only while the account is armed and nothing stops it; reducing orders need
-the row and nothing else.
+the row and nothing else. The number of entry orders is held against the trade's own plan.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.alerts import TEXT_MAX, AlertDraft
 from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState
+from domain.entry import entry_orders_max
 from domain.errors import Broken
+from domain.fold_orders import AMENDED
 from domain.order import OrderIntent, OrderSnapshot
+from domain.plan import TradePlan
 from ledger.alert_store import add_alert
 from ledger.connection import limit_waits, lock_shared
 from ledger.control_store import (
@@ -59,6 +62,17 @@ _POLICY = text(
         'conditions', (SELECT json_agg(c) FROM conditions c
                        WHERE c.account IN (:account, :common))
     )
+    """
+)
+# Orders out against the one signal in: what left under the trade's name, amended orders too.
+_ORDERS_OUT = text(
+    """
+    SELECT t.plan, (
+        SELECT count(*) FROM orders o
+        WHERE o.trade_id = :trade_id AND o.increasing AND o.client_id <> :client_id
+          AND (o.state <> 'not_sent' OR o.code = :amended)
+    ) AS sent
+    FROM trades t WHERE t.trade_id = :trade_id
     """
 )
 _INSERT_TRIES = 3
@@ -308,7 +322,21 @@ async def _stopped_by(connection: AsyncConnection, asked: _Asked) -> GateRefused
         return GateRefused(code=GateCode.ACCOUNT_UNKNOWN, text=f"account was {owner.account}")
     # Read after the lock, in a statement of its own: it sees the kill that held us up.
     found = await connection.execute(_POLICY, {"account": owner.account, "common": ALL_ACCOUNTS})
-    return _verdict(asked, found.scalar_one())
+    return _verdict(asked, found.scalar_one()) or await _out_of_bounds(connection, asked)
+
+
+async def _out_of_bounds(connection: AsyncConnection, asked: _Asked) -> GateRefused | None:
+    """More orders out than the plan of the one signal allows, or no signal at all (I15)."""
+    key = asked.intent.key
+    query = {"trade_id": key.trade_id, "client_id": asked.intent.client_id, "amended": AMENDED}
+    row = (await connection.execute(_ORDERS_OUT, query)).one_or_none()
+    if row is None:
+        return GateRefused(code=GateCode.NO_SIGNAL, text=f"trade {key.trade_id} has no row")
+    most = entry_orders_max(TradePlan.model_validate(row.plan))
+    if row.sent < most:
+        return None
+    text = f"trade {key.trade_id} sent {row.sent} entry orders, its plan allows {most}"
+    return GateRefused(code=GateCode.TOO_MANY_ORDERS, text=text)
 
 
 def _verdict(asked: _Asked, policy: dict[str, Any]) -> GateRefused | None:

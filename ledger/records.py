@@ -52,7 +52,13 @@ class GateCode(StrEnum):
     ACCOUNT_UNKNOWN = "ACCOUNT_UNKNOWN"
     CONTROL_LOCKED = "CONTROL_LOCKED"
     INTENT_LOCKED = "INTENT_LOCKED"
+    TOO_MANY_ORDERS = "TOO_MANY_ORDERS"
+    NO_SIGNAL = "NO_SIGNAL"
     INTENT_BODY_DIFFERS = "INTENT_BODY_DIFFERS"
+
+
+SELF_HALTING = (GateCode.TOO_MANY_ORDERS, GateCode.NO_SIGNAL)
+"""Refusals that show a loop or an order out of nowhere: the account is stopped (control 8)."""
 
 
 class OrderOwner(Frozen):

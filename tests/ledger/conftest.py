@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ledger.repository import Ledger
-from tests.ledger.samples import ACCOUNT
+from tests.ledger.samples import ACCOUNT, plan
+
+
+@pytest.fixture
+async def signalled(armed: Ledger) -> Ledger:
+    """An armed account into which the signal of `trade-1` came: its entries may go out (I15)."""
+    await armed.create_trade(plan())
+    return armed
 
 
 @pytest.fixture

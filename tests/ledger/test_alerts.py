@@ -90,12 +90,12 @@ async def test_fill_before_its_order_is_known_opens_the_trade_when_it_is_linked(
     assert await codes(armed) == ["TRADE_OPENED"]
 
 
-async def test_unknown_order_is_told_once_with_its_name(armed: Ledger) -> None:
-    await armed.open_gate(intent(), owner(), "t1", NOW)
+async def test_unknown_order_is_told_once_with_its_name(signalled: Ledger) -> None:
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
     client_id = intent().client_id
     for _ in range(2):
-        await armed.record_answer(client_id, "t1", IntentState.UNKNOWN, code="TIMEOUT", at=NOW)
-    (told,) = await armed.list_alerts()
+        await signalled.record_answer(client_id, "t1", IntentState.UNKNOWN, code="TIMEOUT", at=NOW)
+    (told,) = await signalled.list_alerts()
     assert (told.code, told.severity, told.trade_id) == ("ORDER_UNKNOWN", WARNING, "trade-1")
     assert client_id in told.text
 

@@ -47,19 +47,19 @@ async def test_unknown_account_reads_as_disarmed_and_cannot_be_armed(ledger: Led
     assert raised.value.code == "ACCOUNT_UNKNOWN"
 
 
-async def test_kill_answer_names_open_sends_and_working_entries(armed: Ledger) -> None:
+async def test_kill_answer_names_open_sends_and_working_entries(signalled: Ledger) -> None:
     states = {1: IntentState.UNKNOWN, 2: IntentState.ACCEPTED, 3: IntentState.REJECTED}
     for sequence in range(5):
-        await armed.open_gate(intent(sequence=sequence), owner(), "t1", NOW)
+        await signalled.open_gate(intent(sequence=sequence), owner(), "t1", NOW)
     for sequence, state in states.items():
-        await armed.record_answer(intent(sequence=sequence).client_id, "t1", state)
+        await signalled.record_answer(intent(sequence=sequence).client_id, "t1", state)
     done = intent(sequence=4).client_id
     dead = snapshot(client_id=done, status=BrokerOrderStatus.CANCELED)
-    await armed.record_answer(done, "t1", IntentState.ACCEPTED, snapshot=dead)
+    await signalled.record_answer(done, "t1", IntentState.ACCEPTED, snapshot=dead)
     stop = intent(purpose=Purpose.STOP, increasing=False)
-    await armed.open_gate(stop, owner(), "t1", NOW)
-    await armed.record_answer(stop.client_id, "t1", IntentState.ACCEPTED)
-    answer = await armed.engage_kill(ACCOUNT, kill())
+    await signalled.open_gate(stop, owner(), "t1", NOW)
+    await signalled.record_answer(stop.client_id, "t1", IntentState.ACCEPTED)
+    answer = await signalled.engage_kill(ACCOUNT, kill())
     assert {one.intent.client_id for one in answer.in_flight} == {
         intent(sequence=0).client_id,
         intent(sequence=1).client_id,
@@ -175,24 +175,26 @@ async def _refused_code(confirming: object) -> str:
     return raised.value.code
 
 
-async def test_two_operators_registered_need_two_people(armed: Ledger) -> None:
+async def test_two_operators_registered_need_two_people(signalled: Ledger) -> None:
     for name in ("alice", "bob"):
-        await armed.add_operator(name, SECRET)
-    await armed.engage_kill(ACCOUNT, kill())
-    asked = await armed.request_reset(ACCOUNT, "alice", "false alarm", PHRASE, NOW)
+        await signalled.add_operator(name, SECRET)
+    await signalled.engage_kill(ACCOUNT, kill())
+    asked = await signalled.request_reset(ACCOUNT, "alice", "false alarm", PHRASE, NOW)
     assert asked.approvals_needed == 2
     late = NOW + LONE_RESET_WAIT
-    assert await _refused_code(armed.confirm_reset(asked.request_id, "alice", late)) == (
+    assert await _refused_code(signalled.confirm_reset(asked.request_id, "alice", late)) == (
         "SAME_PERSON"
     )
-    assert await _refused_code(armed.confirm_reset(asked.request_id, "eve", NOW)) == (
+    assert await _refused_code(signalled.confirm_reset(asked.request_id, "eve", NOW)) == (
         "OPERATOR_UNKNOWN"
     )
-    assert (await armed.read_control(ACCOUNT)).kills != ()
-    assert (await armed.confirm_reset(asked.request_id, "bob", NOW)).kills == ()
-    assert isinstance(await armed.open_gate(intent(), owner(), "t1", NOW), GatePermit)
-    assert await _refused_code(armed.confirm_reset(asked.request_id, "bob", NOW)) == "RESET_DONE"
-    actions = [(row.actor, row.action) for row in await armed.list_audit()]
+    assert (await signalled.read_control(ACCOUNT)).kills != ()
+    assert (await signalled.confirm_reset(asked.request_id, "bob", NOW)).kills == ()
+    assert isinstance(await signalled.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+    assert (
+        await _refused_code(signalled.confirm_reset(asked.request_id, "bob", NOW)) == "RESET_DONE"
+    )
+    actions = [(row.actor, row.action) for row in await signalled.list_audit()]
     assert ("alice", "reset_refused") in actions
     assert ("bob", "reset_confirmed") in actions
 

@@ -30,18 +30,18 @@ def _code(answer: GateAnswer) -> GateCode | None:
     return answer.code if isinstance(answer, GateRefused) else None
 
 
-async def test_armed_account_gets_a_permit_and_the_row_is_sending(armed: Ledger) -> None:
-    answer = await armed.open_gate(
+async def test_armed_account_gets_a_permit_and_the_row_is_sending(signalled: Ledger) -> None:
+    answer = await signalled.open_gate(
         intent(), owner(), "t1", NOW, build_id="build-7", config_hash="c-1"
     )
     assert isinstance(answer, GatePermit)
-    stored = await armed.intent(intent().client_id)
+    stored = await signalled.intent(intent().client_id)
     assert stored is not None
     assert stored.state is IntentState.SENDING
     assert stored.intent == intent()
     assert (stored.build_id, stored.config_hash) == ("build-7", "c-1")
     assert stored.intent.body.limit_price == Decimal("100.25")
-    assert await armed.still_mine(intent().client_id, "t1")
+    assert await signalled.still_mine(intent().client_id, "t1")
 
 
 async def test_disarmed_account_refuses_entries_and_passes_exits(ledger: Ledger) -> None:
@@ -81,9 +81,9 @@ async def test_each_kill_scope_and_mode_refuses_entries_only(
     assert isinstance(await armed.open_gate(leave, owner(), "t1", NOW), GatePermit)
 
 
-async def test_kill_of_another_symbol_lets_the_entry_pass(armed: Ledger) -> None:
-    await armed.engage_kill(ACCOUNT, kill(kind=KillScopeKind.SYMBOL, value="MSFT"))
-    assert isinstance(await armed.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+async def test_kill_of_another_symbol_lets_the_entry_pass(signalled: Ledger) -> None:
+    await signalled.engage_kill(ACCOUNT, kill(kind=KillScopeKind.SYMBOL, value="MSFT"))
+    assert isinstance(await signalled.open_gate(intent(), owner(), "t1", NOW), GatePermit)
 
 
 async def test_kill_of_all_covers_accounts_made_later(armed: Ledger) -> None:
@@ -94,29 +94,29 @@ async def test_kill_of_all_covers_accounts_made_later(armed: Ledger) -> None:
     assert _code(answer) is GateCode.KILLED
 
 
-async def test_not_after_passes_at_the_instant_and_refuses_behind_it(armed: Ledger) -> None:
+async def test_not_after_passes_at_the_instant_and_refuses_behind_it(signalled: Ledger) -> None:
     on_time, late = intent(not_after=NOW), intent(sequence=1, not_after=NOW)
-    assert isinstance(await armed.open_gate(on_time, owner(), "t1", NOW), GatePermit)
+    assert isinstance(await signalled.open_gate(on_time, owner(), "t1", NOW), GatePermit)
     behind = NOW + timedelta(microseconds=1)
-    assert _code(await armed.open_gate(late, owner(), "t1", behind)) is GateCode.NOT_AFTER
+    assert _code(await signalled.open_gate(late, owner(), "t1", behind)) is GateCode.NOT_AFTER
 
 
-async def test_each_switch_refuses_entries_until_it_is_back(armed: Ledger) -> None:
+async def test_each_switch_refuses_entries_until_it_is_back(signalled: Ledger) -> None:
     async def code(sequence: int) -> GateCode | None:
-        return _code(await armed.open_gate(intent(sequence=sequence), owner(), "t1", NOW))
+        return _code(await signalled.open_gate(intent(sequence=sequence), owner(), "t1", NOW))
 
-    await armed.trip_breaker(ACCOUNT, TripReason.DAILY_LOSS, "−5.1 %", "risk")
+    await signalled.trip_breaker(ACCOUNT, TripReason.DAILY_LOSS, "−5.1 %", "risk")
     assert await code(1) is GateCode.BREAKER_TRIPPED
-    await armed.reset_breaker(ACCOUNT, "alice", "reviewed")
-    await armed.set_api_breaker("alpaca", ApiBreakerState.OPEN, 5)
+    await signalled.reset_breaker(ACCOUNT, "alice", "reviewed")
+    await signalled.set_api_breaker("alpaca", ApiBreakerState.OPEN, 5)
     assert await code(2) is GateCode.API_BREAKER_OPEN
-    await armed.set_api_breaker("alpaca", ApiBreakerState.HALF_OPEN)
+    await signalled.set_api_breaker("alpaca", ApiBreakerState.HALF_OPEN)
     assert await code(3) is None
-    await armed.set_condition(ACCOUNT, ConditionKind.STALE_DATA, "MSFT")
+    await signalled.set_condition(ACCOUNT, ConditionKind.STALE_DATA, "MSFT")
     assert await code(4) is None
-    await armed.set_condition(ACCOUNT, ConditionKind.STALE_DATA, "AAPL")
+    await signalled.set_condition(ACCOUNT, ConditionKind.STALE_DATA, "AAPL")
     assert await code(5) is GateCode.CONDITION_ACTIVE
-    await armed.clear_condition(ACCOUNT, ConditionKind.STALE_DATA, "AAPL")
+    await signalled.clear_condition(ACCOUNT, ConditionKind.STALE_DATA, "AAPL")
     assert await code(6) is None
 
 
@@ -126,58 +126,58 @@ async def test_missing_breaker_row_counts_as_tripped(armed: Ledger, ledger_dsn: 
     assert _code(await armed.open_gate(intent(), owner(), "t1", NOW)) is GateCode.BREAKER_TRIPPED
 
 
-async def test_second_attempt_of_an_open_intent_must_resolve_not_send(armed: Ledger) -> None:
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    again = await armed.open_gate(intent(), owner(), "t2", NOW)
+async def test_second_attempt_of_an_open_intent_must_resolve_not_send(signalled: Ledger) -> None:
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    again = await signalled.open_gate(intent(), owner(), "t2", NOW)
     assert isinstance(again, IntentExists)
     assert again.record.attempt_token == "t1"
-    assert await armed.still_mine(intent().client_id, "t1")
-    assert not await armed.still_mine(intent().client_id, "t2")
+    assert await signalled.still_mine(intent().client_id, "t1")
+    assert not await signalled.still_mine(intent().client_id, "t2")
 
 
-async def test_same_token_may_knock_again_after_a_lost_commit(armed: Ledger) -> None:
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    assert isinstance(await armed.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+async def test_same_token_may_knock_again_after_a_lost_commit(signalled: Ledger) -> None:
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    assert isinstance(await signalled.open_gate(intent(), owner(), "t1", NOW), GatePermit)
 
 
-async def test_claim_fences_the_zombie_attempt(armed: Ledger) -> None:
+async def test_claim_fences_the_zombie_attempt(signalled: Ledger) -> None:
     """C8: A sleeps behind the gate, B resolves, A wakes: A must not send."""
     client_id = intent().client_id
-    await armed.open_gate(intent(), owner(), "zombie", NOW)
-    assert await armed.claim_intent(client_id, "resolver") is not None
-    assert not await armed.still_mine(client_id, "zombie")
-    resent = await armed.open_gate(intent(), owner(), "resolver", NOW, resend=True)
+    await signalled.open_gate(intent(), owner(), "zombie", NOW)
+    assert await signalled.claim_intent(client_id, "resolver") is not None
+    assert not await signalled.still_mine(client_id, "zombie")
+    resent = await signalled.open_gate(intent(), owner(), "resolver", NOW, resend=True)
     assert isinstance(resent, GatePermit)
     assert resent.record.attempts == 2
-    ignored = await armed.record_answer(client_id, "zombie", IntentState.NOT_SENT)
+    ignored = await signalled.record_answer(client_id, "zombie", IntentState.NOT_SENT)
     assert ignored.state is IntentState.SENDING
 
 
-async def test_resend_of_an_unknown_entry_is_refused_under_kill(armed: Ledger) -> None:
+async def test_resend_of_an_unknown_entry_is_refused_under_kill(signalled: Ledger) -> None:
     client_id = intent().client_id
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    await armed.record_answer(client_id, "t1", IntentState.UNKNOWN)
-    await armed.engage_kill(ACCOUNT, kill())
-    refused = await armed.open_gate(intent(), owner(), "t2", NOW, resend=True)
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.record_answer(client_id, "t1", IntentState.UNKNOWN)
+    await signalled.engage_kill(ACCOUNT, kill())
+    refused = await signalled.open_gate(intent(), owner(), "t2", NOW, resend=True)
     assert _code(refused) is GateCode.KILLED
-    stored = await armed.intent(client_id)
+    stored = await signalled.intent(client_id)
     assert stored is not None
     assert stored.state is IntentState.UNKNOWN
 
 
 @pytest.mark.parametrize("state", [IntentState.ACCEPTED, IntentState.REJECTED, IntentState.UNKNOWN])
-async def test_answered_intent_is_never_sent_again(armed: Ledger, state: IntentState) -> None:
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    await armed.record_answer(intent().client_id, "t1", state)
-    again = await armed.open_gate(intent(), owner(), "t2", NOW)
+async def test_answered_intent_is_never_sent_again(signalled: Ledger, state: IntentState) -> None:
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.record_answer(intent().client_id, "t1", state)
+    again = await signalled.open_gate(intent(), owner(), "t2", NOW)
     assert isinstance(again, IntentExists)
     assert again.record.state is state
 
 
-async def test_not_sent_intent_may_be_tried_again(armed: Ledger) -> None:
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    await armed.record_answer(intent().client_id, "t1", IntentState.NOT_SENT, code="429")
-    again = await armed.open_gate(intent(), owner(), "t2", NOW)
+async def test_not_sent_intent_may_be_tried_again(signalled: Ledger) -> None:
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.record_answer(intent().client_id, "t1", IntentState.NOT_SENT, code="429")
+    again = await signalled.open_gate(intent(), owner(), "t2", NOW)
     assert isinstance(again, GatePermit)
     assert (again.record.attempts, again.record.code) == (2, "")
 
@@ -201,10 +201,10 @@ async def test_entry_cannot_come_back_disguised_as_reducing(ledger: Ledger) -> N
     assert _code(answer) is GateCode.INTENT_BODY_DIFFERS
 
 
-async def test_fifty_attempts_at_once_get_one_permit(armed: Ledger) -> None:
+async def test_fifty_attempts_at_once_get_one_permit(signalled: Ledger) -> None:
     """I1: one intent, one send, whoever knocks."""
     answers = await asyncio.gather(
-        *(armed.open_gate(intent(), owner(), f"t{number}", NOW) for number in range(50))
+        *(signalled.open_gate(intent(), owner(), f"t{number}", NOW) for number in range(50))
     )
     assert sum(isinstance(answer, GatePermit) for answer in answers) == 1
 
@@ -252,7 +252,7 @@ async def test_exit_sent_while_the_ledger_was_down_is_booked_afterwards(ledger: 
 
 
 async def test_held_control_row_refuses_the_entry_within_the_lock_timeout(
-    armed: Ledger, ledger_dsn: str
+    signalled: Ledger, ledger_dsn: str
 ) -> None:
     """lock_timeout 100 ms: fail closed for entries, exits do not even look."""
     holder = await asyncpg.connect(ledger_dsn)
@@ -260,14 +260,14 @@ async def test_held_control_row_refuses_the_entry_within_the_lock_timeout(
     await transaction.start()
     await holder.execute("SELECT * FROM control WHERE account = $1 FOR UPDATE", ACCOUNT)
     async with asyncio.timeout(2):
-        entry = await armed.open_gate(intent(), owner(), "t1", NOW)
+        entry = await signalled.open_gate(intent(), owner(), "t1", NOW)
         leave = intent(purpose=Purpose.EXIT, increasing=False)
-        reducing = await armed.open_gate(leave, owner(), "t1", NOW)
+        reducing = await signalled.open_gate(leave, owner(), "t1", NOW)
     assert _code(entry) is GateCode.CONTROL_LOCKED
     assert isinstance(reducing, GatePermit)
     await transaction.rollback()
     await holder.close()
-    assert isinstance(await armed.open_gate(intent(), owner(), "t1", NOW), GatePermit)
+    assert isinstance(await signalled.open_gate(intent(), owner(), "t1", NOW), GatePermit)
 
 
 async def test_held_intent_row_is_named_as_such(armed: Ledger, ledger_dsn: str) -> None:
@@ -280,3 +280,37 @@ async def test_held_intent_row_is_named_as_such(armed: Ledger, ledger_dsn: str) 
     assert _code(answer) is GateCode.INTENT_LOCKED
     await transaction.rollback()
     await holder.close()
+
+
+async def test_entry_without_a_signal_behind_it_is_refused(armed: Ledger) -> None:
+    """I15, Knight ¶21: no trade row, no order; exits need none."""
+    assert _code(await armed.open_gate(intent(), owner(), "t1", NOW)) is GateCode.NO_SIGNAL
+    leave = intent(purpose=Purpose.EXIT, increasing=False)
+    assert isinstance(await armed.open_gate(leave, owner(), "t1", NOW), GatePermit)
+
+
+@pytest.mark.parametrize("sends_back", [False, True])
+async def test_one_signal_sends_no_more_entries_than_its_plan_has(
+    signalled: Ledger, sends_back: bool
+) -> None:
+    """I15: a walk of three steps is four orders; one that was changed in its place counts."""
+    for number in range(4):
+        passed = intent(sequence=number)
+        answer = await signalled.open_gate(passed, owner(), f"t{number}", NOW)
+        assert isinstance(answer, GatePermit)
+        if sends_back:
+            await signalled.record_answer(
+                passed.client_id, None, IntentState.NOT_SENT, code="AMENDED", at=NOW
+            )
+    answer = await signalled.open_gate(intent(sequence=4), owner(), "t4", NOW)
+    assert _code(answer) is GateCode.TOO_MANY_ORDERS
+
+
+async def test_entry_that_was_not_sent_is_no_order_out(signalled: Ledger) -> None:
+    for number in range(9):
+        tried = intent(sequence=number)
+        answer = await signalled.open_gate(tried, owner(), f"t{number}", NOW)
+        assert isinstance(answer, GatePermit)
+        await signalled.record_answer(
+            tried.client_id, f"t{number}", IntentState.NOT_SENT, code="RATE_LIMITED", at=NOW
+        )

@@ -20,14 +20,16 @@ async def _accepted(ledger: Ledger, **changes: int) -> str:
     return wish.client_id
 
 
-async def test_snapshot_of_an_unknown_send_proves_acceptance(armed: Ledger) -> None:
+async def test_snapshot_of_an_unknown_send_proves_acceptance(signalled: Ledger) -> None:
     client_id = intent().client_id
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    await armed.record_answer(client_id, "t1", IntentState.UNKNOWN)
-    assert [one.intent.client_id for one in await armed.unresolved_intents(ACCOUNT)] == [client_id]
-    booked = await armed.record_snapshot(ACCOUNT, snapshot(client_id=client_id))
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.record_answer(client_id, "t1", IntentState.UNKNOWN)
+    assert [one.intent.client_id for one in await signalled.unresolved_intents(ACCOUNT)] == [
+        client_id
+    ]
+    booked = await signalled.record_snapshot(ACCOUNT, snapshot(client_id=client_id))
     assert (booked.known, booked.trade_id) == (True, "trade-1")
-    assert await armed.unresolved_intents(ACCOUNT) == ()
+    assert await signalled.unresolved_intents(ACCOUNT) == ()
 
 
 async def test_rejected_snapshot_before_any_answer_is_a_rejection(armed: Ledger) -> None:

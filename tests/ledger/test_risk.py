@@ -130,18 +130,18 @@ async def test_shrinking_only_lowers_and_stops_after_release(armed: Ledger) -> N
     assert await armed.shrink_reservation("trade-1", ZERO, ZERO, ZERO) is None
 
 
-async def test_book_shows_all_that_counts(armed: Ledger) -> None:
+async def test_book_shows_all_that_counts(signalled: Ledger) -> None:
     """Working orders count, as do positions nobody of ours explains (Knight ¶22, I20)."""
-    await armed.reserve(request("trade-0"), decide, NOW)
-    await armed.open_gate(intent(), owner(), "t1", NOW)
-    await armed.open_gate(intent(sequence=1), owner(), "t1", NOW - timedelta(seconds=60))
+    await signalled.reserve(request("trade-0"), decide, NOW)
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.open_gate(intent(sequence=1), owner(), "t1", NOW - timedelta(seconds=60))
     seen = snapshot(client_id=intent().client_id, filled_quantity=Decimal(30))
-    await armed.record_snapshot(ACCOUNT, seen)
-    await armed.record_fill(ACCOUNT, fill("ours", quantity="30"))
-    await armed.record_fill(ACCOUNT, fill("foreign", broker_order_id="x", side=Side.SELL))
-    await armed.set_condition(ACCOUNT, ConditionKind.MACRO_WINDOW)
-    await armed.set_equity_baseline(ACCOUNT, NOW, Decimal("100000.10"), NOW)
-    book = await armed.risk_book(ACCOUNT, NOW)
+    await signalled.record_snapshot(ACCOUNT, seen)
+    await signalled.record_fill(ACCOUNT, fill("ours", quantity="30"))
+    await signalled.record_fill(ACCOUNT, fill("foreign", broker_order_id="x", side=Side.SELL))
+    await signalled.set_condition(ACCOUNT, ConditionKind.MACRO_WINDOW)
+    await signalled.set_equity_baseline(ACCOUNT, NOW, Decimal("100000.10"), NOW)
+    book = await signalled.risk_book(ACCOUNT, NOW)
     assert book.control.armed
     assert book.risk_breaker.state is BreakerState.NORMAL
     assert book.api_breaker.state is ApiBreakerState.CLOSED

@@ -13,11 +13,11 @@ from activities.risk import RiskActivities
 from activities.services import ReserveInput, TradeRef
 from domain.clock import ClockMap
 from domain.errors import Refused
-from domain.facts import RiskRefused, RiskReserved
+from domain.facts import OrderNotSent, RiskRefused, RiskReserved
 from domain.plan import TradePlan
 from ledger.repository import Ledger
 from tests.contract.broker_faces import MARKET_NOW
-from tests.ledger.order_lane import Lane, order_lane
+from tests.ledger.order_lane import Lane, order, order_lane
 from tests.ledger.samples import ACCOUNT, plan
 from tests.rig import roomy_limits
 
@@ -109,3 +109,17 @@ async def test_same_idea_from_two_sources_is_entered_once(lane: Lane) -> None:
     assert await enter(lane, "trade-2", session="s-2") == "DUPLICATE_SUSPECT"
     at(lane, 1)
     assert await enter(lane, "trade-3") == ""
+
+
+async def test_loop_that_sends_entries_is_stopped_after_the_plans_orders(lane: Lane) -> None:
+    """Control 8, Knight ¶21: four orders leave for the one signal, then the account is stopped."""
+    await lane.ledger.create_trade(plan())
+    for number in range(1, 9):
+        await lane.place(order(sequence=number, quantity="1", price="90"))
+    assert lane.requests() == 4
+    kills = (await lane.ledger.read_control(ACCOUNT)).kills
+    assert {(kill.scope.text, kill.by) for kill in kills} == {(f"account:{ACCOUNT}", "orders-out")}
+    await lane.ledger.create_trade(plan("trade-2"))
+    (fact,) = await lane.place(order("trade-2"))
+    assert isinstance(fact, OrderNotSent)
+    assert fact.code == "KILLED"
