@@ -15,8 +15,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from temporalio.service import RPCError
+
 from activities.kill import engage
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.ids import trade_workflow_id
 from domain.messages import OperatorSignal
 from tests.chaos.faults import Cell, Fault
 from tests.chaos.grounds import Lane
@@ -24,14 +27,10 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.worker_process import WorkerSpec, run_worker
 from workflows.trade import TradeWorkflow
 
-STOPPED_S = 4.5
-"""Longer than start-to-close (2 to 3 s in these runs) and the first retry behind it."""
-HANG_S = 3.6
-AWAY_S = 3.0
-SLOW_S = 4.0
 POSTGRES_DELAY_S = 0.4
 BROKER_DELAY_S = 0.7
 SERVING_TIMEOUT_S = 90.0
+START_POLL_S = 0.02
 END_TIMEOUT_S = 20.0
 LOG_SHOWN = 4_000
 
@@ -131,8 +130,7 @@ class Director:
     downtime: list[Window] = field(default_factory=list)
     settled_at: float = 0.0
     killed_at: float = 0.0
-    trade_id: str = ""
-    trade_started: asyncio.Event = field(default_factory=asyncio.Event)
+    trade_ids: Callable[[], list[str]] = list
     _task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -194,13 +192,13 @@ class Director:
     async def _stopped(self, worker: WorkerUnderTest) -> None:
         """A successor takes over; then the old one wakes and goes on where it stood (C8)."""
         await self._successor(worker.fired_at)
-        await asyncio.sleep(max(0.0, worker.fired_at + STOPPED_S - time.time()))
+        await asyncio.sleep(max(0.0, worker.fired_at + self.spec.times.stopped_s - time.time()))
         worker.signal(signal.SIGCONT)
         self.settled_at = time.time() + 1.0
 
     async def _hung(self, worker: WorkerUnderTest) -> None:
         assert self.cell is not None
-        until = worker.fired_at + HANG_S
+        until = worker.fired_at + self.spec.times.hang_s
         if not self.cell.place.endswith((".enter", ".exit")) or self.cell.place == (
             "activation.exit"
         ):
@@ -216,7 +214,7 @@ class Director:
 
     async def _disturbed(self, worker: WorkerUnderTest) -> None:
         assert self.cell is not None
-        fault, length_s = self.cell.fault, AWAY_S
+        fault, length_s = self.cell.fault, self.spec.times.away_s
         proxy = self.postgres if fault.is_of_postgres else self.broker
         assert proxy is not None
         if fault in (Fault.POSTGRES_STOP, Fault.BROKER_CUT):
@@ -229,7 +227,7 @@ class Director:
         elif fault is Fault.BROKER_TWICE:
             proxy.is_duplicating = True
         else:
-            length_s = SLOW_S
+            length_s = self.spec.times.slow_s
             proxy.delay_s = POSTGRES_DELAY_S if fault.is_of_postgres else BROKER_DELAY_S
         worker.answer()
         await asyncio.sleep(length_s)
@@ -257,8 +255,17 @@ class Director:
         worker.answer()
 
     async def _flatten(self, worker: WorkerUnderTest) -> None:
-        await self.trade_started.wait()
+        """Of every trade that runs; one that has ended needs none."""
         request = OperatorSignal(command_id=f"flatten-{self.spec.account}", by="chaos")
-        handle = self.lane.client.get_workflow_handle(f"trade/{self.trade_id}")
-        await handle.signal(TradeWorkflow.flatten, request)
+        for trade_id in await self._started_trades():
+            handle = self.lane.client.get_workflow_handle(trade_workflow_id(trade_id))
+            with contextlib.suppress(RPCError):
+                await handle.signal(TradeWorkflow.flatten, request)
         worker.answer()
+
+    async def _started_trades(self) -> list[str]:
+        while True:
+            found = self.trade_ids()
+            if found:
+                return found
+            await asyncio.sleep(START_POLL_S)

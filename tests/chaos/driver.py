@@ -22,7 +22,8 @@ from tests.chaos.faults import SHARES, Cell, Fault, cells_of, share_of
 from tests.chaos.grounds import Lane, running_lanes
 from tests.chaos.play import Played, play_cell
 from tests.chaos.results import FOLDER, Results, coverage_table
-from tests.chaos.trades import ChaosTrade, all_trades
+from tests.chaos.times import Times
+from tests.golden.catalogue import CATALOGUE, Golden
 
 CLEAN_RUNS = 2
 TRIES = 3
@@ -34,9 +35,10 @@ TELL_EVERY_S = 30.0
 class Driver:
     """Plays cells on lanes and keeps what comes of them."""
 
-    trades: dict[str, ChaosTrade]
+    trades: dict[str, Golden]
     faults: tuple[Fault, ...]
     results: Results
+    times: Times = field(default_factory=Times)
     first: int = 0
     deadline: float = float("inf")
     commit: str = field(default_factory=commit)
@@ -101,10 +103,10 @@ class Driver:
             for lane in lanes:
                 group.create_task(work(lane))
 
-    async def _record(self, lane: Lane, trade: ChaosTrade, face: WireFace, is_cold: bool) -> None:
+    async def _record(self, lane: Lane, trade: Golden, face: WireFace, is_cold: bool) -> None:
         index: list[str] | None = None
         for _ in range(CLEAN_RUNS):
-            played = await play_cell(lane, trade, face, None, is_cold=is_cold)
+            played = await play_cell(lane, trade, face, None, self.times, is_cold=is_cold)
             self._keep(played)
             if played.row.outcome != "ok":
                 say(f"{played.row.cell} without a fault: {'; '.join(played.row.violations)}")
@@ -127,7 +129,7 @@ class Driver:
         """Plays the cell; one whose failpoint was not passed is tried again a few times."""
         trade, face = self.trades[cell.trade], WireFace(cell.broker)
         for attempt in range(TRIES):
-            played = await play_cell(lane, trade, face, cell)
+            played = await play_cell(lane, trade, face, cell, self.times)
             if played.row.outcome != "never_fired" or attempt == TRIES - 1:
                 break
         self._keep(played)
@@ -153,7 +155,7 @@ def is_event(failpoint: str) -> bool:
     return not failpoint.startswith(("replay", "eviction"))
 
 
-def _name(trade: ChaosTrade, face: WireFace, is_cold: bool) -> str:
+def _name(trade: Golden, face: WireFace, is_cold: bool) -> str:
     return f"{trade.name}/{face.value}/{'cold' if is_cold else 'warm'}"
 
 
@@ -168,19 +170,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--faults", default="", help=",".join(fault.value for fault in Fault))
     parser.add_argument("--from", dest="first", type=int, default=0, help="number of a cell")
     parser.add_argument("--jobs", type=int, default=6, help="cells at a time")
+    parser.add_argument("--pace", type=float, default=1.0, help="2 doubles every deadline")
     parser.add_argument("--minutes", type=float, default=0.0, help="no new cell after that long")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs left")
     return parser.parse_args(argv)
 
 
-def chosen_trades(names: str, brokers: str) -> dict[str, ChaosTrade]:
+def chosen_trades(names: str, brokers: str) -> dict[str, Golden]:
     """The trades of these names at these brokers.
 
     Raises:
         SystemExit: a name that is none.
     """
-    known = all_trades()
+    known = CATALOGUE
     wanted = [name for name in names.split(",") if name] or list(known)
     faces = [WireFace(name) for name in brokers.split(",") if name] or list(WireFace)
     strangers = [name for name in wanted if name not in known]
@@ -208,8 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen_trades(options.trades, options.brokers),
         faults,
         Results.open(options.folder),
+        Times(options.pace),
         first=options.first,
     )
+    driver.times.shorten_workflows()
     if options.minutes:
         driver.deadline = time.monotonic() + 60 * options.minutes
     began = time.monotonic()

@@ -16,6 +16,7 @@ from tests.chaos.points import Strike
 CORE_TRADES = frozenset({"gt01", "gt05", "gt07", "gt20"})
 """Played at every index in each run; of the others every third index, another third each time."""
 SHARES = 3
+RESETTING_TRADES = frozenset({"gt12"})
 
 
 class Fault(StrEnum):
@@ -104,8 +105,10 @@ class Cell:
         return f"{self.trade}/{self.broker}/{self.fault.value}/{self.failpoint}"
 
 
-def is_possible(fault: Fault, place: str) -> bool:
-    """A reply can be lost only where there is one; everything else can happen everywhere."""
+def is_possible(trade: str, fault: Fault, place: str) -> bool:
+    """A reply can be lost only where there is one, and a kill that a script resets is no kill."""
+    if fault is Fault.KILL_SWITCH:
+        return trade not in RESETTING_TRADES
     return fault is not Fault.LOSE or place.startswith("reply.")
 
 
@@ -119,7 +122,7 @@ def cells_of(
     for fault in faults:
         for number, failpoint in enumerate(index):
             place, _, nth = failpoint.rpartition(":")
-            if is_possible(fault, place):
+            if is_possible(trade, fault, place):
                 yield Cell(trade, broker, fault, number, place, int(nth))
 
 

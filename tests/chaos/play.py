@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -16,27 +17,23 @@ from temporalio.service import RPCError
 
 from activities.services import StreamInput
 from deploy.temporal.versions import set_current_version
-from domain.ids import Purpose, parse_client_order_id, streams_workflow_id, trade_workflow_id
-from domain.messages import TradeInput, TradeResult
-from domain.plan import TradePlan
+from domain.ids import Purpose, parse_client_order_id, streams_workflow_id
+from domain.messages import TradeResult
 from simulator.config import WireFace
-from tests.chaos.director import HANG_S, Director
+from tests.chaos.director import Director
 from tests.chaos.exposure import exposure_of, wall_of, windows_of
 from tests.chaos.faults import Cell, Fault
 from tests.chaos.grounds import Lane
 from tests.chaos.points import Target
 from tests.chaos.proxy import Proxy, running_proxy
-from tests.chaos.trades import ChaosTrade, Handle, rules_of
-from tests.chaos.worker_process import (
-    BUILD,
-    WORKFLOW_TASK_TIMEOUT,
-    WorkerSpec,
-)
-from tests.rig import Rig, roomy_limits, running_rig
+from tests.chaos.times import Times
+from tests.chaos.worker_process import BUILD, WorkerSpec
+from tests.golden.catalogue import Golden, judge, perform
+from tests.golden.playing import Play
+from tests.rig import Rig, running_rig
+from workflows import _lifecycle as life
 from workflows.streams import StreamsWorkflow
-from workflows.trade import TradeWorkflow
 
-CELL_DEADLINE_S = 90.0
 KILL_TO_LAST_SEND_S = 0.25
 QUIET_S = 5.0
 ROLE_PASSWORD = "chaos"
@@ -78,30 +75,39 @@ class Played:
 
 
 async def play_cell(
-    lane: Lane, trade: ChaosTrade, face: WireFace, cell: Cell | None, *, is_cold: bool = False
+    lane: Lane,
+    golden: Golden,
+    face: WireFace,
+    cell: Cell | None,
+    times: Times,
+    *,
+    is_cold: bool = False,
 ) -> Played:
     """Plays the trade to its end, whatever the cell's fault does; None is the run without one."""
     began = time.monotonic()
     account = f"c-{uuid.uuid4().hex[:10]}"
     async with AsyncExitStack() as stack:
-        rig = await stack.enter_async_context(_exchange(lane, trade, face, account))
-        director = await _director(stack, lane, rig, cell, is_cold)
+        rig = await stack.enter_async_context(_exchange(lane, golden, face, account))
+        rig.deadline_s = times.cell_s
+        director = await _director(stack, lane, rig, cell, times, is_cold)
         await director.start()
         await _make_current(lane)
-        run = Run(lane, trade, rig, director, trade.plan(rig))
-        await run.play()
+        play = Play(rig, interval_s=times.walk_interval_s)
+        director.trade_ids = lambda: [plan.trade_id for plan in play.plans]
+        run = Run(golden, play, director)
+        await run.perform()
         violations = await run.violations()
         exposure = exposure_of(
             rig.journal(),
-            rules_of(rig, run.plan),
-            await rig.ledger.orders_of_trade(run.plan.trade_id),
+            play.rules(),
+            await rig.ledger.orders_of_account(account),
             windows_of(director.downtime),
         )
         evidence = await run.evidence() if violations else {}
     fired = cell is None or director.has_fired
     row = CellRow(
-        cell=f"{trade.name}/{face.value}" if cell is None else cell.key,
-        trade=trade.name,
+        cell=f"{golden.name}/{face.value}" if cell is None else cell.key,
+        trade=golden.name,
         broker=face.value,
         fault="none" if cell is None else cell.fault.value,
         failpoint="" if cell is None else cell.failpoint,
@@ -119,20 +125,18 @@ async def play_cell(
 
 
 @asynccontextmanager
-async def _exchange(
-    lane: Lane, trade: ChaosTrade, face: WireFace, account: str
-) -> AsyncIterator[Rig]:
+async def _exchange(lane: Lane, golden: Golden, face: WireFace, account: str) -> AsyncIterator[Rig]:
     async with running_rig(
         lane.client,
         lane.ledger,
         account,
-        config=trade.config(face),
-        limits=roomy_limits(**trade.limits),
+        config=golden.config(face),
+        limits=golden.limits,
         workers=False,
         with_wall_times=True,
     ) as made:
-        rig = replace(made, queue=lane.queue, deadline_s=CELL_DEADLINE_S)
-        trade.prepare(rig)
+        rig = replace(made, queue=lane.queue)
+        golden.prepare(rig)
         yield rig
 
 
@@ -141,6 +145,7 @@ async def _director(
     lane: Lane,
     rig: Rig,
     cell: Cell | None,
+    times: Times,
     is_cold: bool,
 ) -> Director:
     """The worker's specification, with proxies in its way where the fault is in the network."""
@@ -174,12 +179,19 @@ async def _director(
         stream_url=stream_url,
         log_file=str(lane.folder / f"{rig.services.account}.log"),
         limits=rig.services.limits,
+        times=times,
         is_cold=is_cold if cell is None else cell.fault.is_cold,
-        target=None if cell is None else Target(cell.place, cell.nth, cell.fault.strike, HANG_S),
+        target=_target(cell, times),
     )
     director = Director(cell, lane, spec, broker=broker, postgres=postgres, role=role)
     stack.push_async_callback(director.aclose)
     return director
+
+
+def _target(cell: Cell | None, times: Times) -> Target | None:
+    if cell is None:
+        return None
+    return Target(cell.place, cell.nth, cell.fault.strike, times.hang_s)
 
 
 async def _make_current(lane: Lane) -> None:
@@ -191,81 +203,60 @@ async def _make_current(lane: Lane) -> None:
 
 @dataclass
 class Run:
-    """One trade on its exchange under its director."""
+    """One golden trade on its exchange under its director."""
 
-    lane: Lane
-    trade: ChaosTrade
-    rig: Rig
+    golden: Golden
+    play: Play
     director: Director
-    plan: TradePlan
-    result: TradeResult | None = None
+    results: tuple[TradeResult, ...] = ()
     problem: str = ""
     passes: tuple[str, ...] = ()
     history: str = ""
 
     @property
     def ended(self) -> str:
-        """The trade's own words about its end."""
-        if self.result is None:
-            return ""
-        words = (self.result.outcome, self.result.exit_reason, self.result.code)
-        return " ".join(word for word in words if word)
+        """The trades' own words about their end."""
+        return "; ".join(
+            " ".join(str(word) for word in (r.outcome, r.exit_reason, r.code, r.realised) if word)
+            for r in self.results
+        )
 
-    async def play(self) -> None:
-        """Starts streams and trade, moves the market, waits for the end of trade and fault."""
-        started: list[Handle] = []
-        try:
-            async with asyncio.timeout(CELL_DEADLINE_S):
-                await self._start(started)
-                market = asyncio.create_task(self.trade.market(self.rig, started[-1]))
-                try:
-                    self.result = await started[-1].result()
-                    self.passes = tuple(self.director.workers[0].passes)
-                finally:
-                    market.cancel()
-                    await asyncio.gather(market, return_exceptions=True)
-                await self.director.settle()
-        except (TimeoutError, WorkflowFailureError, AssertionError) as error:
-            text = f"{type(error).__name__} {error} {getattr(error, 'cause', None) or ''}".strip()
-            self.problem = f"I11 no end within {CELL_DEADLINE_S:g} s: {text}"
-            with contextlib.suppress(RPCError):
-                self.history = (await started[-1].fetch_history()).to_json()
-        finally:
-            for each in started:
-                with contextlib.suppress(RPCError):
-                    await each.terminate("the cell is over")
-
-    async def _start(self, started: list[Handle]) -> None:
-        rig, account = self.rig, self.rig.services.account
+    async def perform(self) -> None:
+        """Starts the streams, plays the script, waits for the end of trades and fault."""
+        rig = self.play.rig
+        account = rig.services.account
         streams = await rig.client.start_workflow(
             StreamsWorkflow.run,
             StreamInput(account=account, compare_interval_s=2.0),
             id=streams_workflow_id(account),
-            task_queue=self.lane.queue,
-            task_timeout=WORKFLOW_TASK_TIMEOUT,
+            task_queue=rig.queue,
+            task_timeout=life.TASK_TIMEOUT,
         )
-        started.append(streams)
-        trade = TradeInput(plan=self.plan, installation=rig.services.installation, clock=rig.clock)
-        handle = await rig.client.start_workflow(
-            TradeWorkflow.run,
-            trade,
-            id=trade_workflow_id(self.plan.trade_id),
-            task_queue=self.lane.queue,
-            task_timeout=WORKFLOW_TASK_TIMEOUT,
-        )
-        started.append(handle)
-        self.director.trade_id = self.plan.trade_id
-        self.director.trade_started.set()
+        try:
+            async with asyncio.timeout(self.director.spec.times.cell_s):
+                self.results = await perform(self.golden, self.play)
+                self.passes = tuple(self.director.workers[0].passes)
+                await self.director.settle()
+        except (TimeoutError, WorkflowFailureError, AssertionError) as error:
+            text = f"{type(error).__name__} {error} {getattr(error, 'cause', None) or ''}".strip()
+            self.problem = f"I11 no end: {text}"
+            self.history = await self._history()
+        finally:
+            names = [streams.id, *(self.play.handle(plan).id for plan in self.play.plans)]
+            for name in names:
+                with contextlib.suppress(RPCError):
+                    await rig.client.get_workflow_handle(name).terminate("the cell is over")
 
     async def violations(self) -> list[str]:
         """What was broken; what heals within the quiet time behind the end is not."""
-        if self.result is None:
+        if self.problem:
             return [self.problem]
         cell = self.director.cell
-        is_steered = cell is not None and cell.fault.ends_otherwise
         deadline = time.monotonic() + QUIET_S
         while True:
-            broken = await self.trade.check(self.rig, self.plan, self.result, is_steered)
+            broken = await judge(
+                self.golden, self.play, self.results, is_disturbed=cell is not None
+            )
             if not broken or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.3)
@@ -276,7 +267,7 @@ class Run:
     def _sent_after_kill(self) -> list[str]:
         """I9: no entry is accepted later than 250 ms behind the kill."""
         late = []
-        for row in self.rig.journal("accepted"):
+        for row in self.play.rig.journal("accepted"):
             parts = parse_client_order_id(str(row["client_id"]))
             after_s = wall_of(row).timestamp() - self.director.killed_at
             is_entry = parts is not None and parts.purpose is Purpose.ENTRY
@@ -286,14 +277,22 @@ class Run:
 
     async def evidence(self) -> dict[str, Any]:
         """What a failed cell leaves behind (faults.md §2.5)."""
-        trade_id = self.plan.trade_id
-        row = await self.rig.ledger.trade(trade_id)
+        rig = self.play.rig
+        account = rig.services.account
         return {
-            "journal": self.rig.journal(),
-            "ledger_trade": str(row),
-            "ledger_orders": [str(o) for o in await self.rig.ledger.orders_of_trade(trade_id)],
+            "journal": rig.journal(),
+            "ledger_trades": [str(t) for t in await rig.ledger.list_trades(account=account)],
+            "ledger_orders": [str(o) for o in await rig.ledger.orders_of_account(account)],
             "passes": list(self.director.workers[0].passes),
             "downtime": self.director.downtime,
             "workers": [each.told() for each in self.director.workers],
-            "history": self.history,
+            "cut_short": self.play.cut_short,
+            "history": json.loads(self.history or await self._history() or "{}"),
         }
+
+    async def _history(self) -> str:
+        """The newest run of the first trade."""
+        with contextlib.suppress(RPCError, IndexError):
+            handle = self.play.handle(self.play.plans[0])
+            return (await handle.fetch_history()).to_json()
+        return ""

@@ -2,7 +2,7 @@
 
 Forked from a clean server that has imported everything (`forkserver`), so that a cell costs
 little. Nothing is shared with the driver but PostgreSQL, Temporal, the exchange's sockets and a
-pipe. Chaos settings (faults.md §2.1): start-to-close 2 s, request deadline below it, sticky 1 s.
+pipe. Its deadlines are short (`Times`), its sticky timeout is one second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import traceback
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -35,14 +35,9 @@ from domain.risk.limits import Limits, RestrictedList
 from ledger.repository import Ledger
 from observability.plugin import holdfast_plugin
 from tests.chaos.points import ChaosPoints, ChaosTransport, Target
-from workflows import _lifecycle as life
+from tests.chaos.times import Times
 
 BUILD = "chaos"
-REQUEST_TIMEOUT_S = 1.2
-START_TO_CLOSE = timedelta(seconds=2)
-# Steps of several requests each: look-ups and reads besides the send.
-LONG_START_TO_CLOSE = timedelta(seconds=3)
-WORKFLOW_TASK_TIMEOUT = timedelta(seconds=2)
 CACHED_WORKFLOWS = 1_000
 _PR_SET_PDEATHSIG = 1
 
@@ -64,6 +59,7 @@ class WorkerSpec:
     stream_url: str
     log_file: str
     limits: Limits
+    times: Times
     is_cold: bool = False
     target: Target | None = None
 
@@ -87,17 +83,8 @@ def run_worker(spec: WorkerSpec, driver: Connection) -> None:
         os._exit(1)
 
 
-def use_chaos_times() -> None:
-    """Shortens the deadlines of every workflow of this process; the sandbox passes them through."""
-    life.SEND_TIMEOUT = START_TO_CLOSE
-    life.WALK_TIMEOUT = LONG_START_TO_CLOSE
-    life.RESOLVE_TIMEOUT = LONG_START_TO_CLOSE
-    life.READ_TIMEOUT = LONG_START_TO_CLOSE
-    life.BOOKKEEPING_TIMEOUT = START_TO_CLOSE
-
-
 async def _serve(spec: WorkerSpec, points: ChaosPoints) -> None:
-    use_chaos_times()
+    spec.times.shorten_workflows()
     client = await Client.connect(
         spec.temporal, namespace=spec.namespace, plugins=[holdfast_plugin(failpoints=points)]
     )
@@ -110,7 +97,7 @@ async def _serve(spec: WorkerSpec, points: ChaosPoints) -> None:
         installation=await ledger.installation_id(),
         limits=spec.limits,
         restricted=RestrictedList(as_of=datetime.now(UTC)),
-        request_timeout_s=REQUEST_TIMEOUT_S,
+        request_timeout_s=spec.times.request_s,
         failpoint=points.hit,
     )
     sweeper = GatewaySweeper(services, _broker(spec, None), client=client, trade_queue=spec.queue)
@@ -146,7 +133,7 @@ def _broker(spec: WorkerSpec, points: ChaosPoints | None) -> Broker:
                 key_id=spec.key_id,
                 secret=SecretStr(spec.secret),
                 trading_url=spec.trading_url,
-                request_timeout_s=REQUEST_TIMEOUT_S,
+                request_timeout_s=spec.times.request_s,
             ),
             **network,
         )
@@ -159,7 +146,7 @@ def _broker(spec: WorkerSpec, points: ChaosPoints | None) -> Broker:
             trading_url=spec.trading_url,
             data_url=spec.trading_url,
             stream_url=spec.stream_url,
-            request_timeout_s=REQUEST_TIMEOUT_S,
+            request_timeout_s=spec.times.request_s,
         ),
         **network,
     )
