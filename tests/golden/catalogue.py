@@ -227,7 +227,7 @@ CATALOGUE: dict[str, Golden] = {
             "everything killed with a position open, reset by two people, traded again",
             people.killed_and_reset,
             (
-                Ending("closed", "kill", D(10), D("-2.50")),
+                Ending("closed", "flatten", D(10), D("-2.50")),
                 Ending("refused"),
                 Ending("closed", "target", D(10), D("10.00")),
             ),
@@ -285,7 +285,7 @@ CATALOGUE: dict[str, Golden] = {
                 ("sell", "6", "101.5"),
             ),
             prepare=equities.four_at_most_and_two_late,
-            check=equities.nothing_refused,
+            check=equities.no_order_refused,
         ),
     )
 }

@@ -193,8 +193,10 @@ async def part_and_late_fill(play: Play) -> None:
     play.quote(SYMBOL, "101.50", "101.75")
 
 
-def nothing_refused(play: Play) -> list[str]:
-    return [f"the venue refused: {row}" for row in play.seen.refusals]
+def no_order_refused(play: Play) -> list[str]:
+    """No stop went beside a working buy, none for shares that another one holds."""
+    refusals = (row for row in play.seen.refusals if row["action"] != "cancel")
+    return [f"the venue refused: {row}" for row in refusals]
 
 
 # --- GT5 ------------------------------------------------------------------------------------------
