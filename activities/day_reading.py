@@ -13,7 +13,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from activities.account_books import START_CASH_KEY, known_account, read_account_book
+from activities.account_books import known_account, read_account_book
 from activities.reconcile import good_pass_cursor, look_of
 from brokers.port import Broker
 from domain.account import AccountSnapshot, MarketClock
@@ -151,7 +151,7 @@ async def read_day(ledger: Ledger, broker: Broker, wanted: DayWanted) -> DayRepo
                 read_at=baseline.read_at,
             ),
             None if market.account is None else market.account.equity,
-            transfers_since(books.book, None if baseline is None else baseline.roll),
+            await ledger.transfers_since(baseline),
             wanted.max_daily_loss_fraction,
         ),
         armed=control.armed,
@@ -322,18 +322,6 @@ def _money(books: _Books, market: _Market, wanted: DayWanted) -> DayMoney:
         fees=-day.cash_of(CashKind.FEE),
         unrealised=total(known) if len(known) == len(results) else None,
         fills=sum(1 for move in day.moves if move.is_fill),
-    )
-
-
-def transfers_since(book: AccountBook, roll: datetime | None) -> Decimal:
-    """The owner's money since the roll; it is neither loss nor gain.
-
-    What a simulated account began with was there at the roll, whatever the roll's clock said.
-    """
-    return total(
-        row.amount
-        for row in book.owner_cash
-        if roll is not None and row.time >= roll and row.key != START_CASH_KEY
     )
 
 

@@ -491,7 +491,7 @@ def _daily_loss(services: Services, market: MarketView, book: RiskBook) -> Daily
         read_at=book.baseline.read_at,
     )
     fraction = services.limits.max_daily_loss_fraction
-    return judge(baseline, market.account.equity, ZERO, fraction)
+    return judge(baseline, market.account.equity, book.transfers, fraction)
 
 
 def _as_decision(judgement: Judgement) -> ReserveDecision:

@@ -55,6 +55,7 @@ class GateCode(StrEnum):
     TOO_MANY_ORDERS = "TOO_MANY_ORDERS"
     NO_SIGNAL = "NO_SIGNAL"
     INTENT_BODY_DIFFERS = "INTENT_BODY_DIFFERS"
+    WORKER_STALE = "WORKER_STALE"
 
 
 SELF_HALTING = (GateCode.TOO_MANY_ORDERS, GateCode.NO_SIGNAL)
@@ -383,7 +384,8 @@ class RiskBook(Frozen):
     `reservations` are the unreleased ones of the account (working orders and open positions of
     our trades are inside them). `positions` are by trade, EXTERNAL included. `messages_last_60_s`
     counts intents that passed the gate. `recent` are entries of one strategy, newest first, since
-    the last reset of a kill of it. Missing breakers read as tripped / open.
+    the last reset of a kill of it. `transfers` is money that the owner moved in (> 0) or out since
+    the baseline was read. Missing breakers read as tripped / open.
     """
 
     account: str
@@ -399,6 +401,7 @@ class RiskBook(Frozen):
     baseline: EquityBaseline | None = None
     configurations: tuple[StrategyRecord, ...] = ()
     recent: tuple[RecentReservation, ...] = ()
+    transfers: Amount = ZERO
 
     @property
     def open_trades(self) -> int:

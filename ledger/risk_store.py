@@ -35,6 +35,7 @@ from ledger.switch_store import (
     baseline_in,
     conditions_in,
     risk_breaker_in,
+    transfers_in,
 )
 from ledger.tables import LIVE_ORDERS, gate_verdicts, kills, orders, reservations, trades
 
@@ -63,6 +64,7 @@ async def read_risk_book(
     sent = select(func.coalesce(func.sum(orders.c.attempts), 0)).where(
         orders.c.account == account, orders.c.gate_at > now - MESSAGE_WINDOW
     )
+    baseline = await baseline_in(connection, account, None)
     return RiskBook(
         account=account,
         read_at=now,
@@ -74,7 +76,8 @@ async def read_risk_book(
         positions=await positions_in(connection, account),
         working_orders=tuple(working_of(row) for row in working),
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
-        baseline=await baseline_in(connection, account, None),
+        baseline=baseline,
+        transfers=await transfers_in(connection, baseline),
         configurations=await configurations_in(connection),
         recent=await _recent_in(connection, account, strategy, now, look_back_s),
     )

@@ -17,6 +17,7 @@ from domain.alerts import TEXT_MAX, AlertDraft
 from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState, ConditionKind, TripReason
 from domain.errors import Refused
+from domain.money import ZERO
 from ledger.alert_store import add_alert
 from ledger.audit import append_audit_row
 from ledger.connection import LedgerConnection, notify
@@ -28,7 +29,15 @@ from ledger.records import (
     ConditionRecord,
     EquityBaseline,
 )
-from ledger.tables import accounts, api_breakers, conditions, equity_baselines, risk_breakers
+from ledger.tables import (
+    accounts,
+    api_breakers,
+    cash_movements,
+    conditions,
+    equity_baselines,
+    plain,
+    risk_breakers,
+)
 
 
 async def conditions_in(connection: AsyncConnection, account: str) -> tuple[ConditionRecord, ...]:
@@ -75,6 +84,19 @@ async def baseline_in(
     newest = query.order_by(equity_baselines.c.roll.desc()).limit(1)
     row = (await connection.execute(newest)).mappings().one_or_none()
     return None if row is None else EquityBaseline.model_validate(dict(row))
+
+
+async def transfers_in(connection: AsyncConnection, baseline: EquityBaseline | None) -> Decimal:
+    """Money moved in (> 0) or out since the baseline was read: no profit and no loss.
+
+    What was there when it was read is inside it, whenever that is said to have come.
+    """
+    if baseline is None:
+        return ZERO
+    query = select(func.coalesce(func.sum(cash_movements.c.amount), 0)).where(
+        cash_movements.c.account == baseline.account, cash_movements.c.at > baseline.read_at
+    )
+    return plain(Decimal((await connection.execute(query)).scalar_one()))
 
 
 def _alert_of_trip(account: str, at: datetime, reason: str, text: str, by: str) -> AlertDraft:
@@ -224,6 +246,12 @@ class SwitchStore(LedgerConnection):
             stands = await baseline_in(connection, account, roll)
         assert stands is not None
         return stands
+
+    async def transfers_since(self, baseline: EquityBaseline | None) -> Decimal:
+        """Money that the owner moved in (> 0) or out since the baseline was read."""
+        async with self._work() as connection:
+            moved = await transfers_in(connection, baseline)
+        return moved
 
     async def equity_baseline(
         self, account: str, roll: datetime | None = None

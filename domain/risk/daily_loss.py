@@ -74,13 +74,13 @@ def choose_baseline(
 def judge(
     baseline: DailyBaseline | None,
     equity_now: Decimal | None,
-    transfers_since_roll: Decimal,
+    transfers: Decimal,
     max_loss_fraction: Decimal,
 ) -> DailyLoss:
     """Compares; a loss that reaches the limit exactly has exceeded it.
 
-    `transfers_since_roll` is money moved in (> 0) or out (< 0): a withdrawal is no loss and a
-    deposit hides none. Missing equity or baseline is UNKNOWN, and the gate treats that as
+    `transfers` is money moved in (> 0) or out (< 0) since the baseline was read: a withdrawal is
+    no loss and a deposit hides none. Missing equity or baseline is UNKNOWN, and the gate treats that as
     tripped (faults.md §3 row 63).
     """
     if baseline is None or baseline.equity <= 0:
@@ -94,7 +94,7 @@ def judge(
             baseline_equity=baseline.equity,
             roll_at=baseline.roll_at,
         )
-    loss = baseline.equity - (equity_now - transfers_since_roll)
+    loss = baseline.equity - (equity_now - transfers)
     exceeded = loss >= limit or equity_now <= ZERO
     return DailyLoss(
         state=LossState.EXCEEDED if exceeded else LossState.WITHIN,

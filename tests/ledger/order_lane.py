@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import httpx
@@ -113,7 +113,7 @@ async def order_lane(ledger: Ledger) -> AsyncIterator[Lane]:
         broker_name="alpaca",
         installation=INSTALLATION,
         limits=roomy_limits(),
-        restricted=RestrictedList(as_of=MARKET_NOW - timedelta(minutes=1)),
+        restricted=RestrictedList(as_of=datetime.now(UTC)),
     )
     lane = Lane(ledger, exchange, services)
     lane.quote("99.99", "100.01")

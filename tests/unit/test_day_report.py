@@ -7,10 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from activities.account_books import START_CASH_KEY
-from activities.day_reading import transfers_since
 from activities.day_report import day_bounds
-from domain.account_book import AccountBook, OwnerCash
 from domain.day_report import (
     DayMoney,
     DayReport,
@@ -116,15 +113,6 @@ def test_daily_loss_is_shown_against_its_limit() -> None:
     daily = judge(baseline, Decimal(9_900), Decimal(0), FIVE)
     (day,) = (part for part in parts(evening(daily=daily)) if part.title == "The day")
     assert ("daily loss", "100.00 of 500.00 allowed, 20.0 % used") in day.rows
-
-
-def test_deposit_is_no_gain_and_start_cash_is_no_deposit() -> None:
-    cash = (
-        OwnerCash(key=START_CASH_KEY, time=NOW, amount=Decimal(100_000)),
-        OwnerCash(key="wire", time=NOW, amount=Decimal(500)),
-        OwnerCash(key="old", time=NOW - timedelta(days=2), amount=Decimal(7)),
-    )
-    assert transfers_since(AccountBook(owner_cash=cash), NOW) == Decimal(500)
 
 
 def test_day_of_an_instant_is_the_day_of_new_york() -> None:
