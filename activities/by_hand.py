@@ -11,6 +11,7 @@ from domain.base import Frozen
 from domain.commands import AnsweredOrder, BookByHand
 from domain.errors import Broken
 from domain.facts import (
+    ENDINGS,
     OWNER_CHANGES,
     AdjustmentKind,
     BookedByHand,
@@ -20,6 +21,7 @@ from domain.facts import (
 from domain.fold_orders import BY_HAND
 from domain.money import ZERO
 from domain.order import Fill, Side
+from domain.splits import Split, scaled_fill, splits_of
 from ledger.records import AdjustmentRecord, IntentState
 
 
@@ -94,12 +96,13 @@ def adjustment_rows(
     return own, own.model_copy(update=update)
 
 
-def with_moves_by_hand(
+def with_adjustments(
     fills: Sequence[Fill], rows: Sequence[AdjustmentRecord], side: Side
 ) -> tuple[Fill, ...]:
-    """The fills with what a person put in or took out at a price, as the money law needs them.
+    """The fills with everything else that moved the position at a price, for the money law.
 
-    Entries come first, exits last. What the broker's own facts took back does not count, and a
+    What a person put in comes first, what took the position off last; executions from before a
+    split are told in new shares. What the broker's own facts took back does not count, and a
     released position is no exit: nothing is claimed for it.
     """
     backs = {row.adjustment_id for row in rows if row.adjustment_id.endswith("/back")}
@@ -107,8 +110,8 @@ def with_moves_by_hand(
     after: list[Fill] = []
     for row in rows:
         is_cancelled = row.adjustment_id in backs or f"{row.adjustment_id}/back" in backs
-        is_move = row.kind in (AdjustmentKind.ADOPTED, AdjustmentKind.BY_HAND)
-        if is_cancelled or not is_move or row.price is None:
+        by_hand = row.kind in (AdjustmentKind.ADOPTED, AdjustmentKind.BY_HAND)
+        if is_cancelled or not (by_hand or row.kind in ENDINGS) or row.price is None:
             continue
         moved = Fill(
             fill_key=row.adjustment_id,
@@ -120,5 +123,47 @@ def with_moves_by_hand(
             fee=ZERO,
             venue_time=row.at,
         )
-        (before if moved.side is side else after).append(moved)
-    return (*before, *fills, *after)
+        (before if by_hand and moved.side is side else after).append(moved)
+    splits = booked_splits(fills, rows)
+    return (
+        *(scaled_fill(each, splits.get(each.symbol, ())) for each in (*before, *fills)),
+        *after,
+    )
+
+
+def booked_splits(
+    fills: Sequence[Fill], rows: Sequence[AdjustmentRecord]
+) -> dict[str, tuple[Split, ...]]:
+    """By symbol, with the ratio of what was held right before each."""
+    found: dict[str, tuple[Split, ...]] = {}
+    for symbol in sorted({row.symbol for row in rows if row.kind is AdjustmentKind.SPLIT}):
+        mine = [row for row in rows if row.symbol == symbol]
+        moves = [(f.venue_time, f.signed_quantity) for f in fills if f.symbol == symbol]
+        moves += [(r.at, r.quantity) for r in mine if r.kind is not AdjustmentKind.SPLIT]
+        changes = [(r.at, r.quantity) for r in mine if r.kind is AdjustmentKind.SPLIT]
+        found[symbol] = splits_of(moves, changes)
+    return found
+
+
+def booked_facts(
+    fills: Sequence[Fill], rows: Sequence[AdjustmentRecord]
+) -> tuple[PositionAdjusted, ...]:
+    """The rows as the facts that the trade heard."""
+    ratios = {
+        (symbol, split.at): split.ratio
+        for symbol, splits in booked_splits(fills, rows).items()
+        for split in splits
+    }
+    return tuple(
+        PositionAdjusted(
+            at=row.at,
+            adjustment_id=row.adjustment_id,
+            symbol=row.symbol,
+            quantity=row.quantity,
+            price=row.price,
+            adjustment=row.kind,
+            ratio=ratios.get((row.symbol, row.at)) if row.kind is AdjustmentKind.SPLIT else None,
+            effective_at=row.at if row.kind is AdjustmentKind.SPLIT else None,
+        )
+        for row in rows
+    )

@@ -10,33 +10,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
 
 from activities.baseline import take_baseline
 from activities.doorbell import Doorbell, Send, temporal_sender
-from activities.reporting import report
+from activities.recon_outcomes import Outcomes
+from activities.recon_reading import CashRead, Statement, read_cash, read_statement, set_anchor
 from activities.services import Services, attempt_token
 from activities.stream_events import StreamBooker
+from domain.account import MarketClock
 from domain.base import Frozen
-from domain.commands import AlertSeverity
-from domain.errors import HoldfastError, Uncertain
-from domain.facts import AdjustmentKind, DiscrepancyFound, Fact, PositionAdjusted
+from domain.errors import HoldfastError
+from domain.facts import Fact
 from domain.ids import trade_prefix
-from domain.money import total
 from domain.order import OrderSnapshot, Position
+from domain.recon.cash import CashRule
 from domain.recon.classify import (
     Discrepancy,
-    DiscrepancyKind,
     LedgerIntent,
     Look,
     OwnedQuantity,
+    classify,
     confirmed,
 )
 from ledger.records import (
-    EXTERNAL,
-    AdjustmentRecord,
     ChildOrder,
     IntentRecord,
     IntentState,
@@ -45,7 +45,6 @@ from ledger.records import (
 )
 
 PASS_LEASE_S = 60.0
-CHOICES = "choose: adopt it to a trade, ignore it, or flatten it by name"
 
 
 class ReconcileInput(Frozen):
@@ -53,6 +52,7 @@ class ReconcileInput(Frozen):
 
     account: str
     settle_s: float = 3.0
+    cash_rule: CashRule = CashRule()
 
 
 class ReconcileReport(Frozen):
@@ -92,8 +92,10 @@ def look_of(
     known_broker_ids: Collection[str] = (),
     account_is_flat: bool,
     now: datetime,
+    **more: Any,
 ) -> Look:
-    """What was read of both sides as one look; `trades` are the open ones.
+    """What was read of both sides as one look; `trades` are the open ones, `more` the optional
+    fields of `Look`.
 
     Pure, and shared with `preflight`, which concludes the same but repairs nothing.
     """
@@ -124,6 +126,7 @@ def look_of(
         ),
         positions=tuple(positions),
         account_is_flat=account_is_flat,
+        **more,
     )
 
 
@@ -167,6 +170,13 @@ async def _keep_baseline(services: Services) -> None:
         activity.logger.warning("equity baseline was not taken: %s", error.code)
 
 
+class _Reading(Frozen):
+    """One look, and the cash behind it."""
+
+    look: Look
+    cash: CashRead | None
+
+
 class ReconcilePass:
     """Two looks, one list of findings, one outcome for each."""
 
@@ -179,9 +189,11 @@ class ReconcilePass:
             on_delivered=self._delivered,
         )
         self._booker = StreamBooker(services, self._doorbell)
+        self._outcomes = Outcomes(services, self._doorbell)
 
     async def _delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
         await self._booker.delivered(trade_id, facts)
+        await self._outcomes.delivered(facts)
 
     async def aclose(self) -> None:
         """Sends what still waits, for a moment."""
@@ -194,26 +206,47 @@ class ReconcilePass:
         if missed:
             # Information, not an alarm: both usual paths were late or away.
             activity.logger.warning("reconcile told %d things that nobody had told", missed)
-        first = await self._look()
+        clock = await self._services.broker.market_clock()
+        await self._outcomes.tell_untold()
+        statement = await self._read_statement(clock.market_now)
+        first = await self._look(input, clock, statement)
         await asyncio.sleep(input.settle_s)
         await self._booker.compare()
-        second = await self._look()
-        findings = confirmed(first, second)
+        second = await self._look(input, clock, statement)
+        findings = confirmed(first.look, second.look)
         for finding in findings:
-            await self._settle(finding)
-        await self._remember_foreign(findings)
-        return ReconcileReport(missed=missed, findings=findings)
+            await self._outcomes.settle(finding, statement.events, clock.market_now)
+        await self._outcomes.remember_foreign(findings)
+        await self._anchor_cash(first, second, findings)
+        return ReconcileReport(missed=missed + statement.booked, findings=findings)
 
-    async def _look(self) -> Look:
+    async def _read_statement(self, market_now: datetime) -> Statement:
+        """Rows of the broker's statement; money that it tells is booked and told on the way."""
+        statement = await read_statement(self._services, market_now)
+        for trade_id, fact in statement.told:
+            self._doorbell.ring(trade_id, fact)
+        return statement
+
+    async def _anchor_cash(
+        self, first: _Reading, second: _Reading, findings: Sequence[Discrepancy]
+    ) -> None:
+        """Cash is compared from the first quiet pass on: what was before is the account's own."""
+        one, two = first.cash, second.cash
+        if one is None or two is None or two.anchor is not None or findings:
+            return
+        if one.broker - one.booked == two.broker - two.booked and not classify(second.look):
+            await set_anchor(self._services, two.broker - two.booked)
+
+    async def _look(
+        self, input: ReconcileInput, clock: MarketClock, statement: Statement
+    ) -> _Reading:
         """Both sides, the ledger last: what fills between the reads is booked by then."""
         services, ledger = self._services, self._services.ledger
         account = services.account
         orders = await services.broker.open_orders()
         positions = await services.broker.positions()
-        is_flat = False
-        if not any(position.quantity for position in positions):
-            shown = await services.broker.account()
-            is_flat = shown.equity is not None and shown.equity == shown.cash
+        shown = await services.broker.account()
+        is_flat = shown.equity is not None and shown.equity == shown.cash
         intents = await ledger.open_orders(account)
         children = await ledger.open_children(account)
         trades = await ledger.list_trades(account=account, open_only=True)
@@ -226,7 +259,9 @@ class ReconcilePass:
             if booking.known:
                 known_broker_ids.add(order.broker_order_id)
         owned = await ledger.positions_by_trade(account)
-        return look_of(
+        cash = await read_cash(services, shown.cash, trades)
+        tells = services.broker.capabilities.tells_account_events
+        look = look_of(
             services.installation,
             orders=orders,
             positions=positions,
@@ -235,122 +270,16 @@ class ReconcilePass:
             trades=trades,
             owned=owned,
             known_broker_ids=known_broker_ids,
-            account_is_flat=is_flat,
+            account_is_flat=is_flat and not any(position.quantity for position in positions),
             now=services.now(),
+            events=statement.events,
+            fees=statement.fees,
+            tells_events=tells,
+            today=clock.session_date or clock.market_now.date(),
+            cash=None if cash is None else cash.look,
+            cash_rule=input.cash_rule if tells else input.cash_rule.coarse,
         )
-
-    # --- outcomes ---------------------------------------------------------------------------------
-
-    async def _settle(self, finding: Discrepancy) -> None:
-        """The one outcome of the finding's class."""
-        match finding.kind:
-            case DiscrepancyKind.ORPHAN_ENTRY:
-                await self._cancel(finding)
-            case DiscrepancyKind.ORPHAN_EXIT:
-                if finding.trade_id:
-                    self._tell(finding)
-                    await self._alert(finding)
-                else:
-                    await self._cancel(finding)
-            case DiscrepancyKind.FOREIGN_ORDER:
-                pass  # Told once by `_remember_foreign`, never touched.
-            case DiscrepancyKind.INTENT_STUCK:
-                self._tell(finding)
-                await self._alert(finding)
-            case DiscrepancyKind.POSITION_MISMATCH:
-                await self._book_external(finding)
-            case DiscrepancyKind.POSITION_VANISHED:
-                await self._book_vanished(finding)
-            case DiscrepancyKind.POSITIONS_UNTRUSTED:
-                await self._alert(finding)
-
-    async def _cancel(self, finding: Discrepancy) -> None:
-        """An order of ours that no trade answers for ends here (R1)."""
-        outcome = await self._services.broker.cancel(finding.broker_order_id)
-        await self._alert(finding, f"cancel: {outcome.kind}")
-
-    def _tell(self, finding: Discrepancy) -> None:
-        fact = DiscrepancyFound(
-            at=self._services.now(), code=finding.kind.upper(), text=finding.text
-        )
-        self._doorbell.ring(finding.trade_id, fact)
-
-    async def _alert(self, finding: Discrepancy, more: str = "") -> None:
-        text = f"{finding.text} {more}".strip()
-        severity = AlertSeverity.CRITICAL
-        await report(self._services, finding.kind.upper(), text, finding.trade_id, severity)
-
-    async def _book_external(self, finding: Discrepancy) -> None:
-        """The difference goes to EXTERNAL, which freezes entries in the symbol (R2, I20)."""
-        services = self._services
-        is_new = await services.ledger.record_adjustment(
-            AdjustmentRecord(
-                adjustment_id=await self._adjustment_id(finding.symbol, EXTERNAL),
-                account=services.account,
-                symbol=finding.symbol,
-                quantity=finding.quantity,
-                kind=AdjustmentKind.EXTERNAL,
-                text=finding.text[:200],
-                at=services.now(),
-            )
-        )
-        if is_new:
-            await self._alert(finding, CHOICES)
-
-    async def _book_vanished(self, finding: Discrepancy) -> None:
-        """Each owner loses what the broker took; a flat trade drops its exits at once (R3)."""
-        services = self._services
-        quotes = await services.broker.quotes([finding.symbol])
-        quote = quotes.get(finding.symbol)
-        rows = await services.ledger.positions_by_trade(services.account)
-        owned = {r.trade_id: r.quantity for r in rows if r.symbol == finding.symbol}
-        if sorted(owned) != sorted(finding.owners):
-            raise Uncertain(f"owners of {finding.symbol} moved during the pass", code="MOVED")
-        gone = finding.quantity
-        if total(owned.values()) + gone != 0 and len(owned) != 1:
-            raise Uncertain(f"{finding.symbol} moved during the pass", code="MOVED")
-        for trade_id, quantity in owned.items():
-            lost = gone if len(owned) == 1 else -quantity
-            adjustment_id = await self._adjustment_id(finding.symbol, trade_id)
-            fact = PositionAdjusted(
-                at=services.now(),
-                adjustment_id=adjustment_id,
-                symbol=finding.symbol,
-                quantity=lost,
-                price=None if quote is None else quote.mid,
-                adjustment=AdjustmentKind.LIQUIDATION,
-            )
-            await services.ledger.record_adjustment(
-                AdjustmentRecord(
-                    adjustment_id=adjustment_id,
-                    account=services.account,
-                    trade_id=trade_id,
-                    symbol=finding.symbol,
-                    quantity=lost,
-                    price=fact.price,
-                    kind=fact.adjustment,
-                    text=finding.text[:200],
-                    at=fact.at,
-                )
-            )
-            self._doorbell.ring(trade_id, fact)
-        await self._alert(finding)
-
-    async def _adjustment_id(self, symbol: str, owner: str) -> str:
-        """Counts up per owner and symbol: two passes that saw the same book it once (R8)."""
-        rows = await self._services.ledger.adjustments(self._services.account)
-        number = sum(1 for r in rows if r.symbol == symbol and (r.trade_id or EXTERNAL) == owner)
-        return f"recon/{owner}/{symbol}/{number + 1}"
-
-    async def _remember_foreign(self, findings: tuple[Discrepancy, ...]) -> None:
-        """Alerts a foreign order once, not in every pass."""
-        services, name = self._services, f"foreign-orders/{self._services.account}"
-        foreign = {f.broker_order_id: f for f in findings if f.kind == "foreign_order"}
-        known = set(filter(None, (await services.ledger.get_cursor(name) or "").split(",")))
-        for broker_order_id in sorted(foreign.keys() - known):
-            await self._alert(foreign[broker_order_id], "it is left alone")
-        if known != foreign.keys():
-            await services.ledger.set_cursor(name, ",".join(sorted(foreign)))
+        return _Reading(look=look, cash=cash)
 
 
 def _unknown(

@@ -13,13 +13,14 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from activities.by_hand import booked_facts
 from activities.reporting import report
 from activities.services import Services
 from domain.adoption import STRATEGY as ADOPTED_STRATEGY
 from domain.clock import ClockMap
 from domain.entry import EntryTicket
 from domain.errors import HoldfastError, Refused
-from domain.facts import AdjustmentKind, PositionAdjusted
+from domain.facts import AdjustmentKind
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
 from domain.order import OrderSnapshot
@@ -95,6 +96,7 @@ class Restorer:
             ticket = EntryTicket.model_validate(decision.document)
         rows = await ledger.fills_of_trade(trade.trade_id)
         adjusted = await ledger.adjustments(services.account, trade.trade_id)
+        gone = [row.reverses for row in rows if row.reverses is not None]
         state = rebuild(
             trade.plan,
             services.installation,
@@ -105,18 +107,11 @@ class Restorer:
                 await ledger.children_of_trade(trade.trade_id),
             ),
             fills=[row.fill for row in rows if not row.is_reversal],
-            busted=[row.reverses for row in rows if row.reverses is not None],
-            adjustments=[
-                PositionAdjusted(
-                    at=row.at,
-                    adjustment_id=row.adjustment_id,
-                    symbol=row.symbol,
-                    quantity=row.quantity,
-                    price=row.price,
-                    adjustment=row.kind,
-                )
-                for row in adjusted
-            ],
+            busted=gone,
+            adjustments=booked_facts(
+                [row.fill for row in rows if not row.is_reversal and row.fill.fill_key not in gone],
+                adjusted,
+            ),
             now=services.now(),
         )
         if earlier is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from activities.by_hand import with_moves_by_hand
+from activities.by_hand import with_adjustments
 from activities.executions import fills_of_trade
 from activities.services import (
     AlertInput,
@@ -75,7 +75,7 @@ class TradeActivities:
         booked = await services.ledger.fees(services.account, trade_id)
         result = trade_result(
             [leg.instrument for leg in input.plan.legs],
-            with_moves_by_hand(fills, moved, input.plan.side),
+            with_adjustments(fills, moved, input.plan.side),
             other_fees=total(row.amount for row in booked),
             account_currency=input.plan.instrument.currency,
         )

@@ -31,6 +31,7 @@ from domain.order import (
     OrderSnapshot,
     OrderState,
 )
+from domain.splits import known_splits, scaled_fill, split_trade
 from domain.trade_state import OrderRecord, Role, TradeState
 
 
@@ -45,6 +46,7 @@ def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) 
     """
     if any(fill.fill_key == known.fill_key for known in (*state.fills, *state.unclaimed)):
         return state
+    fill = scaled_fill(fill, known_splits(state))
     record = state.find(fill.client_id, fill.broker_order_id)
     if record is None and awaits_broker_ids(state):
         return state.changed(unclaimed=(*state.unclaimed, fill))
@@ -179,6 +181,8 @@ def proven_since(state: TradeState, seen: OrderSnapshot, seen_at: datetime) -> T
 def position_adjusted(state: TradeState, fact: PositionAdjusted, now: datetime) -> TradeState:
     if any(known.adjustment_id == fact.adjustment_id for known in state.adjustments):
         return state
+    if fact.adjustment is AdjustmentKind.SPLIT and fact.ratio is not None:
+        return split_trade(state, fact, now)
     state = state.changed(adjustments=(*state.adjustments, fact))
     if fact.adjustment is AdjustmentKind.ADOPTED:
         return state.changed(first_fill_at=state.first_fill_at or state.clock.market(fact.at))

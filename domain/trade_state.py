@@ -18,7 +18,7 @@ from domain.clock import ClockMap
 from domain.commands import Alert, AnsweredOrder
 from domain.control import KillMode
 from domain.entry import EntryTicket
-from domain.facts import AdjustmentKind, PositionAdjusted
+from domain.facts import ENDINGS, AdjustmentKind, PositionAdjusted
 from domain.ids import IntentKey, Purpose
 from domain.money import CTX, ZERO, Amount, NetPrice, Quantity, divide, total
 from domain.order import (
@@ -138,7 +138,8 @@ class WalkProgress(Frozen):
 class ExitProgress(Frozen):
     """A reducing exit on its way. `reason` empty means none. `rung` widens the collar.
 
-    `asking_since` is when the first of the questions for a quote that are still open was asked.
+    `asking_since` is when the first of the questions for a quote that are still open was asked,
+    `unpriced_since` since when the quotes that came had no price for the exit.
     `keep` > 0 makes it a part close: the units that shall stay. `releasing` is True while the
     resting exits stand back to those units, so that the rest of them can be sold.
     """
@@ -153,6 +154,7 @@ class ExitProgress(Frozen):
     began_at: AwareDatetime | None = None
     asked_at: AwareDatetime | None = None
     asking_since: AwareDatetime | None = None
+    unpriced_since: AwareDatetime | None = None
     pending: str = ""
 
 
@@ -717,7 +719,11 @@ def is_final(state: TradeState) -> bool:
 
 
 def exit_reason(state: TradeState) -> str:
-    """Why the position went: the role or reason of the exit that filled last."""
+    """Why the position went: what ended it outside (assignment, liquidation, other people), else
+    the role or reason of the exit that filled last."""
+    outside = [each.adjustment for each in state.adjustments if each.adjustment in ENDINGS]
+    if outside:
+        return str(outside[-1])
     last: tuple[datetime, OrderRecord] | None = None
     for record in state.orders:
         if record.role is Role.ENTRY:

@@ -5,12 +5,13 @@
 | `ControlStore`, `ResetStore` | accounts, arm, latched kills, operators, lifting a kill |
 | `SwitchStore` | conditions, risk and API breakers, equity baselines |
 | `GateStore`, `OrderStore` | the last-hop gate, attempts, answers, snapshots, order lists |
-| `FillStore` | executions, reversals, fees, adjustments, positions by trade |
+| `FillStore`, `CashStore` | executions, reversals, fees, adjustments, positions, cash |
 | `RiskStore` | reservations and verdicts |
 | `TradeStore`, `WatchStore` | trades, signals, exit-watch rows |
 | `AlertStore`, `MetricStore` | the alert outbox and its deliveries; numbers for a scrape |
 | `MarketStore` | halts, bars and recordings of the market-data stream |
 | `OperationStore`, `AuditStore` | leases, cursors, the hash-chained audit |
+| `DeploymentStore` | the builds and settings that may open positions |
 
 All of them raise `LedgerDown` (code LEDGER_DOWN) within seconds when PostgreSQL is away. Schema:
 `ledger.migrate.upgrade(dsn)` and `downgrade(dsn)`.
@@ -23,6 +24,8 @@ from typing import Self
 from domain.errors import Broken
 from ledger.alert_store import AlertStore
 from ledger.audit import AuditStore
+from ledger.cash_store import CashStore
+from ledger.deployment_store import DeploymentStore
 from ledger.fill_store import FillStore
 from ledger.gate_store import GateStore
 from ledger.market_store import MarketStore
@@ -44,12 +47,14 @@ class Ledger(
     GateStore,
     OrderStore,
     FillStore,
+    CashStore,
     RiskStore,
     TradeStore,
     StrategyStore,
     WatchStore,
     MarketStore,
     OperationStore,
+    DeploymentStore,
     AlertStore,
     MetricStore,
     AuditStore,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, timedelta
-from functools import partial
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 
 from domain.instrument import Instrument, OptionRight
 from domain.money import ZERO, divide, multiply

@@ -18,6 +18,11 @@ class CashRule(Frozen):
     tolerance: Amount = CASH_TOLERANCE
     blocks_from: Amount = CASH_BLOCKS_FROM
 
+    @property
+    def coarse(self) -> CashRule:
+        """For a broker that tells fees and money too late: only what would block counts."""
+        return CashRule(tolerance=self.blocks_from - self.tolerance, blocks_from=self.blocks_from)
+
 
 class CashLook(Frozen):
     """`expected` is what the ledger booked, from the anchor of the first pass on."""

@@ -244,9 +244,11 @@ def _new_symbols(
     tells_events: bool,
 ) -> Iterator[Explanation]:
     """A whole position that is gone, and the same quantity of a symbol that nobody owned."""
-    free = [s for s in holdings.symbols if s not in set(taken) and not looks_like_option(s)]
-    gone = [s for s in free if holdings.held.get(s, ZERO) == 0 and holdings.difference(s) != 0]
-    come = [s for s in free if holdings.owned.get(s, ZERO) == 0 and holdings.difference(s) != 0]
+    known = frozenset(taken)
+    free = tuple(s for s in holdings.symbols if s not in known and not looks_like_option(s))
+    moved = tuple(s for s in free if holdings.difference(s) != 0)
+    gone = tuple(s for s in moved if holdings.held.get(s, ZERO) == 0)
+    come = tuple(s for s in moved if holdings.owned.get(s, ZERO) == 0)
     for old in gone:
         quantity = holdings.difference(old)
         named = [row for row in rows.get(old, ()) if row.kind is EventKind.SYMBOL_CHANGE]

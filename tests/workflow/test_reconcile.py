@@ -181,9 +181,9 @@ async def test_unexplained_quantity_goes_to_external_once_and_freezes_the_symbol
 async def test_vanished_position_is_booked_to_its_trade_and_its_exits_are_cancelled(
     rig: Rig,
 ) -> None:
-    """R3: liquidated by the broker; a stop that stayed would open the other side."""
+    """R3: gone without a word; a stop that stayed would open the other side."""
     handle = await protected_trade(rig)
-    rig.exchange.set_position("ESX", D(0), "LIQ", D(98))
+    rig.exchange.set_position("ESX", D(0), "VANISHED", D(98))
 
     async with reconciling(rig) as one_pass:
         report = await one_pass()

@@ -1,0 +1,61 @@
+"""What every booked row moved in cash, summed by the database (R9, I5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from sqlalchemy import text
+
+from domain.facts import OWNER_CHANGES, AdjustmentKind
+from ledger.connection import LedgerConnection
+from ledger.tables import plain
+
+_NO_CASH = [kind.value for kind in (*OWNER_CHANGES, AdjustmentKind.SPLIT)]
+_TRADED = text(
+    """
+    SELECT symbol, sum(cash) AS cash FROM (
+        SELECT symbol,
+               CASE side WHEN 'buy' THEN -quantity * price ELSE quantity * price END AS cash
+        FROM fills WHERE account = :account
+        UNION ALL
+        SELECT symbol, -quantity * price AS cash FROM adjustments
+        WHERE account = :account AND price IS NOT NULL AND kind <> ALL(:no_cash)
+    ) AS moves GROUP BY symbol
+    """
+)
+_OTHER = text(
+    """
+    SELECT (SELECT coalesce(sum(amount), 0) FROM cash_movements WHERE account = :account)
+         - (SELECT coalesce(sum(amount), 0) FROM fees WHERE account = :account)
+         - (SELECT coalesce(sum(fee), 0) FROM fills WHERE account = :account) AS cash
+    """
+)
+
+
+class CashStore(LedgerConnection):
+    """Cash of an account by its own rows, from zero."""
+
+    async def booked_cash(self, account: str, multipliers: Mapping[str, Decimal]) -> Decimal:
+        """Sum of all cash that the ledger knows of.
+
+        Args:
+            account: whose.
+            multipliers: of the symbols for which it is not 1.
+        """
+        async with self._work() as connection:
+            traded = await connection.execute(_TRADED, {"account": account, "no_cash": _NO_CASH})
+            rows = list(traded)
+            other = (await connection.execute(_OTHER, {"account": account})).scalar_one()
+        sums = [plain(row.cash) * multipliers.get(row.symbol, Decimal(1)) for row in rows]
+        return sum(sums, plain(other))
+
+    async def traded_symbols(self, account: str) -> tuple[str, ...]:
+        """Every symbol that ever moved on the account."""
+        query = text(
+            "SELECT symbol FROM fills WHERE account = :account"
+            " UNION SELECT symbol FROM adjustments WHERE account = :account ORDER BY 1"
+        )
+        async with self._statement() as connection:
+            rows = await connection.execute(query, {"account": account})
+            return tuple(str(row.symbol) for row in rows)
