@@ -80,8 +80,8 @@ def judge(
     """Compares; a loss that reaches the limit exactly has exceeded it.
 
     `transfers` is money moved in (> 0) or out (< 0) since the baseline was read: a withdrawal is
-    no loss and a deposit hides none. Missing equity or baseline is UNKNOWN, and the gate treats that as
-    tripped (faults.md §3 row 63).
+    no loss and a deposit hides none. Missing equity or baseline is UNKNOWN, and the gate treats
+    that as tripped (faults.md §3 row 63).
     """
     if baseline is None or baseline.equity <= 0:
         return DailyLoss(state=LossState.UNKNOWN, code="BASELINE_MISSING")
