@@ -14,7 +14,7 @@ RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 # Two halves so that the quick one tells first. Both run in parallel, file by file: each pytest
 # worker has a Temporal server of its own, PostgreSQL is one server with a database per test.
 # Marker `slow` (the whole recorded day, kills with servers down): `make test-long`, in CI too.
-SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/e2e/)
+SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/golden/ tests/e2e/)
 FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
 # A machine that stalls for seconds fails tests that are right: what failed is run once more, alone.

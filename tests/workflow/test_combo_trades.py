@@ -276,14 +276,3 @@ async def test_odd_legs_of_a_condor_are_unwound_shorts_first(rig: Rig) -> None:
     assert unwound == [("buy", "1"), ("sell", "2")]
     assert rig.journal("refused") == []
     await check_books(rig, result)
-
-
-async def test_single_option_rests_no_stop_and_leaves_by_a_plain_order(rig: Rig) -> None:
-    """GT6."""
-    single = (PlanLeg(instrument=CALL_600, side=Side.BUY),)
-    handle = await rig.start_trade(plan_of(rig, single, time_stop_s=D(3), max_loss=None))
-    result = await handle.result()
-    assert (result.outcome, result.exit_reason, result.quantity) == ("closed", "time_stop", D(2))
-    assert combos(rig) == []
-    assert [row["side"] for row in rig.journal("fill")] == ["buy", "sell"]
-    await check_books(rig, result)

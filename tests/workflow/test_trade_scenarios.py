@@ -1,4 +1,7 @@
-"""Whole trades under faults, operators and hand-overs; the exchange's journal is the oracle."""
+"""Whole trades under faults, operators and hand-overs; the exchange's journal is the oracle.
+
+How trades go where nothing is wrong, and the golden trades among them, is in tests/golden.
+"""
 
 from __future__ import annotations
 
@@ -55,25 +58,6 @@ async def history_of(handle: Handle) -> list[Any]:
 # --- how trades go --------------------------------------------------------------------------------
 
 
-async def test_three_tranches_ratchet_the_stop_and_the_rest_is_stopped_out(rig: Rig) -> None:
-    handle = await rig.start_trade(play.plan_of(rig, "1"))
-    await play.ratcheted_out(rig)
-    result = await handle.result()
-
-    assert (result.outcome, result.exit_reason) == ("closed", "ratcheted_stop")
-    assert (result.quantity, result.average_entry) == (D(10), D("101.25"))
-    fills = [(row["side"], row["quantity"], row["price"]) for row in rig.journal("fill")]
-    assert fills == [
-        ("buy", "10", "101.25"),
-        ("sell", "3", "102.25"),
-        ("sell", "3", "103.25"),
-        ("sell", "4", "98.75"),
-    ]
-    assert result.realised == D("-1.00")
-    play.assert_one_order_per_intent(rig)
-    play.assert_nothing_left(rig)
-
-
 async def test_standard_trade_keeps_its_event_budget(
     temporal_client: Client, ledger: Ledger, unique: str
 ) -> None:
@@ -104,18 +88,6 @@ async def cost_of(handle: Handle) -> tuple[int, int]:
     kinds = Counter(EventType.Name(e.event_type).removeprefix("EVENT_TYPE_") for e in events)
     print(f"events of a standard trade: {len(events)} {dict(kinds)} {dict(scheduled)}")
     return scheduled["read_broker"], len(events)
-
-
-async def test_walk_that_nobody_meets_ends_not_filled(rig: Rig) -> None:
-    walk = play.walk_of(max_time_s="6")
-    handle = await rig.start_trade(play.plan_of(rig, "1", walk=walk))
-    result = await handle.result()
-
-    assert (result.outcome, result.quantity) == ("not_filled", D(0))
-    prices = [row["limit_price"] for row in play.own_orders(rig)]
-    assert prices == ["100.5", "100.75", "101", "101.25"]
-    play.assert_nothing_left(rig)
-    assert not await rig.ledger.open_reservations(rig.services.account)
 
 
 async def test_refused_by_risk_is_a_finished_trade_without_an_order(rig: Rig) -> None:
@@ -154,7 +126,6 @@ async def test_stage_is_a_search_attribute_and_the_story_is_told(rig: Rig) -> No
 @pytest.mark.parametrize(
     ("kind", "ids", "method"),
     [
-        ("drop_reply", play.ENTRY_IDS, "POST"),
         ("drop_reply", play.ENTRY_IDS, "PATCH"),
         ("drop_reply", play.OCO_IDS, "POST"),
         ("error_after", play.ENTRY_IDS, "POST"),
@@ -191,36 +162,6 @@ async def test_429_on_the_exit_is_waited_out_and_the_exit_goes(rig: Rig) -> None
     assert result.exit_reason == "flatten"
     sells = [row["quantity"] for row in rig.journal("fill") if row["side"] == "sell"]
     assert sells == ["10"]
-    play.assert_nothing_left(rig)
-
-
-async def test_late_reject_of_the_entry_ends_not_filled(rig: Rig) -> None:
-    """C10: accepted first, rejected a second later; the reservation goes once."""
-    play.fault(rig, "late_reject", {"client_id": play.ENTRY_IDS}, delay_s=1)
-    walk = play.walk_of(interval_s="20")
-    handle = await rig.start_trade(play.plan_of(rig, "1", walk=walk))
-    await rig.until(lambda: bool(rig.journal("accepted")), "accepted")
-    rig.server.step_s(2)
-    result = await handle.result()
-
-    assert (result.outcome, result.quantity) == ("not_filled", D(0))
-    play.assert_nothing_left(rig)
-    assert not await rig.ledger.open_reservations(rig.services.account)
-
-
-async def test_partial_fill_ends_the_walk_and_only_what_is_held_is_protected(rig: Rig) -> None:
-    """§6 (c): no stop beside a working buy, so the rest is cancelled and four are protected."""
-    play.fault(rig, "partial_fill", {"client_id": play.ENTRY_IDS}, quantity="4")
-    walk = play.walk_of().model_copy(update={"partial_wait_s": D("0.5")})
-    handle = await rig.start_trade(play.plan_of(rig, "1", walk=walk))
-    await play.fill_entry(rig)
-    play.calm_market(rig)
-    await rig.until(lambda: play.stops_at(rig, play.STOP) == 3, "three tranches of four")
-    stops = [o.quantity for o in rig.exchange.open_orders if o.stop_price == play.STOP]
-    assert sorted(stops) == [D(1), D(1), D(2)]
-    play.fall(rig)
-    result = await handle.result()
-    assert (result.quantity, result.exit_reason) == (D(4), "stop")
     play.assert_nothing_left(rig)
 
 
