@@ -1,4 +1,4 @@
-"""`python -m tests.bench [trade|recovery|kill|indicators ...]`: the goals of speed and size.
+"""`python -m tests.bench [trade|recovery|kill|scale|indicators ...]`: the goals of speed and size.
 
 Measured: ratios and rates within one run on real parts; nothing here is a test with a time limit.
 Exit code 0 says that it ran, not that every goal was met: the lines say `met` or `MISSED`.
@@ -16,6 +16,7 @@ from tests.bench.figures import context_lines
 from tests.bench.indicator_rate import measure_indicators
 from tests.bench.kill_latency import measure_kill
 from tests.bench.recovery import measure_recovery
+from tests.bench.scale import measure_scale
 from tests.bench.servers import Servers, running_servers
 from tests.bench.trade_cost import measure_trade_cost
 
@@ -23,6 +24,7 @@ PARTS: dict[str, tuple[str, Callable[[Servers], Awaitable[list[str]]]]] = {
     "trade": ("standard trade against a bare workflow", measure_trade_cost),
     "recovery": ("SIGKILL of the only worker with 50 open trades", measure_recovery),
     "kill": ("kill while 50 trades walk", measure_kill),
+    "scale": ("1,000 open trades: kill of the entries, restart against a floor", measure_scale),
 }
 # Pure computation: no servers are started for these.
 ALONE: dict[str, tuple[str, Callable[[], list[str]]]] = {

@@ -151,9 +151,11 @@ class BareRunner:
 
 
 @asynccontextmanager
-async def running_bare(client: Client) -> AsyncIterator[BareRunner]:
+async def running_bare(
+    client: Client, runner: BareRunner | None = None
+) -> AsyncIterator[BareRunner]:
     """Workers of the same kinds as a trade has."""
-    runner = BareRunner(client)
+    runner = runner or BareRunner(client)
     version = WorkerDeploymentVersion(deployment_name="bench-bare", build_id="1")
     deployment = WorkerDeploymentConfig(version=version, use_worker_versioning=True)
     workflows = Worker(

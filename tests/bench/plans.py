@@ -78,6 +78,19 @@ def endless_walk_plan(
     return _plan(book, name, symbol, walk)
 
 
+def small_plan(book: TradeBook, name: str) -> TradePlan:
+    """One share that is bought at once, one stop, one target: a cheap open trade."""
+    whole = TargetPlan(price=PlanPrice(offset=D(1)), fraction=D(1))
+    changes = {"size": FixedSize(quantity=D(1)), "targets": (whole,), "ratchet": ()}
+    return TradePlan.model_validate({**dict(resting_plan(book, name)), **changes})
+
+
+def parked_entry_plan(book: TradeBook, name: str) -> TradePlan:
+    """One share of the walk symbol; its entry rests and takes its next step in an hour."""
+    plan = endless_walk_plan(book, name, D(3600), WALK_SYMBOL)
+    return TradePlan.model_validate({**dict(plan), "size": FixedSize(quantity=D(1))})
+
+
 def _plan(book: TradeBook, name: str, symbol: str, walk: WalkPlan) -> TradePlan:
     third = D(1) / D(4)
     return TradePlan(

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 
 from temporalio.api.enums.v1 import EventType, PendingActivityState
-from temporalio.client import WorkflowHandle
 
-from activities.services import StreamInput
-from deploy.local.stack import READY_FILE_VARIABLE
-from deploy.temporal.versions import set_current_version
-from domain.clock import ClockMap
-from domain.ids import TRADE_QUEUE, streams_workflow_id, trade_prefix, trade_workflow_id
-from domain.instrument import Instrument
-from domain.messages import TradeInput, TradeResult
-from domain.plan import TradePlan
-from observability.build import build_id, repository_root
-from simulator.config import ExchangeConfig, Listing
-from simulator.exchange import Exchange
-from simulator.journal import Journal
-from simulator.server import SimulatorServer
+from domain.ids import trade_prefix
 from tests.bench.figures import spread, until, verdict
 from tests.bench.plans import (
     FAR_QUOTE,
     SYMBOL,
     TARGET_QUOTES,
     WALK_SYMBOL,
-    TradeBook,
     endless_walk_plan,
     resting_plan,
 )
 from tests.bench.servers import Servers
-from tests.rig import prepare_account, roomy_limits
-from workflows import _lifecycle as life
-from workflows.streams import StreamsWorkflow
-from workflows.trade import TradeWorkflow
+from tests.bench.stage import Handle, Stage, running_stage, start_trade, start_worker
 
 ACCOUNT = "bench-recovery"
 IDLE = 40
@@ -58,32 +35,13 @@ WALK_INTERVAL_S = Decimal(2)
 SLOW_S = 1.0
 START_GAP_S = 0.2
 
-Handle = WorkflowHandle[TradeWorkflow, TradeResult]
-
-
-@dataclass
-class Stage:
-    """The exchange in this process, the worker in one of its own."""
-
-    servers: Servers
-    exchange: Exchange
-    journal: Journal
-    server: SimulatorServer
-    book: TradeBook
-    installation: str
-    config: Path
-
-    def quote(self, symbol: str, bid: str, ask: str) -> None:
-        size = Decimal(100_000)
-        self.exchange.set_quote(symbol, Decimal(bid), Decimal(ask), size, size)
-
 
 async def measure_recovery(servers: Servers) -> list[str]:
     """Kills the worker with idle, walking and sending trades; answers the lines to print."""
-    async with _stage(servers) as stage:
+    async with running_stage(servers, ACCOUNT) as stage:
         stage.quote(SYMBOL, "99.90", "100.10")
         stage.quote(WALK_SYMBOL, *FAR_QUOTE)
-        process = await _start_worker(stage, first=True)
+        process = await start_worker(stage, first=True)
         try:
             idle, walking = await _open_trades(stage)
             in_flight = await _kill_mid_send(stage, process, walking)
@@ -91,7 +49,7 @@ async def measure_recovery(servers: Servers) -> list[str]:
             stage.quote(SYMBOL, *TARGET_QUOTES[0])
             killed_rows = len(stage.journal.rows)
             born = time.time()
-            process = await _start_worker(stage)
+            process = await start_worker(stage)
             ready_s = time.time() - born
             return await _figures(stage, idle, walking, in_flight, born, ready_s, killed_rows)
         finally:
@@ -99,114 +57,22 @@ async def measure_recovery(servers: Servers) -> list[str]:
             await asyncio.to_thread(process.wait)
 
 
-@asynccontextmanager
-async def _stage(servers: Servers) -> AsyncIterator[Stage]:
-    journal = Journal(wall=lambda: datetime.now(UTC))
-    listings = tuple(Listing(Instrument(symbol=symbol)) for symbol in (SYMBOL, WALK_SYMBOL))
-    settings = ExchangeConfig(requests_per_minute=None, listings=listings)
-    exchange = Exchange(settings, (), journal)
-    installation = await servers.ledger.installation_id()
-    await prepare_account(servers.ledger, ACCOUNT)
-    config = servers.folder / "recovery.toml"
-    await asyncio.to_thread(config.write_text, _settings_text(installation))
-    async with SimulatorServer(exchange) as server:
-        clock = ClockMap(wall0=datetime.now(UTC), market0=exchange.now)
-        book = TradeBook(ACCOUNT, clock)
-        yield Stage(servers, exchange, journal, server, book, installation, config)
-
-
-def _settings_text(installation: str) -> str:
-    limits = roomy_limits(max_total_notional="10000000", max_messages_per_minute=100_000)
-    lines = [
-        "[account]",
-        f'name = "{ACCOUNT}"',
-        f'installation = "{installation}"',
-        "[broker]",
-        'venue = "alpaca"',
-        'mode = "simulator"',
-        "requests_per_minute = 100000",
-        "[safety]",
-        "dry_run = false",
-        "[restricted]",
-        "symbols = []",
-        "[limits]",
-    ]
-    for name, value in limits.model_dump().items():
-        shown = str(value).lower() if isinstance(value, bool) else value
-        lines.append(f"{name} = {shown}")
-    return "\n".join(lines) + "\n"
-
-
-async def _start_worker(stage: Stage, *, first: bool = False) -> subprocess.Popen[bytes]:
-    """`worker.py --role all` of the product; returns when it polls."""
-    key = stage.exchange.config.keys[0]
-    ready = stage.servers.folder / "worker.ready"
-    ready.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        "HOLDFAST_TEMPORAL_ADDRESS": stage.servers.address,
-        "HOLDFAST_LEDGER_DSN": stage.servers.dsn,
-        "HOLDFAST_BROKER_TRADING_URL": stage.server.url,
-        "HOLDFAST_BROKER_DATA_URL": stage.server.url,
-        "HOLDFAST_BROKER_STREAM_URL": stage.server.stream_url,
-        "HOLDFAST_BROKER_KEY_ID": key.key,
-        "HOLDFAST_BROKER_SECRET": key.secret,
-        READY_FILE_VARIABLE: str(ready),
-    }
-    command = [sys.executable, "worker.py", "--role", "all", "--config", str(stage.config)]
-    process = await asyncio.to_thread(_spawn, command, environment, stage.servers.folder)
-    await until(lambda: ready.exists() or process.poll() is not None, "the worker polls")
-    if process.poll() is not None:
-        tail = (stage.servers.folder / "worker.log").read_text()[-2000:]
-        raise AssertionError(f"the worker ended with {process.poll()}\n{tail}")
-    if first:
-        client = stage.servers.client
-        await set_current_version(client, build_id())
-        await client.start_workflow(
-            StreamsWorkflow.run,
-            StreamInput(account=ACCOUNT),
-            id=streams_workflow_id(ACCOUNT),
-            task_queue=TRADE_QUEUE,
-            task_timeout=life.TASK_TIMEOUT,
-        )
-    return process
-
-
-def _spawn(
-    command: list[str], environment: dict[str, str], folder: Path
-) -> subprocess.Popen[bytes]:
-    with (folder / "worker.log").open("ab") as log:
-        return subprocess.Popen(
-            command, env=environment, cwd=repository_root(), stdout=log, stderr=log
-        )
-
-
 async def _open_trades(stage: Stage) -> tuple[dict[str, Handle], dict[str, Handle]]:
     """Idle trades with all stops resting, and trades on their walk."""
     idle: dict[str, Handle] = {}
     for number in range(IDLE):
         plan = resting_plan(stage.book, f"i{number}")
-        idle[plan.trade_id] = await _start_trade(stage, plan)
+        idle[plan.trade_id] = await start_trade(stage, plan)
         await asyncio.sleep(START_GAP_S)
     await until(lambda: _stops(stage) == 3 * IDLE, f"{3 * IDLE} stops rest", 300)
     walking: dict[str, Handle] = {}
     for number in range(WALKING):
         plan = endless_walk_plan(stage.book, f"w{number}", WALK_INTERVAL_S, WALK_SYMBOL)
-        walking[plan.trade_id] = await _start_trade(stage, plan)
+        walking[plan.trade_id] = await start_trade(stage, plan)
         await asyncio.sleep(START_GAP_S)
     await until(lambda: _walkers(stage) == WALKING, f"{WALKING} trades walk")
     await asyncio.sleep(float(WALK_INTERVAL_S))
     return idle, walking
-
-
-async def _start_trade(stage: Stage, plan: TradePlan) -> Handle:
-    return await stage.servers.client.start_workflow(
-        TradeWorkflow.run,
-        TradeInput(plan=plan, installation=stage.installation, clock=stage.book.clock),
-        id=trade_workflow_id(plan.trade_id),
-        task_queue=TRADE_QUEUE,
-        task_timeout=life.TASK_TIMEOUT,
-    )
 
 
 def _stops(stage: Stage) -> int:
