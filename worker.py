@@ -65,6 +65,7 @@ from domain.errors import BadInput, HoldfastError
 from domain.ids import TRADE_QUEUE, order_queue, stream_queue
 from domain.risk.breakers import ApiBreaker
 from domain.session import SessionSpec
+from ledger.deployment_store import stale_alert
 from ledger.repository import Ledger
 from marketdata.event_dates import KeptDates
 from marketdata.feed import TapeFeed
@@ -439,6 +440,7 @@ async def build_services(
     watch = unwatched if observed is None else observed.calls(account.name)
     broker = await _guarded(broker_of(settings, watch=watch), ledger, venue, account.name)
     stack.push_async_callback(broker.aclose)
+    await tell_if_stale(ledger, account.name, settings)
     blocked = "a kill waits in the local journal"
     return Services(
         ledger=ledger,
@@ -458,6 +460,19 @@ async def build_services(
         meter=NoMeter() if observed is None else observed.meter.of(account.name),
         entry_blocked=lambda: blocked if journal is not None and journal.is_pending() else "",
     )
+
+
+async def tell_if_stale(ledger: Ledger, account: str, settings: Settings) -> None:
+    """Alerts if this process is not the build, or has not the settings, that was deployed (H13).
+
+    It starts all the same: exits and the kill go out through it. The gate refuses its entries.
+    """
+    deployed = await ledger.deployed(account)
+    mine = (build_id(), config_hash(settings))
+    why = "" if deployed is None else deployed.why_not(*mine)
+    if why:
+        logging.getLogger(__name__).error("WORKER_STALE %s", why)
+        await ledger.raise_alert(stale_alert(account, *mine, why), "worker")
 
 
 async def _guarded(broker: Broker, ledger: Ledger, venue: str, account: str) -> GuardedBroker:

@@ -20,6 +20,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from cli.context import EXIT_FAILED, Target, execute, failed, operator_name, target_of
+from cli.deploy_check import COLUMNS, different, replay_open
 from cli.history import replay_history
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
@@ -39,6 +40,8 @@ from domain.errors import HoldfastError, Refused
 from domain.ids import trade_workflow_id
 from ledger.repository import Ledger
 from observability.build import DEPLOYMENT_NAME, build_id
+from settings import Settings
+from wiring import config_hash
 
 app = typer.Typer()
 NEXT_WORKER = "next-build"
@@ -47,6 +50,7 @@ ALREADY_POLLS_S = 1.0
 RESTART_TIMEOUT_S = 60.0
 LOOK_S = 0.2
 NOT_IN_TIME = "did not hand over in time"
+NAMED_MAX = 20
 
 
 @app.command()
@@ -57,17 +61,30 @@ def deploy(
         bool, typer.Option(help="move what does not hand over, if it replays clean")
     ] = False,
     restart: Annotated[bool, typer.Option(help="restart the stack's workers at the end")] = True,
+    check: Annotated[
+        bool, typer.Option("--check", help="only replay what is open on the code on disk")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option(help="hand over although a history does not replay")
+    ] = False,
     by: Annotated[str | None, typer.Option("--by", help="operator; default: login name")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Hands open trades and sessions to the code on disk. Exit 1: some are left, and named."""
+    """Hands open trades and sessions to the code on disk. Exit 1: some are left, and named.
+
+    Before anything starts, the histories of all that is open are replayed on that code.
+    """
     target = target_of(context)
     who = operator_name(by)
+    if check or not force:
+        rows = execute(lambda: _replayed(target, who, only_look=check))
+        _stop_if_different(rows, only_look=check, as_json=as_json)
     try:
         with _worker_of_this_build(target):
             found = execute(lambda: _deploy(target, wait_s, override_pins, who))
             if restart and not found["left"]:
                 found["restarted"] = restart_workers(target.data_dir)
+                execute(lambda: _deployed_alone(target, who))
     except HoldfastError as error:
         raise failed(error) from None
     left = found.pop("left")
@@ -80,15 +97,63 @@ def deploy(
         raise typer.Exit(EXIT_FAILED)
 
 
+async def _replayed(target: Target, by: str, *, only_look: bool) -> list[dict[str, Any]]:
+    """What does not replay is in the audit, unless somebody only looks."""
+    rows = await replay_open(await target.temporal())
+    left_out = [row["workflow"] for row in different(rows)]
+    if left_out and not only_look:
+        async with target.ledger() as ledger:
+            details = {"refused": "REPLAY_DIFFERS", "workflows": left_out[:NAMED_MAX]}
+            await ledger.append_audit(by, "deploy", build_id(), details)
+    return rows
+
+
+def _stop_if_different(rows: list[dict[str, Any]], *, only_look: bool, as_json: bool) -> None:
+    differing = different(rows)
+    if only_look:
+        print_rows(rows, COLUMNS, as_json=as_json)
+        if not differing:
+            raise typer.Exit
+    if not differing:
+        return
+    if not only_look:
+        print_rows(differing, COLUMNS, as_json=as_json)
+    text = (
+        f"REPLAY_DIFFERS {len(differing)} of {len(rows)} open histories do not replay on build "
+        f"{build_id()}; nothing was started. --force hands them over all the same"
+    )
+    typer.echo(text, err=True)
+    raise typer.Exit(EXIT_FAILED)
+
+
 async def _deploy(target: Target, wait_s: float, override: bool, by: str) -> dict[str, Any]:
     client, mine = await target.temporal(), build_id()
     before = await current_version(client)
     await set_current_version(client, mine)
     async with target.ledger() as ledger:
+        await _deployed_beside(ledger, target.settings(), by)
         done = await take_over_workflows(client, ledger, mine, wait_s=wait_s, override=override)
         text = {"before": before or "", "moved": done["moved"], "left": len(done["left"])}
         await ledger.append_audit(by, "deploy", mine, {**text, "override": override})
     return {"build": mine, "before": before, **done}
+
+
+async def _deployed_beside(ledger: Ledger, settings: Settings, by: str) -> None:
+    """While the hand-over lasts the old workers open positions as well as the new ones (H13)."""
+    account = settings.account.name
+    before = await ledger.deployed(account)
+    if before is not None:
+        builds = [*before.build_ids, build_id()]
+        configs = [*before.config_hashes, config_hash(settings)]
+        await ledger.set_deployed(account, builds, configs, by)
+
+
+async def _deployed_alone(target: Target, by: str) -> None:
+    """Every worker was started anew: one that is not of this build was missed (H13)."""
+    settings = target.settings()
+    async with target.ledger() as ledger:
+        account = settings.account.name
+        await ledger.set_deployed(account, [build_id()], [config_hash(settings)], by)
 
 
 async def take_over_workflows(
@@ -108,9 +173,7 @@ async def take_over_workflows(
     waiting = await hand_over(client, mine, pins, wait_s=wait_s)
     left = []
     for pin in waiting:
-        why = (
-            await _override(client, pin, mine, wait_s) if override else "did not hand over in time"
-        )
+        why = await _override(client, pin, mine, wait_s) if override else NOT_IN_TIME
         if why:
             left.append({"workflow": pin.workflow_id, "build": pin.build_id, "why": why})
     await note_builds(client, ledger, mine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -89,11 +90,13 @@ async def replay_file(path: Path) -> dict[str, object]:
     return await replay_history(history)
 
 
-async def replay_history(history: WorkflowHistory) -> dict[str, object]:
-    """Verdict `ok` if this code decides as the history says."""
+async def replay_history(
+    history: WorkflowHistory, workflows: Sequence[type] | None = None
+) -> dict[str, object]:
+    """Verdict `ok` if this code, or these `workflows`, decide as the history says."""
     from worker import WORKFLOWS  # heavy; only replays need the workflow classes
 
-    replayer = Replayer(workflows=list(WORKFLOWS), plugins=[holdfast_plugin()])
+    replayer = Replayer(workflows=list(workflows or WORKFLOWS), plugins=[holdfast_plugin()])
     result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
     failure = result.replay_failure
     if failure is None:

@@ -26,7 +26,7 @@ from cli.context import (
     operator_name,
     target_of,
 )
-from cli.deploy import take_over_workflows
+from cli.deploy import NAMED_MAX, take_over_workflows
 from cli.doctor import examine
 from cli.new_exchange import what_a_new_exchange_forgot
 from cli.output import print_fields, print_json, print_rows
@@ -50,7 +50,7 @@ from domain.ids import TRADE_QUEUE, streams_workflow_id, trade_workflow_id
 from ledger.repository import Ledger
 from observability.build import build_id, repository_root
 from settings import Settings
-from wiring import copy_journal
+from wiring import config_hash, copy_journal
 from workflows._lifecycle import TASK_TIMEOUT
 
 app = typer.Typer()
@@ -149,17 +149,25 @@ async def prepare_account(
             if trade.build_id not in ("", mine)
         }
         builds |= await _pinned(info, mine)
-        foreign = Counter(builds.values())
+        if builds and not override_pins:
+            raise StackFailed(_missing_builds(builds, mine), code="BUILD_MISSING")
+        # From here on no worker of other code or other settings opens a position (H13).
+        who = operator_name(None)
+        await ledger.set_deployed(account.name, [mine], [config_hash(settings)], who)
     finally:
         await ledger.aclose()
-    if foreign and not override_pins:
-        named = ", ".join(f"{count} on {build}" for build, count in sorted(foreign.items()))
-        text = (
-            f"open trades and sessions are pinned to builds that are not here: {named}; this "
-            f"build is {mine}. Either start the old build and run `deploy` of this one, or "
-            "`up --resume --override-pins`: moves every one whose history replays clean"
-        )
-        raise StackFailed(text, code="BUILD_MISSING")
+
+
+def _missing_builds(builds: dict[str, str], mine: str) -> str:
+    """Names what is pinned to builds that are not here, and the two ways out."""
+    named = [f"{workflow} on {build}" for workflow, build in sorted(builds.items())]
+    more = len(named) - NAMED_MAX
+    told = ", ".join(named[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"open trades and sessions are pinned to builds that are not here: {told}; this "
+        f"build is {mine}. Either start the old build and run `deploy` of this one, or "
+        "`up --resume --override-pins`: moves every one whose history replays clean"
+    )
 
 
 async def tell_of_new_exchange(info: RunInfo, settings: Settings) -> None:

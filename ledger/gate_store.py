@@ -32,6 +32,7 @@ from ledger.control_store import (
     ControlStore,
     gate_lock_name,
 )
+from ledger.deployment_store import Deployment, stale_alert
 from ledger.errors import LockBusy
 from ledger.order_store import Owner, book_legs, snapshot_columns
 from ledger.records import (
@@ -59,6 +60,7 @@ _POLICY = text(
         'risk_reason', (SELECT b.reason FROM risk_breakers b WHERE b.account = :account),
         'api', (SELECT b.state FROM accounts a JOIN api_breakers b USING (broker)
                 WHERE a.account = :account),
+        'deployed', (SELECT row_to_json(d) FROM deployments d WHERE d.account = :account),
         'conditions', (SELECT json_agg(c) FROM conditions c
                        WHERE c.account IN (:account, :common))
     )
@@ -322,7 +324,12 @@ async def _stopped_by(connection: AsyncConnection, asked: _Asked) -> GateRefused
         return GateRefused(code=GateCode.ACCOUNT_UNKNOWN, text=f"account was {owner.account}")
     # Read after the lock, in a statement of its own: it sees the kill that held us up.
     found = await connection.execute(_POLICY, {"account": owner.account, "common": ALL_ACCOUNTS})
-    return _verdict(asked, found.scalar_one()) or await _out_of_bounds(connection, asked)
+    policy = found.scalar_one()
+    stale = _why_stale(asked, policy["deployed"])
+    if stale:
+        told = stale_alert(owner.account, asked.build_id, asked.config_hash, stale)
+        await add_alert(connection, told)
+    return _verdict(asked, policy, stale) or await _out_of_bounds(connection, asked)
 
 
 async def _out_of_bounds(connection: AsyncConnection, asked: _Asked) -> GateRefused | None:
@@ -339,7 +346,7 @@ async def _out_of_bounds(connection: AsyncConnection, asked: _Asked) -> GateRefu
     return GateRefused(code=GateCode.TOO_MANY_ORDERS, text=text)
 
 
-def _verdict(asked: _Asked, policy: dict[str, Any]) -> GateRefused | None:
+def _verdict(asked: _Asked, policy: dict[str, Any], stale: str) -> GateRefused | None:
     """The first thing that stops the order; what is missing counts as bad."""
     owner, not_after = asked.owner, asked.intent.not_after
     for row in policy["kills"] or ():
@@ -354,6 +361,8 @@ def _verdict(asked: _Asked, policy: dict[str, Any]) -> GateRefused | None:
             return GateRefused(code=GateCode.KILLED, text=f"{kill.mode} {kill.scope.text}")
     if policy["armed"] is not True:
         return GateRefused(code=GateCode.NOT_ARMED, text=f"account was {owner.account}")
+    if stale:
+        return GateRefused(code=GateCode.WORKER_STALE, text=stale)
     if not_after is not None and asked.now > not_after:
         return GateRefused(code=GateCode.NOT_AFTER, text=f"not after {not_after}")
     if policy["risk"] != BreakerState.NORMAL:
@@ -364,6 +373,13 @@ def _verdict(asked: _Asked, policy: dict[str, Any]) -> GateRefused | None:
         if condition["symbol"] in ("", *owner.symbols):
             return GateRefused(code=GateCode.CONDITION_ACTIVE, text=condition["kind"])
     return None
+
+
+def _why_stale(asked: _Asked, deployed: dict[str, Any] | None) -> str:
+    """Why this worker is not the one that was deployed (H13); empty if it is."""
+    if deployed is None:
+        return ""
+    return Deployment.model_validate(deployed).why_not(asked.build_id, asked.config_hash)
 
 
 async def _insert(

@@ -131,6 +131,17 @@ control = Table(
     _note("reason"),
 )
 
+# The builds and settings that may open positions; two of each while a deploy goes on (H13).
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("account", Text, ForeignKey("accounts.account"), primary_key=True),
+    Column("build_ids", ARRAY(Text), nullable=False),
+    Column("config_hashes", ARRAY(Text), nullable=False),
+    _word("deployed_by"),
+    _stamp("deployed_at"),
+)
+
 kills = Table(
     "kills",
     metadata,

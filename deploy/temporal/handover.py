@@ -43,13 +43,18 @@ async def pinned_elsewhere(
     client: Client, build_id: str, deployment: str = DEPLOYMENT_NAME
 ) -> list[Pinned]:
     """Open workflows that another build than `build_id` has to serve, by kind and id."""
+    pins = await open_workflows(client, deployment)
+    return [pin for pin in pins if pin.build_id not in ("", build_id)]
+
+
+async def open_workflows(client: Client, deployment: str = DEPLOYMENT_NAME) -> list[Pinned]:
+    """Open workflows of this deployment with the builds that serve them, by kind and id."""
     kinds = " OR ".join(f"WorkflowType = '{kind}'" for kind in KINDS)
     query = f"ExecutionStatus = 'Running' AND ({kinds})"
     names = sorted({found.id async for found in client.list_workflows(query)})
     pins = [pin for name in names if (pin := await pin_of(client, name)) is not None]
     ours = [pin for pin in pins if pin.deployment == deployment]
-    others = [pin for pin in ours if pin.build_id not in ("", build_id)]
-    return sorted(others, key=lambda pin: (pin.kind, pin.workflow_id))
+    return sorted(ours, key=lambda pin: (pin.kind, pin.workflow_id))
 
 
 async def pin_of(client: Client, workflow_id: str) -> Pinned | None:
@@ -77,12 +82,11 @@ async def hand_over(
     client: Client, build_id: str, pins: Sequence[Pinned], *, wait_s: float
 ) -> list[Pinned]:
     """Tells each that `build_id` is current and waits; answers those that have not moved."""
-    for pin in pins:
-        if pin.kind in KINDS_THAT_HEAR:
-            await _tell(client, pin, build_id)
+    untold = [pin for pin in pins if pin.kind in KINDS_THAT_HEAR]
     deadline = asyncio.get_running_loop().time() + wait_s
     left = list(pins)
     while left:
+        untold = [pin for pin in untold if not await _tell(client, pin, build_id)]
         seen = [await pin_of(client, pin.workflow_id) for pin in left]
         left = [pin for pin in seen if pin is not None and pin.build_id != build_id]
         if asyncio.get_running_loop().time() >= deadline:
@@ -91,13 +95,17 @@ async def hand_over(
     return left
 
 
-async def _tell(client: Client, pin: Pinned, build_id: str) -> None:
+async def _tell(client: Client, pin: Pinned, build_id: str) -> bool:
+    """False if the run is full of signals and has to be told again (A4)."""
     try:
         handle = client.get_workflow_handle(pin.workflow_id)
         await handle.signal(VERSION_CHANGED, {"build_id": build_id})
     except RPCError as error:
+        if error.status is RPCStatusCode.INVALID_ARGUMENT:
+            return False
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
+    return True
 
 
 async def move_pin(client: Client, pin: Pinned, build_id: str) -> None:

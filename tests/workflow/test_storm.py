@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ async def test_twelve_thousand_fills_leave_the_doorbell_as_twenty_signals_a_seco
         assert sum(at <= other < at + 0.98 for other in sent_at) <= SIGNALS_PER_S_MAX
     rig.quote("ESX", "103.50", "103.75")
     result = await play.newest_run(rig, handle).result()
-    assert (result.exit_reason, result.quantity) == ("target", 10)
+    assert (result.exit_reason, result.quantity) == ("target", Decimal(10))
     runs = await runs_of(rig.client, handle.id)
     assert_small(runs)
     assert count(runs, SIGNALED) < FILLS / 64
@@ -94,7 +95,8 @@ async def storm(handle: WorkflowHandle[Any, Any], total: int) -> int:
                 taken += 1
             except RPCError as error:
                 # The run is full: the server refuses until the trade goes on in a new one.
-                assert error.status is RPCStatusCode.INVALID_ARGUMENT, error
+                if error.status is not RPCStatusCode.INVALID_ARGUMENT:
+                    raise
 
     await asyncio.gather(*(send() for _ in range(SENDERS)))
     return taken
