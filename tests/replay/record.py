@@ -7,11 +7,15 @@ only when no trade of the old build can be open any more.
 
     python -m tests.replay.record             all of them
     python -m tests.replay.record adopted     only these
+    python -m tests.replay.record gt01 gt05   these golden trades, at every broker
+
+Golden trades are many: their files are compressed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -30,12 +34,14 @@ from ledger.migrate import upgrade
 from ledger.repository import Ledger
 from observability.plugin import holdfast_plugin
 from tests import trade_scenarios as play
+from tests.replay.golden_shapes import GOLDEN, play_golden, spelled_out
 from tests.replay.session_shapes import OTHERS
 from tests.replay.trade_shapes import EXCHANGES, SHAPES
 from tests.rig import Rig, running_rig
 
 HISTORIES = Path(__file__).parent / "histories"
-RUN_NAMES = ("", "_second_run", "_third_run")
+RUN_NAMES = ("", "_second_run", "_third_run", "_fourth_run")
+TRADE_NAMES = ("", "_second_trade", "_third_trade")
 
 
 async def record(name: str, client: Client, dsn: str) -> None:
@@ -43,8 +49,10 @@ async def record(name: str, client: Client, dsn: str) -> None:
     ledger = await Ledger.connect(dsn)
     account = f"record-{name.replace('_', '-')}"
     try:
+        if name in GOLDEN:
+            await record_golden(name, client, ledger, account)
+            return
         async with running_rig(client, ledger, account, config=EXCHANGES.get(name)) as rig:
-            rig.deadline_s = 60.0
             play.calm_market(rig)
             if name in OTHERS:
                 played = await OTHERS[name](rig)
@@ -57,6 +65,16 @@ async def record(name: str, client: Client, dsn: str) -> None:
             await write_runs(client, "Streams", "started_and_stopped", streams_workflow_id(account))
     finally:
         await ledger.aclose()
+
+
+async def record_golden(name: str, client: Client, ledger: Ledger, account: str) -> None:
+    """Plays one golden trade and writes every run of each of its trades."""
+    golden, face = GOLDEN[name]
+    config, limits = golden.config(face), golden.limits
+    async with running_rig(client, ledger, account, config=config, limits=limits) as rig:
+        ids = await play_golden(rig, golden)
+    for suffix, workflow_id in zip(TRADE_NAMES, ids, strict=False):
+        await write_runs(client, "Trade", f"{name}{suffix}", workflow_id)
 
 
 async def ended_trade(rig: Rig, name: str) -> str:
@@ -99,7 +117,11 @@ def write(workflow: str, name: str, events: list[Any]) -> None:
     folder = HISTORIES / workflow
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events)
-    (folder / f"{name}.json").write_text(f'{{"events":[\n{lines}\n]}}\n', encoding="utf-8")
+    text = f'{{"events":[\n{lines}\n]}}\n'
+    if name.startswith("gt"):
+        (folder / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    else:
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
     sys.stdout.write(f"{workflow}/{name}: {len(events)} events\n")
     sys.stdout.flush()
 
@@ -116,7 +138,7 @@ async def record_all(names: list[str]) -> None:
             temporal.wait_until_ready()
             await upgrade(postgres.dsn())
             client = await _connected(f"127.0.0.1:{port}")
-            for name in names or [*SHAPES, *OTHERS]:
+            for name in spelled_out(names) or [*SHAPES, *OTHERS, *GOLDEN]:
                 await record(name, client, postgres.dsn())
         finally:
             temporal.send_stop()

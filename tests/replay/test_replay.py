@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from base64 import b64decode
 from collections.abc import Iterator
@@ -16,20 +17,26 @@ from temporalio.workflow import NondeterminismError
 import worker
 from observability.plugin import holdfast_plugin
 from tests.architecture_rules import MACHINE_PATHS
-from tests.replay.record import RUN_NAMES
+from tests.replay.golden_shapes import GOLDEN
+from tests.replay.record import RUN_NAMES, TRADE_NAMES
 from tests.replay.session_shapes import OTHERS
 from tests.replay.trade_shapes import SHAPES
 
 HISTORIES = Path(__file__).parent / "histories"
-FILES = sorted(HISTORIES.glob("*/*.json"))
+FILES = sorted([*HISTORIES.glob("*/*.json"), *HISTORIES.glob("*/*.json.gz")])
 BYTES_MAX = 3_500_000
 # Written together with another shape.
 BESIDE = ("started_and_stopped",)
 SCHEDULED = "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED"
 
 
+def _name_of(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
 def events_of(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    raw = path.read_bytes()
+    loaded: dict[str, Any] = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
     return loaded
 
 
@@ -38,23 +45,26 @@ async def replay(history: dict[str, Any]) -> None:
     await replayer.replay_workflow(WorkflowHistory.from_json("recorded", json.dumps(history)))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{_name_of(path)}")
 async def test_recorded_history_replays(path: Path) -> None:
     await replay(events_of(path))
 
 
 def test_there_is_a_history_of_every_shape_and_together_they_stay_small() -> None:
-    recorded = {path.stem for path in FILES}
-    assert not {*SHAPES, *OTHERS} - recorded, "record them: make record-history"
-    assert not {_shape_of(name) for name in recorded} - {*SHAPES, *OTHERS, *BESIDE}
+    recorded = {_name_of(path) for path in FILES}
+    shapes = {*SHAPES, *OTHERS, *GOLDEN}
+    assert not shapes - recorded, "record them: make record-history"
+    assert not {_shape_of(name) for name in recorded} - {*shapes, *BESIDE}
     assert sum(path.stat().st_size for path in FILES) < BYTES_MAX
 
 
 def _shape_of(name: str) -> str:
-    return next((name.removesuffix(each) for each in RUN_NAMES[1:] if name.endswith(each)), name)
+    for suffix in (*RUN_NAMES[1:], *TRADE_NAMES[1:]):
+        name = name.removesuffix(suffix)
+    return name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{_name_of(path)}")
 def test_history_names_no_folder_of_one_machine(path: Path) -> None:
     """Payloads are base64 in the file: a path in them is seen only when they are read."""
     found = MACHINE_PATHS.findall("\n".join(texts_of(events_of(path))))
