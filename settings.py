@@ -159,7 +159,14 @@ class BrokerSection(Section):
     requests_per_minute: Annotated[
         Count, Field(description="the broker's limit; the order lane takes 60 % of it")
     ]
-    request_timeout_s: Annotated[Seconds, Field(description="of one request, wall seconds")] = 3.0
+    request_timeout_s: Annotated[
+        Seconds,
+        Field(
+            description="of one request, wall seconds; at most 4, so that a send ends before the"
+            " step that made it is given up",
+            le=4.0,
+        ),
+    ] = 3.0
 
 
 class SafetySection(Section):

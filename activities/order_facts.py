@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from brokers.port import (
@@ -14,10 +16,14 @@ from brokers.port import (
     Rejected,
     UnknownOutcome,
 )
+from domain.clock import ClockMap
 from domain.commands import ResolveOrder
 from domain.facts import CancelRejected, OrderNotSent, OrderReported
 from domain.fold_orders import AMENDED
 from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
+from domain.plan import PlanLeg
+from domain.risk.checks_state import age_allowed, quote_fault
+from domain.risk.limits import Limits
 from ledger.records import IntentState
 
 EXCHANGE_ZONE = ZoneInfo("America/New_York")
@@ -101,6 +107,26 @@ def same_order(intent: OrderIntent, order: OrderSnapshot) -> bool:
         ours = {(leg.symbol, leg.side) for leg in body.legs}
         return not order.legs or {(leg.symbol, leg.side) for leg in order.legs} == ours
     return (order.symbol, order.side) == (body.symbol, body.side)
+
+
+def why_not_quoted(
+    legs: Sequence[PlanLeg],
+    quotes: Mapping[str, Quote],
+    limits: Limits,
+    clock: ClockMap,
+    now: datetime,
+) -> str:
+    """What is wrong with the legs' quotes, as at the gate: an entry never leaves on one (I13)."""
+    for leg in legs:
+        quote = quotes.get(leg.instrument.symbol)
+        code = "PRICE_UNAVAILABLE" if quote is None else quote_fault(quote)
+        if quote is not None and not code:
+            age_s = Decimal(str(clock.wall_age_s(now, quote.venue_time)))
+            allowed = age_allowed(limits, leg.instrument)
+            code = "" if -limits.quote_max_age_s <= age_s <= allowed else "QUOTE_STALE"
+        if code:
+            return f"{code} {leg.instrument.symbol}"
+    return ""
 
 
 def why_not_step(

@@ -92,14 +92,15 @@ def _send_what_is_left(state: TradeState, now: datetime, busy: Collection[str]) 
 def can_trade_now(
     state: TradeState, now: datetime, busy: Collection[str]
 ) -> tuple[TradeState, tuple[Command, ...], bool]:
-    """True if the session is open, nothing is halted and the quote is fresh; else asks.
+    """True if the session is open, nothing is halted and a fresh quote has a price; else asks.
 
-    Single legs of an unbalanced structure go at the market: they wait for no quote.
+    Single legs of an unbalanced structure go at the market: they wait for no quote. Nothing that
+    rests is released for an exit that would have no price (G2).
     """
     hours_fresh = _is_recent(state.hours.read_at, now)
     quote_fresh = _is_recent(state.quote_read_at, now) or not ts.is_balanced(state)
     open_now = state.hours.is_open and not state.hours.halted
-    if hours_fresh and quote_fresh and open_now:
+    if hours_fresh and quote_fresh and open_now and _has_price(state, now):
         return state.changed(exit=state.exit.model_copy(update={"pending": ""})), (), True
     if hours_fresh:
         reason = "halted" if state.hours.halted else "session closed"
@@ -119,6 +120,12 @@ def can_trade_now(
         exit=state.exit.model_copy(update={"asked_at": now, "asking_since": since})
     )
     return state, (command,), False
+
+
+def _has_price(state: TradeState, now: datetime) -> bool:
+    if not ts.is_balanced(state):
+        return True
+    return reducing_exit_body(state, ts.held_units(state), now) is not None
 
 
 def _has_answer_since(state: TradeState, since: datetime) -> bool:

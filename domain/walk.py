@@ -308,7 +308,9 @@ def _walk(
 
 
 def _may_step(state: TradeState, order: OrderRecord, index: int) -> bool:
-    """A step needs room on the ladder, a changed price and an untouched order."""
+    """A step needs a trading market, room on the ladder, a changed price, an untouched order."""
+    if state.hours.halted or not state.hours.is_open:
+        return False
     if index > state.plan.walk.steps_max or state.plan.entry_style is EntryStyle.ONCE:
         return False
     if state.kill_mode is not None:

@@ -55,6 +55,7 @@ with workflow.unsafe.imports_passed_through():
         WalkStep,
         WatchExits,
     )
+    from domain.dating import dated_within
     from domain.facts import CommandFailed, Fact, FactBatch, OrderNotSent, OrderUnknown
     from domain.ids import order_queue
     from workflows import _lifecycle as life
@@ -108,9 +109,11 @@ class CommandTasks:
 
     async def _run(self, command: Command, into: list[Fact]) -> None:
         """Executes one command; whatever comes of it ends as facts, never as an exception."""
+        asked_at = workflow.now()
         try:
             batch = await self._execute(command)
-            into.extend(batch.facts)
+            heard_at = workflow.now()
+            into.extend(dated_within(fact, asked_at, heard_at) for fact in batch.facts)
         except (ActivityError, asyncio.CancelledError) as error:
             into.extend(failure_facts(command, error))
         finally:

@@ -81,6 +81,8 @@ REFUSED = (
     ("number for bool", r"^dry_run = false", "dry_run = 0", "CONFIG_TYPE", "safety.dry_run"),
     ("bool for number", r"^settle_window_s = 2", "settle_window_s = true", "CONFIG_TYPE",
      "trade.settle_window_s"),
+    ("request longer than its step", r"^request_timeout_s = 3", "request_timeout_s = 4.5",
+     "CONFIG_TYPE", "broker.request_timeout_s"),
     ("text for number", r"^requests_per_minute = \d+", 'requests_per_minute = "200"',
      "CONFIG_TYPE", "broker.requests_per_minute"),
     ("unknown mode", r'^mode = "simulator"', 'mode = "real"', "CONFIG_TYPE", "broker.mode"),
@@ -109,6 +111,7 @@ REFUSED = (
 )  # fmt: skip
 
 
+@pytest.mark.covers("C12")
 @pytest.mark.parametrize(
     ("pattern", "replacement", "code", "field"),
     [each[1:] for each in REFUSED],
