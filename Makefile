@@ -2,6 +2,7 @@
 #   make run            play a recorded day as a paper session (KEEP=1 leaves the stack up)
 #   make week           play five recorded days back to back (needs ../shared/data/open)
 #   make test           all but the slow ones (make test-long); make lint; make bench
+#   make chaos          golden trades x faults x failpoints; goes on where it ended (see below)
 #   make lock           write requirements.lock anew from pyproject.toml
 #   PYTHON=python3.12 make test    another interpreter
 PYTHON ?= python3
@@ -14,7 +15,7 @@ RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 # Two halves so that the quick one tells first. Both run in parallel, file by file: each pytest
 # worker has a Temporal server of its own, PostgreSQL is one server with a database per test.
 # Marker `slow` (the whole recorded day, kills with servers down): `make test-long`, in CI too.
-SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/golden/ tests/e2e/)
+SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/golden/ tests/chaos/ tests/e2e/)
 FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
 # A machine that stalls for seconds fails tests that are right: what failed is run once more, alone.
@@ -26,7 +27,7 @@ define tested
 	  $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$@ --last-failed --last-failed-no-failures none $(2); }
 endef
 
-.PHONY: run week test test-fast test-slow test-long lint format bench record-history lock clean install
+.PHONY: run week test test-fast test-slow test-long lint format bench chaos record-history lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -73,6 +74,14 @@ format: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+# One run per cell trade x broker x fault x failpoint; rows in reports/chaos/cells.jsonl. Goes on
+# with the cells that are left; FRESH=1 forgets them. Also BROKERS=, EVERY=n (a sample), PACE=2
+# (longer deadlines for a busy machine).
+chaos: install
+	$(BIN)/python -m tests.chaos --trades "$(TRADES)" --brokers "$(BROKERS)" --faults "$(FAULTS)" \
+	  --from $(or $(FROM),0) --every $(or $(EVERY),1) --jobs $(or $(JOBS),6) \
+	  --minutes $(or $(MINUTES),0) --pace $(or $(PACE),1) $(if $(FRESH),--fresh)
 
 # Anew only when no trade of an older build can be open: the histories stand for such trades.
 record-history: install

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from temporalio.service import RPCError
+
+from domain.errors import HoldfastError
 from observability.build import commit
 from simulator.config import WireFace
 from tests.chaos.faults import SHARES, Cell, Fault, cells_of, share_of
@@ -40,6 +43,7 @@ class Driver:
     results: Results
     times: Times = field(default_factory=Times)
     first: int = 0
+    every: int = 1
     deadline: float = float("inf")
     commit: str = field(default_factory=commit)
     played: Counter[str] = field(default_factory=Counter)
@@ -56,7 +60,7 @@ class Driver:
 
     def left(self) -> list[Cell]:
         """Cells of this run that are not played yet: of trades in shares the share that is due."""
-        numbered = self.cells()[self.first :]
+        numbered = self.cells()[self.first :: self.every]
         waiting = [cell for cell in numbered if not self.results.is_done(cell)]
         due: dict[str, int] = {}
         for cell in waiting:
@@ -106,10 +110,8 @@ class Driver:
     async def _record(self, lane: Lane, trade: Golden, face: WireFace, is_cold: bool) -> None:
         index: list[str] | None = None
         for _ in range(CLEAN_RUNS):
-            played = await play_cell(lane, trade, face, None, self.times, is_cold=is_cold)
-            self._keep(played)
-            if played.row.outcome != "ok":
-                say(f"{played.row.cell} without a fault: {'; '.join(played.row.violations)}")
+            played = await self._try(lane, trade, face, None, is_cold=is_cold)
+            if played is None or played.row.outcome != "ok":
                 return
             passes = [each for each in played.passes if is_event(each)]
             index = passes if index is None else [each for each in index if each in passes]
@@ -128,14 +130,30 @@ class Driver:
     async def _play(self, lane: Lane, cell: Cell) -> None:
         """Plays the cell; one whose failpoint was not passed is tried again a few times."""
         trade, face = self.trades[cell.trade], WireFace(cell.broker)
-        for attempt in range(TRIES):
-            played = await play_cell(lane, trade, face, cell, self.times)
-            if played.row.outcome != "never_fired" or attempt == TRIES - 1:
+        played: Played | None = None
+        for _ in range(TRIES):
+            played = await self._try(lane, trade, face, cell, is_cold=cell.fault.is_cold)
+            if played is None or played.row.outcome != "never_fired":
                 break
-        self._keep(played)
-        self.played[played.row.outcome] += 1
-        if played.row.outcome != "ok":
-            say(f"{played.row.outcome} {cell.key}: {'; '.join(played.row.violations)[:400]}")
+        self.played["not_played" if played is None else played.row.outcome] += 1
+
+    async def _try(
+        self, lane: Lane, trade: Golden, face: WireFace, cell: Cell | None, *, is_cold: bool
+    ) -> Played | None:
+        """One run, kept and told; None if the driver's own parts did not work, several times."""
+        for _ in range(TRIES):
+            try:
+                played = await play_cell(lane, trade, face, cell, self.times, is_cold=is_cold)
+            except (HoldfastError, RPCError, AssertionError, OSError, TimeoutError) as error:
+                name = trade.name if cell is None else cell.key
+                say(f"not played: {name}: {type(error).__name__} {str(error)[-400:]}")
+                continue
+            self._keep(played)
+            row = played.row
+            if row.outcome != "ok":
+                say(f"{row.outcome} {row.fault} {row.cell}: {'; '.join(row.violations)[:400]}")
+            return played
+        return None
 
     def _keep(self, played: Played) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -169,6 +187,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--brokers", default="", help="alpaca,tradier")
     parser.add_argument("--faults", default="", help=",".join(fault.value for fault in Fault))
     parser.add_argument("--from", dest="first", type=int, default=0, help="number of a cell")
+    parser.add_argument("--every", type=int, default=1, help="a sample: every n-th cell")
     parser.add_argument("--jobs", type=int, default=6, help="cells at a time")
     parser.add_argument("--pace", type=float, default=1.0, help="2 doubles every deadline")
     parser.add_argument("--minutes", type=float, default=0.0, help="no new cell after that long")
@@ -213,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Results.open(options.folder),
         Times(options.pace),
         first=options.first,
+        every=options.every,
     )
     driver.times.shorten_workflows()
     if options.minutes:

@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,9 @@ DATABASE = "chaos"
 POSTGRES_SETTINGS = ("shared_buffers=64MB", "max_connections=400")
 TEST_MODULES = ("tests", "deploy", "observability", "workflows")
 RESTART_PAUSE_S = 0.2
+# The driver itself is not under test: a machine that stalls is no fault of a cell.
+CONNECT_TIMEOUT_S = 30.0
+LANE_POOL = 4
 
 
 @dataclass
@@ -132,21 +135,16 @@ async def running_lanes(jobs: int, own_servers: int = 0) -> AsyncIterator[list[L
         await database.run(f"CREATE DATABASE {DATABASE}")
         await upgrade(database.dsn)
         clients = [await server.start() for server in servers]
-        ledger = await Ledger.connect(database.dsn)
-        try:
-            yield [
-                Lane(
-                    number=number,
-                    client=clients[max(0, number - jobs + 1)],
-                    temporal=servers[max(0, number - jobs + 1)],
-                    database=database,
-                    ledger=ledger,
-                    folder=folder,
+        async with AsyncExitStack() as stack:
+            lanes = []
+            for number in range(jobs + own_servers):
+                ledger = await Ledger.connect(
+                    database.dsn, pool_size=LANE_POOL, connect_timeout_s=CONNECT_TIMEOUT_S
                 )
-                for number in range(jobs + own_servers)
-            ]
-        finally:
-            await ledger.aclose()
+                stack.push_async_callback(ledger.aclose)
+                which = max(0, number - jobs + 1)
+                lanes.append(Lane(number, clients[which], servers[which], database, ledger, folder))
+            yield lanes
     finally:
         for server in servers:
             server.kill()

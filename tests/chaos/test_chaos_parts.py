@@ -1,0 +1,115 @@
+"""The driver's own parts: cells and what is left of them, the proxy, how downtime counts."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.driver import Driver
+from tests.chaos.exposure import seconds_outside, windows_of
+from tests.chaos.faults import SHARES, Fault, cells_of
+from tests.chaos.play import CellRow
+from tests.chaos.proxy import running_proxy
+from tests.chaos.results import Results, coverage_table
+from tests.golden.catalogue import CATALOGUE
+
+INDEX = ["activation:1", "send.POST:1", "reply.POST:1", "place_order.exit:1"]
+
+
+def row_of(key: str, outcome: str = "ok") -> CellRow:
+    trade, broker, fault, failpoint = key.split("/")
+    return CellRow(
+        key, trade, broker, fault, failpoint, 0, outcome, "closed", (), {}, {}, 0.0, 0.0, 1.0
+    )
+
+
+def driver_of(folder: Path, trade: str) -> Driver:
+    driver = Driver({trade: CATALOGUE[trade]}, (Fault.KILL,), Results.open(folder))
+    for broker in ("alpaca", "tradier"):
+        driver.results.keep_index(f"{trade}/{broker}/warm", INDEX)
+    return driver
+
+
+def test_reply_is_lost_only_where_there_is_one() -> None:
+    cells = list(cells_of("gt01", "alpaca", INDEX, (Fault.KILL, Fault.LOSE)))
+    assert [c.failpoint for c in cells if c.fault is Fault.KILL] == INDEX
+    assert [c.failpoint for c in cells if c.fault is Fault.LOSE] == ["reply.POST:1"]
+
+
+def test_next_run_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    first = driver_of(tmp_path, "gt01")
+    everything = first.left()
+    assert len(everything) == 2 * len(INDEX)
+    first.results.keep(row_of(everything[0].key), {})
+    first.results.keep(row_of(everything[1].key, "never_fired"), {})
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write('{"cell": "cut off by a ki')
+    again = driver_of(tmp_path, "gt01")
+    assert again.left() == everything[1:]
+
+
+def test_shared_trade_is_complete_after_as_many_runs_as_there_are_shares(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path, "gt02")
+    played = 0
+    for _ in range(SHARES):
+        due = driver.left()
+        assert 0 < len(due) < len(driver.cells())
+        for cell in due:
+            driver.results.keep(row_of(cell.key), {})
+        played += len(due)
+    assert driver.left() == []
+    assert played == len(driver.cells())
+
+
+def test_coverage_shows_what_was_violated_and_what_never_fired(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path, "gt01")
+    for cell, outcome in zip(driver.cells(), ("ok", "violated", "never_fired"), strict=False):
+        driver.results.keep(row_of(cell.key, outcome), {})
+    table = coverage_table(driver.cells(), driver.results).splitlines()
+    assert table[1].split() == ["gt01/alpaca", "2/4", "!1", "?1"]
+
+
+def test_downtime_counts_once_and_only_where_it_overlaps() -> None:
+    zero = datetime(2026, 3, 2, tzinfo=UTC)
+    away = windows_of([(zero.timestamp() + a, zero.timestamp() + b) for a, b in ((1, 3), (2, 4))])
+    assert seconds_outside(zero, zero + timedelta(seconds=10), away) == pytest.approx(7)
+    assert seconds_outside(zero + timedelta(seconds=2), zero + timedelta(seconds=3), away) == 0
+
+
+async def test_proxy_carries_cuts_and_doubles() -> None:
+    heard: list[bytes] = []
+    doubled = asyncio.Event()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(100):
+                heard.append(data)
+                if heard.count(b"three") == 2:
+                    doubled.set()
+                writer.write(data)
+        writer.close()
+
+    async def asked(port: int, text: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(text)
+            return await asyncio.wait_for(reader.read(100), 30)
+        except OSError:
+            return b""
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with server, running_proxy(server.sockets[0].getsockname()[1]) as proxy:
+        assert await asked(proxy.port, b"one") == b"one"
+        proxy.cut()
+        assert await asked(proxy.port, b"two") == b""
+        proxy.heal()
+        proxy.is_duplicating = True
+        assert await asked(proxy.port, b"three") == b"three"
+        await asyncio.wait_for(doubled.wait(), 30)
+    assert heard == [b"one", b"three", b"three"]

@@ -1,0 +1,121 @@
+"""A slice of the event-kill driver: every golden trade killed once, every fault at least once.
+
+faults.md H1, H2, H4, H5, C2, C7, C8, K1: the whole product is `make chaos`. The cells run a few
+at a time before the first test, because each of them mostly waits for timeouts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from simulator.config import WireFace
+from tests.chaos.faults import Cell, Fault
+from tests.chaos.grounds import Lane, running_lanes
+from tests.chaos.play import CellRow, play_cell
+from tests.chaos.times import Times
+from tests.golden.catalogue import CATALOGUE
+from workflows import _lifecycle as life
+
+pytestmark = pytest.mark.timeout(600)
+
+AT_ONCE = 4
+# Where something was done and nobody has been told: the classic place to die.
+KILLED_AT = {
+    "gt01": "reply.POST:1",
+    "gt03": "walk_step.exit:1",
+    "gt05": "replace_order.exit:1",
+    "gt08": "reserve_risk.exit:1",
+}
+USUALLY = "place_order.exit:1"
+# Wherever a fault does most harm: around the entry, at the protection, in the workflow itself.
+ELSEWHERE = (
+    (Fault.KILL_COLD, "gt05", "place_order.exit:2"),
+    (Fault.STOP, "gt01", "send.POST:1"),
+    (Fault.STOP, "gt20", "after_intent_row:1"),
+    (Fault.RAISE, "gt01", "place_order.exit:1"),
+    (Fault.HANG, "gt01", "send.POST:2"),
+    (Fault.LOSE, "gt05", "reply.PATCH:1"),
+    (Fault.TEMPORAL_KILL, "gt01", "place_order.exit:1"),
+    (Fault.POSTGRES_STOP, "gt01", "after_response:1"),
+    (Fault.POSTGRES_READ_ONLY, "gt01", "before_intent_row:2"),
+    (Fault.POSTGRES_SLOW, "gt01", "place_order.enter:1"),
+    (Fault.BROKER_CUT, "gt01", "after_intent_row:2"),
+    (Fault.BROKER_SLOW, "gt01", "send.POST:1"),
+    (Fault.BROKER_TWICE, "gt01", "send.POST:1"),
+    (Fault.KILL_SWITCH, "gt05", "walk_step.enter:1"),
+    (Fault.FLATTEN, "gt05", "place_order.exit:2"),
+)
+
+
+def _cell(fault: Fault, trade: str, failpoint: str, face: WireFace) -> Cell:
+    place, _, nth = failpoint.rpartition(":")
+    return Cell(trade, face.value, fault, 0, place, int(nth))
+
+
+def _cells() -> tuple[Cell, ...]:
+    """Trades in turn at either broker, so that both are killed."""
+    killed = [
+        _cell(
+            Fault.KILL,
+            name,
+            KILLED_AT.get(name, USUALLY),
+            golden.brokers[number % len(golden.brokers)],
+        )
+        for number, (name, golden) in enumerate(CATALOGUE.items())
+    ]
+    return (*killed, *(_cell(*each, WireFace.ALPACA) for each in ELSEWHERE))
+
+
+CELLS = _cells()
+
+
+@pytest.fixture(scope="module")
+def rows(request: pytest.FixtureRequest) -> Iterator[dict[Cell, CellRow | BaseException]]:
+    """Every selected cell, played once; one that could not be played holds its error."""
+    mine = [item for item in request.session.items if item.path == request.path]
+    chosen = {item.callspec.params["cell"] for item in mine if isinstance(item, pytest.Function)}
+    times = Times()
+    before = {name: getattr(life, name) for name in dir(life) if name.endswith("_TIMEOUT")}
+    times.shorten_workflows()
+    try:
+        yield asyncio.run(_play_all([cell for cell in CELLS if cell in chosen], times))
+    finally:
+        for name, value in before.items():
+            setattr(life, name, value)
+
+
+async def _play_all(cells: list[Cell], times: Times) -> dict[Cell, CellRow | BaseException]:
+    found: dict[Cell, CellRow | BaseException] = {}
+
+    async def work(lane: Lane, waiting: list[Cell]) -> None:
+        while waiting:
+            cell = waiting.pop(0)
+            try:
+                golden, face = CATALOGUE[cell.trade], WireFace(cell.broker)
+                played = await play_cell(lane, golden, face, cell, times)
+                found[cell] = played.row
+            except Exception as error:
+                found[cell] = error
+
+    shared = [cell for cell in cells if not cell.fault.needs_own_server]
+    alone = [cell for cell in cells if cell.fault.needs_own_server]
+    async with running_lanes(AT_ONCE, 1 if alone else 0) as lanes:
+        await asyncio.gather(
+            *(work(lane, shared) for lane in lanes[:AT_ONCE]),
+            *(work(lane, alone) for lane in lanes[AT_ONCE:]),
+        )
+    return found
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.key)
+def test_trade_keeps_its_promises_whatever_strikes(
+    rows: dict[Cell, CellRow | BaseException], cell: Cell
+) -> None:
+    row = rows[cell]
+    if isinstance(row, BaseException):
+        raise row
+    assert not row.violations, row
+    assert row.outcome == "ok", f"{cell.failpoint} was never passed"
