@@ -22,37 +22,24 @@ if __name__ == "__main__":
 
 import typer
 
-from cli import (
-    adoption,
-    alert,
-    audit,
-    config,
-    contest,
-    control,
-    deploy,
-    history,
-    init,
-    preflight,
-    record,
-    recovery,
-    report,
-    session,
-    stack,
-    statement,
-    strategy,
-    trade,
-    trade_hand,
-    verify,
-)
-from cli.context import (
-    Target,
-    default_config,
-    default_data_dir,
-    demo_config,
-    failed,
-    positive,
-)
+from cli import control
+from cli.context import Target, default_config, default_data_dir, demo_config, failed, positive
 from domain.errors import BadInput
+
+# Who stops everything must not wait for the commands that they did not call.
+URGENT = ("kill", "disarm")
+
+
+def first_word(arguments: list[str]) -> str:
+    """The command among the arguments, empty if there is none."""
+    words = iter(arguments)
+    for word in words:
+        if word in ("--config", "--data"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
+
 
 app = typer.Typer(
     name="starter",
@@ -74,25 +61,55 @@ def root(
     context.obj = Target(default_config() if config is None else config, chosen)
 
 
-_FLAT = (init, preflight, stack, deploy, control, verify, recovery, adoption)
-for flat in (module.app for module in _FLAT):
-    app.registered_commands += flat.registered_commands
-app.add_typer(config.app, name="config")
-trade.app.registered_commands += trade_hand.app.registered_commands
-app.add_typer(trade.app, name="trade")
-app.add_typer(trade_hand.order_app, name="order")
-app.add_typer(history.app, name="history")
-app.add_typer(control.reset_app, name="reset")
-app.add_typer(control.operator_app, name="operator")
-app.add_typer(control.breaker_app, name="breaker")
-app.add_typer(session.app, name="session")
-app.add_typer(contest.app, name="contest")
-app.add_typer(strategy.app, name="strategy")
-app.add_typer(alert.app, name="alert")
-app.add_typer(record.app, name="record")
-app.add_typer(audit.app, name="audit")
-app.add_typer(report.app, name="report")
-app.add_typer(statement.app, name="statement")
+def add_commands() -> None:
+    """All but the urgent ones: importing them takes most of a second."""
+    from cli import (
+        adoption,
+        alert,
+        audit,
+        config,
+        contest,
+        deploy,
+        history,
+        init,
+        preflight,
+        record,
+        recovery,
+        report,
+        session,
+        stack,
+        statement,
+        strategy,
+        trade,
+        trade_hand,
+        verify,
+    )
+
+    before = (init.app, preflight.app, stack.app, deploy.app)
+    after = (verify.app, recovery.app, adoption.app)
+    app.registered_commands[:0] = [row for flat in before for row in flat.registered_commands]
+    app.registered_commands += [row for flat in after for row in flat.registered_commands]
+    app.add_typer(config.app, name="config")
+    trade.app.registered_commands += trade_hand.app.registered_commands
+    app.add_typer(trade.app, name="trade")
+    app.add_typer(trade_hand.order_app, name="order")
+    app.add_typer(history.app, name="history")
+    app.add_typer(control.reset_app, name="reset")
+    app.add_typer(control.operator_app, name="operator")
+    app.add_typer(control.breaker_app, name="breaker")
+    app.add_typer(session.app, name="session")
+    app.add_typer(contest.app, name="contest")
+    app.add_typer(strategy.app, name="strategy")
+    app.add_typer(alert.app, name="alert")
+    app.add_typer(record.app, name="record")
+    app.add_typer(audit.app, name="audit")
+    app.add_typer(report.app, name="report")
+    app.add_typer(statement.app, name="statement")
+
+
+app.registered_commands += control.app.registered_commands
+if __name__ != "__main__" or first_word(sys.argv[1:]) not in URGENT:
+    add_commands()
 
 
 @app.command()

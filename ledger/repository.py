@@ -30,11 +30,11 @@ from ledger.fill_store import FillStore
 from ledger.gate_store import GateStore
 from ledger.market_store import MarketStore
 from ledger.metric_store import MetricStore
-from ledger.migrate import current_revision, head_revision
 from ledger.operation_store import OperationStore
 from ledger.order_store import OrderStore
 from ledger.reset_store import ResetStore
 from ledger.risk_store import RiskStore
+from ledger.schema import current_revision, head_revision
 from ledger.strategy_store import StrategyStore
 from ledger.switch_store import SwitchStore
 from ledger.trade_store import TradeStore

@@ -21,7 +21,6 @@ from deploy.local.runfile import RunInfo
 from deploy.local.supervisor import EXCHANGE, LEDGER_DATABASE, ChildTemplate
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready, prepare
-from ledger.migrate import upgrade
 
 READY_FILE_VARIABLE = "HOLDFAST_READY_FILE"
 WORKER_READY_TIMEOUT_S = 60.0
@@ -104,6 +103,8 @@ async def _prepare_ledger(dsn: str) -> None:
             await connection.execute(f'CREATE DATABASE "{LEDGER_DATABASE}"')
     finally:
         await connection.close()
+    from ledger.migrate import upgrade  # alembic is slow to import, and `kill` must not wait for it
+
     await upgrade(dsn)
 
 

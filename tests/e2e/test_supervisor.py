@@ -31,7 +31,7 @@ from deploy.local.stack import (
 )
 from deploy.local.supervisor import StackConfig, StackFailed, Supervisor
 from deploy.temporal.lanes import OrderLane
-from ledger.migrate import current_revision, head_revision
+from ledger.schema import current_revision, head_revision
 from tests.e2e.stack_program import small_child, stack
 
 GONE_TIMEOUT_S = 10.0

@@ -12,8 +12,9 @@ from sqlalchemy.pool import NullPool
 
 from domain.errors import Broken
 from ledger.connection import async_url
-from ledger.migrate import current_revision, downgrade, head_revision, upgrade
+from ledger.migrate import downgrade, upgrade
 from ledger.repository import Ledger
+from ledger.schema import current_revision, head_revision
 from ledger.tables import metadata
 
 
