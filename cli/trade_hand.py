@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.as_flat import check_as_flat
 from cli.context import (
     EXIT_FAILED,
     Target,
@@ -140,18 +141,40 @@ def close(
     reason: Reason,
     qty: Annotated[str | None, typer.Option(help="units to close")] = None,
     fraction: Annotated[str | None, typer.Option(help="share of what is open, 0 < f <= 1")] = None,
+    as_flat: Annotated[
+        bool, typer.Option("--as-flat", help="the broker has forgotten it: no order, no position")
+    ] = False,
+    evidence: Annotated[str, typer.Option(help="of --as-flat: where you saw it; kept")] = "",
+    approver: Annotated[
+        str | None, typer.Option(help="of --as-flat with real money: the second person")
+    ] = None,
     by: By = None,
     version: Version = None,
     command_id: CommandId = None,
     wait_s: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
-    """Closes a part at the market; the rest keeps its stop and its nearest targets."""
+    """Closes a part at the market; the rest keeps its stop and its nearest targets.
+
+    With --as-flat it sends nothing: you say that the broker has none of it any more.
+    """
+    common = (reason, by, version, command_id, wait_s, as_json)
     try:
-        size = _size_of(qty, fraction)
+        if as_flat:
+            said = check_words("evidence", evidence)
+            if qty is not None or fraction is not None:
+                raise BadInput("CLOSE_SIZE", "as-flat", "", "no --qty and no --fraction with it")
+        else:
+            size = _size_of(qty, fraction)
     except BadInput as error:
         raise failed(error) from None
-    _run(context, trade_id, "close", (reason, by, version, command_id, wait_s, as_json), **size)
+    if not as_flat:
+        _run(context, trade_id, "close", common, **size)
+        return
+    target, who = target_of(context), operator_name(by)
+    execute(lambda: check_as_flat(target, trade_id, who, approver))
+    approved = f"{said} (approved by {approver})" if approver else said
+    _run(context, trade_id, "close_as_flat", common, evidence=approved)
 
 
 def _size_of(qty: str | None, fraction: str | None) -> dict[str, Any]:

@@ -320,6 +320,7 @@ class OperatorVerb(StrEnum):
     CANCEL_ENTRY = "cancel_entry"
     MOVE_TARGET = "move_target"
     RELEASE = "release"
+    CLOSE_AS_FLAT = "close_as_flat"
 
 
 class OperatorCommand(_Fact):

@@ -27,12 +27,13 @@ from domain.order import (
     OrderState,
     OrderType,
 )
-from domain.trade_state import OrderRecord, Role, TradeState
+from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
 RETRY_DEFAULT_S = 1.0
 RETRY_MAX_S = 60.0
 CANCEL_AGAIN_S = 2.0
 BY_HAND = "by-hand"
+AS_FLAT = "as-flat"
 AMENDED = "AMENDED"
 PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS", "NOT_REDUCING"})
 
@@ -232,7 +233,7 @@ def take_back(state: TradeState, record: OrderRecord, told: str, now: datetime) 
     known = {each.adjustment_id: each for each in state.adjustments}
     back_id = f"{adjustment_id}/back"
     text = f"{record.client_id} was resolved by hand; {told}"
-    state = alert(state, "RESOLUTION_CONTRADICTED", text, AlertSeverity.CRITICAL)
+    state = _hold_again(alert(state, "RESOLUTION_CONTRADICTED", text, AlertSeverity.CRITICAL), now)
     if adjustment_id not in known or back_id in known:
         return state
     entered = known[adjustment_id]
@@ -240,6 +241,31 @@ def take_back(state: TradeState, record: OrderRecord, told: str, now: datetime) 
         update={"adjustment_id": back_id, "quantity": -entered.quantity, "at": now}
     )
     return state.changed(adjustments=(*state.adjustments, back), booking=(*state.booking, back))
+
+
+def _hold_again(state: TradeState, now: datetime) -> TradeState:
+    """A trade that a person closed as flat holds its position again: an order of it is alive."""
+    if state.exit.reason != AS_FLAT:
+        return state
+    known = {each.adjustment_id for each in state.adjustments}
+    back = tuple(
+        each.model_copy(
+            update={
+                "adjustment_id": f"{each.adjustment_id}/back",
+                "quantity": -each.quantity,
+                "at": now,
+            }
+        )
+        for each in state.adjustments
+        if each.adjustment_id.startswith(f"{BY_HAND}/{AS_FLAT}/{state.exit.command_id}/")
+        and f"{each.adjustment_id}/back" not in known
+        and not each.adjustment_id.endswith("/back")
+    )
+    return state.changed(
+        adjustments=(*state.adjustments, *back),
+        booking=(*state.booking, *back),
+        exit=ExitProgress(),
+    )
 
 
 def _is_found_alive(record: OrderRecord, seen: OrderSnapshot) -> bool:

@@ -175,6 +175,15 @@ def _release(state: TradeState, fact: OperatorCommand) -> str:
     return _take_over(state, fact)
 
 
+def _close_as_flat(state: TradeState, fact: OperatorCommand) -> str:
+    """Only with evidence: a person says that the broker has none of it any more (I10)."""
+    if not fact.evidence.strip():
+        return "EVIDENCE_REQUIRED evidence: say where you saw that it is flat"
+    if state.ticket is None:
+        return "NOT_STARTED trade: the risk gate has not answered yet"
+    return ""
+
+
 _CHECKS: Mapping[OperatorVerb, Callable[[TradeState, OperatorCommand], str]] = {
     OperatorVerb.TAKE_OVER: _take_over,
     OperatorVerb.CANCEL_ENTRY: _cancel_entry,
@@ -182,4 +191,5 @@ _CHECKS: Mapping[OperatorVerb, Callable[[TradeState, OperatorCommand], str]] = {
     OperatorVerb.MOVE_TARGET: _move_target,
     OperatorVerb.RESOLVE_ORDER: _resolve,
     OperatorVerb.RELEASE: _release,
+    OperatorVerb.CLOSE_AS_FLAT: _close_as_flat,
 }

@@ -18,7 +18,7 @@ from domain.facts import (
     OperatorVerb,
     PositionAdjusted,
 )
-from domain.fold_orders import BY_HAND
+from domain.fold_orders import AS_FLAT, BY_HAND
 from domain.money import ZERO, divide
 from domain.operator_checks import SUPERSEDED, body_of, why_not
 from domain.order import OrderEvent, Side
@@ -75,6 +75,8 @@ def act(state: TradeState, fact: OperatorCommand) -> TradeState:
             return _resolve_by_hand(state, fact)
         case OperatorVerb.RELEASE:
             return _take_over(state, withdrawn=True).changed(releasing=True)
+        case OperatorVerb.CLOSE_AS_FLAT:
+            return _close_as_flat(state, fact)
 
 
 # --- whose hand it is -----------------------------------------------------------------------------
@@ -220,6 +222,44 @@ def _resolve_by_hand(state: TradeState, fact: OperatorCommand) -> TradeState:
         adjustments=(*state.adjustments, adjusted),
         booking=(*state.booking, adjusted),
         first_fill_at=state.first_fill_at or state.clock.market(fact.at),
+        proven_closed=False,
+    )
+
+
+def _close_as_flat(state: TradeState, fact: OperatorCommand) -> TradeState:
+    """A person answers for every order and for the position: the broker has none of it any more.
+
+    The trade is done only when a read after this contradicts nothing; an order that is seen alive
+    takes its answer back (I10). Nothing is claimed for what was held: no price is known.
+    """
+    state = end_walk(state, AS_FLAT)
+    for record in state.live():
+        state = state.with_order(move(record, OrderEvent.CANCELED, fact.at, reject_code=BY_HAND))
+        if record.intent is not None:
+            answer = AnsweredOrder(
+                client_id=record.client_id, resolution="dead", evidence=fact.evidence
+            )
+            state = state.changed(answers=(*state.answers, answer))
+    gone = tuple(
+        PositionAdjusted(
+            at=fact.at,
+            adjustment_id=f"{BY_HAND}/{AS_FLAT}/{fact.command_id}/{leg.instrument.symbol}",
+            symbol=leg.instrument.symbol,
+            quantity=-ts.position_of(state, leg.instrument.symbol),
+            adjustment=AdjustmentKind.BY_HAND,
+        )
+        for leg in state.plan.legs
+        if ts.position_of(state, leg.instrument.symbol) != 0
+    )
+    return state.changed(
+        adjustments=(*state.adjustments, *gone),
+        booking=(*state.booking, *gone),
+        exit=ExitProgress(reason=AS_FLAT, command_id=fact.command_id, asked_at=fact.at),
+        needs_operator="",
+        read_needed=AS_FLAT,
+        taken_over=False,
+        giving_back=False,
+        withdrawn=False,
         proven_closed=False,
     )
 

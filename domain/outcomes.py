@@ -125,6 +125,15 @@ def _release(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]
     return Progress.RUNNING, f"taking back {working}" if working else "booking the release"
 
 
+def _close_as_flat(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
+    if state.settled:
+        return Progress.DONE, "closed by your word; nothing is claimed for what was held"
+    if state.exit.command_id != outcome.command_id:
+        alive = _orders(state.live())
+        return Progress.REFUSED, f"RESOLUTION_CONTRADICTED trade: the broker shows {alive}"
+    return Progress.RUNNING, "reading the broker once more and booking"
+
+
 _PROGRESS = {
     "pause": _pause,
     "resume": _resume,
@@ -136,6 +145,7 @@ _PROGRESS = {
     "move_target": _move_target,
     "resolve_order": _resolve,
     "release": _release,
+    "close_as_flat": _close_as_flat,
 }
 
 

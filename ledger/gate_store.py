@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, text, update
+from sqlalchemy import cast, or_, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,8 +22,8 @@ from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState
 from domain.entry import entry_orders_max
 from domain.errors import Broken
-from domain.fold_orders import AMENDED
-from domain.order import OrderIntent, OrderSnapshot
+from domain.fold_orders import AMENDED, BY_HAND
+from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot
 from domain.plan import TradePlan
 from ledger.alert_store import add_alert
 from ledger.connection import limit_waits, lock_shared
@@ -47,7 +48,7 @@ from ledger.records import (
     OrderOwner,
 )
 from ledger.rows import Columns, intent_of, kill_of
-from ledger.tables import control, orders
+from ledger.tables import control, order_children, orders
 
 # One round trip for everything that can stop an entry.
 _POLICY = text(
@@ -172,7 +173,8 @@ class GateStore(ControlStore):
 
         Accepted is evidence and always wins. Anything else is ignored from an attempt whose
         token is no longer the row's, and never overrules a definite answer by a weaker one.
-        `attempt_token` None is the evidence of a resolver, not the word of an attempt.
+        `attempt_token` None is the evidence of a resolver, not the word of an attempt. An accepted
+        order that a person calls dead (code `by-hand`) stays accepted and counts as cancelled.
 
         Raises:
             Broken: `INTENT_MISSING`, the gate never saw this client id.
@@ -182,7 +184,9 @@ class GateStore(ControlStore):
             if row is None:
                 raise Broken(f"no intent row for {client_id}", code="INTENT_MISSING")
             known = intent_of(row)
-            if _counts(known, attempt_token, state):
+            if _is_written_off(known, attempt_token, state, code):
+                row = await _write_off(connection, known, code, text)
+            elif _counts(known, attempt_token, state):
                 changes: dict[str, Any] = {"state": state.value, "code": code, "text": text}
                 changes |= {"answered_at": at or known.answered_at}
                 changes |= {"sent_at": sent_at or known.sent_at}
@@ -443,6 +447,30 @@ def _alert_of_unknown(known: IntentRecord, code: str, text: str) -> AlertDraft:
         f"{code} {text}".strip()[:TEXT_MAX],
         once=True,
     )
+
+
+def _is_written_off(known: IntentRecord, token: str | None, state: IntentState, code: str) -> bool:
+    by_hand = token is None and state is IntentState.NOT_SENT and code == BY_HAND
+    is_dead = known.snapshot is not None and known.snapshot.is_terminal
+    return by_hand and known.state is IntentState.ACCEPTED and not is_dead
+
+
+async def _write_off(
+    connection: AsyncConnection, known: IntentRecord, code: str, text: str
+) -> Columns:
+    """The order and its children work no more, by a person's word; what they filled stays."""
+    dead = {"status": BrokerOrderStatus.CANCELED.value, "raw_status": BY_HAND}
+    mine = order_children.c.parent_client_id == known.intent.client_id
+    await connection.execute(
+        update(order_children)
+        .where(mine, order_children.c.terminal.is_(False))
+        .values(terminal=True, snapshot=order_children.c.snapshot.op("||")(cast(dead, JSONB)))
+    )
+    changes: dict[str, Any] = {"terminal": True, "code": code, "text": text}
+    if known.snapshot is not None:
+        seen = known.snapshot.model_dump(mode="json") | dead
+        changes |= {"status": dead["status"], "snapshot": seen}
+    return await _change(connection, known.intent.client_id, **changes)
 
 
 def _counts(known: IntentRecord, token: str | None, state: IntentState) -> bool:

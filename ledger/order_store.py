@@ -13,6 +13,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.fold_orders import BY_HAND
 from domain.ids import parse_client_order_id
 from domain.order import BrokerOrderStatus, OrderSnapshot
 from ledger.alert_store import tell_opening
@@ -108,8 +109,8 @@ def snapshot_columns(known: IntentRecord, snapshot: OrderSnapshot) -> dict[str, 
 
 def is_newer(old: OrderSnapshot | None, new: OrderSnapshot) -> bool:
     """False for news that is older than what is known or would revive a dead order."""
-    if old is None:
-        return True
+    if old is None or old.raw_status == BY_HAND:
+        return True  # a person's word: the broker's own overrules it (I10)
     if new.filled_quantity < old.filled_quantity:
         return False
     if old.is_terminal:

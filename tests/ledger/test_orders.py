@@ -149,3 +149,22 @@ async def test_open_orders_answer_by_scope(armed: Ledger) -> None:
     assert await trades(trade_id="trade-2") == {"trade-2"}
     assert await trades(strategy="sma", symbol="AAPL") == {"trade-1", "trade-2"}
     assert await trades(symbol="MSFT") == set()
+
+
+async def test_accepted_order_that_a_person_calls_dead_is_live_no_more(signalled: Ledger) -> None:
+    """I10: the broker has forgotten it; what it filled stays, its children are dead too."""
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    child = snapshot("b-2", parent_broker_id="b-1")
+    seen = snapshot(client_id=intent().client_id, filled_quantity=Decimal(30), legs=(child,))
+    await signalled.record_answer(intent().client_id, "t1", IntentState.ACCEPTED, snapshot=seen)
+    record = await signalled.record_answer(
+        intent().client_id, None, IntentState.NOT_SENT, code="by-hand", text="dead: screen"
+    )
+    assert (record.state, record.code) == (IntentState.ACCEPTED, "by-hand")
+    assert record.filled_quantity == 30
+    assert record.snapshot is not None
+    assert record.snapshot.is_terminal
+    assert await signalled.open_orders(ACCOUNT) == ()
+    assert await signalled.open_children(ACCOUNT) == ()
+    await signalled.record_snapshot(ACCOUNT, seen)
+    assert [order.broker_order_id for order in await signalled.open_orders(ACCOUNT)] == ["b-1"]

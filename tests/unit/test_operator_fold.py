@@ -527,3 +527,53 @@ def test_resume_of_a_trade_that_ended_is_done() -> None:
     trade.pass_time(20)
     assert ts.is_final(trade.state)
     assert answer_of(trade, "r").startswith(("done", "refused ALREADY_CLOSED"))
+
+
+# --- a trade that the broker has forgotten --------------------------------------------------------
+
+
+def forgotten() -> tuple[Trade, ToyBroker]:
+    """Flattened at an exchange that began anew: cancels are refused, nothing ever settles it."""
+    trade, broker = entered()
+    trade.books_at_once = True
+    broker.orders.clear()
+    broker.fills.clear()
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="enough"))
+    trade.pass_time(60)
+    assert ts.stage(trade.state) is Stage.NEEDS_OPERATOR
+    return trade, broker
+
+
+def test_trade_that_the_broker_forgot_is_closed_by_a_persons_evidence() -> None:
+    """I10: every order and the position are answered for; the broker is read once more."""
+    trade, _ = forgotten()
+    assert refusal(trade, "close_as_flat") == "EVIDENCE_REQUIRED"
+    order(trade, "close_as_flat", evidence="the broker's screen shows nothing")
+    trade.pass_time(5)
+    assert ts.stage(trade.state) is Stage.CLOSED
+    assert ts.is_flat(trade.state)
+    assert not trade.state.live()
+    assert "done" in " ".join(progress_of(trade.state, "x"))
+    assert ts.exit_reason(trade.state) == "as-flat"
+
+
+def test_answer_for_a_forgotten_trade_is_booked_for_each_order_and_the_position() -> None:
+    trade, _ = forgotten()
+    live = {o.client_id for o in trade.state.live() if o.intent is not None}
+    order(trade, "close_as_flat", evidence="seen")
+    (command,) = [c for c in trade.commands if isinstance(c, BookByHand)]
+    assert {answer.client_id for answer in command.answers} == live
+    (moved,) = command.adjustments
+    assert (moved.quantity, moved.price) == (D(-10), None)
+
+
+def test_order_that_is_alive_after_all_takes_the_persons_answer_back() -> None:
+    """The broker's own facts win: nothing is cancelled, the position is held again."""
+    trade, broker = entered()
+    trade.books_at_once = True
+    answer = order(trade, "close_as_flat", evidence="I thought so")
+    assert answer.startswith("refused RESOLUTION_CONTRADICTED")
+    assert not [c for c in trade.commands if isinstance(c, CancelOrder)]
+    assert ts.held_units(trade.state) == broker.position == 10
+    assert ts.protection(trade.state) is ts.Protection.RESTING
+    assert live_exit_quantity(broker, Side.SELL) == 10

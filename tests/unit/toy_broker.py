@@ -17,6 +17,7 @@ from domain import trade_state as ts
 from domain.capabilities import BracketChildren, Capabilities
 from domain.clock import ClockMap
 from domain.commands import (
+    BookByHand,
     CancelOrder,
     Command,
     PlaceOrder,
@@ -30,6 +31,7 @@ from domain.commands import (
 )
 from domain.entry import EntryTicket, RiskApproved
 from domain.facts import (
+    BookedByHand,
     BrokerSnapshot,
     CancelAsked,
     CancelRejected,
@@ -345,6 +347,7 @@ class Trade:
         self.stops_seen: list[Decimal] = []
         self.waiting: list[Command] = []
         self.allow_market_exits = allow_market_exits
+        self.books_at_once = False
         self.ticket_values = (quantity, start, worst, capabilities)
 
     @property
@@ -416,6 +419,14 @@ class Trade:
                 return [
                     QuoteRead(at=at, quote=self._quote()),
                     SessionChanged(at=at, is_open=self.broker.open_session),
+                ]
+            case BookByHand() if self.books_at_once:
+                return [
+                    BookedByHand(
+                        at=at,
+                        adjustment_ids=tuple(a.adjustment_id for a in command.adjustments),
+                        client_ids=tuple(a.client_id for a in command.answers),
+                    )
                 ]
             case Settle():
                 return [Settled(at=at, realised=Decimal(0), fees=Decimal(0), fees_estimated=False)]

@@ -1,0 +1,94 @@
+"""Closing as flat is refused while the broker shows anything of the trade (I10, R6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from activities.as_flat import what_is_left
+from activities.executions import book_executions
+from cli.two_people import APPROVER_VARIABLE, check_second_person
+from domain.errors import Refused, Transient
+from domain.ids import Purpose
+from domain.order import Side
+from ledger.repository import Ledger
+from tests.ledger.order_lane import Lane, order, order_lane
+from tests.ledger.samples import INSTALLATION, plan
+
+
+async def left(lane: Lane) -> tuple[str, ...]:
+    book = await lane.ledger.trade_book("trade-1")
+    assert book is not None
+    return await what_is_left(lane.services.broker, lane.ledger, INSTALLATION, book)
+
+
+async def test_exchange_that_began_anew_shows_nothing_of_the_trade(armed: Ledger) -> None:
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        await lane.place(order(purpose=Purpose.EXIT, side=Side.SELL, price="105"))
+        shown = await left(lane)
+        assert any(text.startswith("order ") for text in shown)
+        assert "position 100 AAPL" in shown
+    async with order_lane(armed) as anew:
+        assert await left(anew) == ()
+
+
+async def test_position_of_the_trade_alone_is_shown(armed: Ledger) -> None:
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        assert await left(lane) == ("position 100 AAPL",)
+
+
+async def test_what_another_trade_holds_is_not_this_ones(armed: Ledger) -> None:
+    """I20: the account still has shares, all of them another trade's."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        await lane.place(order(purpose=Purpose.EXIT, side=Side.SELL))
+        await book_executions(lane.services, "trade-1")
+        await lane.open_trade("trade-2")
+        assert await left(lane) == ()
+
+
+async def test_order_whose_answer_was_lost_is_looked_up_by_its_own_id(armed: Ledger) -> None:
+    async with order_lane(armed) as lane:
+        await armed.create_trade(plan())
+        lane.exchange.state.faults.add({"kind": "drop_reply", "match": {"method": "POST"}})
+        await lane.place(order(price="90"))
+        (shown,) = await left(lane)
+        assert shown.startswith("order ")
+
+
+async def test_broker_that_does_not_answer_proves_nothing(armed: Ledger) -> None:
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        broker: Any = lane.services.broker
+
+        async def away() -> Any:
+            raise Transient("away")
+
+        broker.positions = away
+        with pytest.raises(Transient):
+            await left(lane)
+
+
+@pytest.mark.parametrize(
+    ("approver", "secret", "code"),
+    [
+        (None, "", "SECOND_PERSON"),
+        ("alice", "alice-secret", "SAME_PERSON"),
+        ("bob", "wrong-secret", "OPERATOR_REFUSED"),
+        ("mallory", "bob-secret", "OPERATOR_REFUSED"),
+    ],
+)
+async def test_second_person_is_another_one_with_a_secret(
+    armed: Ledger, monkeypatch: pytest.MonkeyPatch, approver: str | None, secret: str, code: str
+) -> None:
+    for name in ("alice", "bob"):
+        await armed.add_operator(name, f"{name}-secret")
+    monkeypatch.setenv(APPROVER_VARIABLE, secret)
+    with pytest.raises(Refused) as refused:
+        await check_second_person(armed, "alice", approver)
+    assert refused.value.code == code
+    monkeypatch.setenv(APPROVER_VARIABLE, "bob-secret")
+    await check_second_person(armed, "alice", "bob")
