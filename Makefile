@@ -3,6 +3,7 @@
 #   make week           play five recorded days back to back (needs ../shared/data/open)
 #   make test           all but the slow ones (make test-long); make lint; make bench
 #   make chaos          golden trades x faults x failpoints; goes on where it ended (see below)
+#   make simulate       whole trades under seeded mishaps (SEEDS=2000, or SEED=7 BROKER=tradier)
 #   make lock           write requirements.lock anew from pyproject.toml
 #   PYTHON=python3.12 make test    another interpreter
 PYTHON ?= python3
@@ -27,7 +28,11 @@ define tested
 	  $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$@ --last-failed --last-failed-no-failures none $(2); }
 endef
 
-.PHONY: run week test test-fast test-slow test-long lint format bench chaos record-history lock clean install
+# Whole trades in virtual time under seeded mishaps: SEEDS=2000, or one seed in full: SEED=7 BROKER=tradier
+SEEDS ?= 200
+SIMULATE_FLAGS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BROKER),--broker $(BROKER))
+
+.PHONY: simulate run week test test-fast test-slow test-long lint format bench chaos record-history lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -67,6 +72,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+
+simulate: install
+	$(BIN)/python -m tests.simulation $(SIMULATE_FLAGS)
 
 format: install
 	$(BIN)/ruff format .

@@ -16,7 +16,9 @@ from typing import Any
 
 from domain.alerts import AlertDraft
 from domain.control import ApiBreakerState, BreakerState, Control, KillScope, KillSwitch
+from domain.entry import entry_orders_max
 from domain.errors import Broken, Refused
+from domain.fold_orders import AMENDED
 from domain.ids import parse_client_order_id, trade_prefix
 from domain.money import ZERO, divide
 from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
@@ -67,7 +69,7 @@ class MemoryLedger:
         self, account: str, broker: str, installation: str, now: Callable[[], datetime]
     ) -> None:
         self.account, self.broker = account, broker
-        self._installation = installation
+        self.installation = installation
         self.now = now
         self.armed = True
         self.version = 1
@@ -116,7 +118,7 @@ class MemoryLedger:
                 return GateRefused(code=GateCode.INTENT_BODY_DIFFERS, text=text)
             if not _may_try(known, asked):
                 return IntentExists(record=known)
-        refusal = _verdict(asked, self._policy()) if intent.increasing else None
+        refusal = self._stopped_by(asked) if intent.increasing else None
         if known is None:
             return refusal or GatePermit(record=self._insert(asked, refusal))
         if refusal is not None:
@@ -124,6 +126,23 @@ class MemoryLedger:
         changes: dict[str, Any] = {"state": IntentState.SENDING, "attempt_token": attempt_token}
         changes |= {"attempts": known.attempts + 1, "gate_at": now, "code": "", "text": ""}
         return GatePermit(record=self._change(known, **changes))
+
+    def _stopped_by(self, asked: _Asked) -> GateRefused | None:
+        """The gate's verdict, then as many entries as the plan of the one signal allows (I15)."""
+        refused = _verdict(asked, self._policy(), stale="")
+        if refused is not None:
+            return refused
+        trade = self.trades.get(asked.intent.key.trade_id)
+        if trade is None:
+            return GateRefused(code=GateCode.NO_SIGNAL, text="the trade has no row")
+        sent = sum(
+            r.intent.increasing and (r.state is not IntentState.NOT_SENT or r.code == AMENDED)
+            for r in self.intents.values()
+            if r.owner.trade_id == trade.trade_id and r.intent.client_id != asked.intent.client_id
+        )
+        if sent < entry_orders_max(trade.plan):
+            return None
+        return GateRefused(code=GateCode.TOO_MANY_ORDERS, text=f"{sent} entries were sent")
 
     def _policy(self) -> dict[str, Any]:
         """What the SQL statement of the gate reads, under the same names."""
@@ -527,7 +546,10 @@ class MemoryLedger:
             decision = evaluate(self.book(now))
             reservation = Reservation(
                 reservation_id=f"reservation/{request.trade_id}",
-                **request.model_dump(),
+                trade_id=request.trade_id,
+                account=request.account,
+                strategy=request.strategy,
+                symbol=request.symbol,
                 quantity=decision.quantity,
                 notional=decision.notional,
                 loss=decision.loss,
@@ -595,6 +617,11 @@ class MemoryLedger:
             account=account, state=BreakerState.TRIPPED, reason=str(reason), changed_at=self.now()
         )
 
+    async def set_api_breaker(self, broker: str, state: ApiBreakerState, failures: int = 0) -> None:
+        self.api_breaker = ApiBreakerRecord(
+            broker=broker, state=state, failures=failures, changed_at=self.now()
+        )
+
     # --- control ----------------------------------------------------------------------------------
 
     def _control(self) -> Control:
@@ -635,7 +662,7 @@ class MemoryLedger:
     # --- trades -----------------------------------------------------------------------------------
 
     async def installation_id(self) -> str:
-        return self._installation
+        return self.installation
 
     async def create_trade(
         self, plan: TradePlan, *, stage: str = "planned", build_id: str = "", config_hash: str = ""
@@ -657,7 +684,7 @@ class MemoryLedger:
                 updated_at=self.now(),
             )
             self.trades[plan.trade_id] = known
-            self.prefixes[trade_prefix(self._installation, plan.trade_id)] = plan.trade_id
+            self.prefixes[trade_prefix(self.installation, plan.trade_id)] = plan.trade_id
         return known
 
     async def update_trade(

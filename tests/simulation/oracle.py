@@ -6,23 +6,59 @@ down. A violation is a sentence that begins with the invariant's name.
 
 from __future__ import annotations
 
+import asyncio
+import math
+import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from domain.ids import Purpose, parse_client_order_id
+from domain.entry import entry_orders_max
+from domain.fold_orders import AMENDED
+from domain.ids import Purpose, parse_client_order_id, trade_prefix
 from domain.money import ZERO
+from domain.plan import TradePlan
+from ledger.records import IntentState
+from simulator.exchange import Exchange
 from simulator.journal import Row
 from tests.simulation.ledger import MemoryLedger
+from tests.simulation.wire import Call
 
 D = Decimal
+CENT = D("0.01")
+KILL_LEAVES_S = 0.250
+MESSAGES_PER_ORDER_MAX = 40
+FLIPS = frozenset({"replace_doubles", "oco_both", "late_fill", "bust", "position", "fresh"})
+OVERFILLS = FLIPS - {"oco_both"}
+_MOVES = frozenset(
+    {"accepted", "fill", "canceled", "expired", "rejected", "replaced", "resized", "activated"}
+)
+_CLIENT_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
 
 class Oracle:
-    """Reads every row of one exchange as it is written."""
+    """Reads every row of one exchange as it is written.
 
-    def __init__(self, ledger: MemoryLedger, cash: Decimal) -> None:
+    `excused` names what the venue itself did wrong: a doubled replacement or two filled partners
+    flip a position without a fault of ours; what is demanded then is that it ends flat.
+    """
+
+    def __init__(
+        self,
+        ledger: MemoryLedger,
+        exchange: Exchange,
+        plans: Sequence[TradePlan],
+        later: Callable[[Callable[[], None]], object],
+        excused: Callable[[], frozenset[str]],
+    ) -> None:
         self._ledger = ledger
+        self._exchange = exchange
+        self._plans = {trade_prefix(ledger.installation, p.trade_id): p for p in plans}
+        self._later = later
+        self._excused = excused
+        self._look_planned = False
+        cash = exchange.config.cash
         self.violations: list[str] = []
         self.accepted: dict[str, Row] = {}
         self.keys: dict[str, str] = {}
@@ -30,7 +66,14 @@ class Oracle:
         self.cash = cash
         self.cash_moved = ZERO
         self.filled: dict[str, Decimal] = {}
-        self.doubles_allowed: set[str] = set()
+        self.killed_s = math.inf
+        self.rows_may_lag = False
+        self.stops: dict[str, Decimal] = {}
+        self.walked: Counter[str] = Counter()
+        self.entered: dict[str, Decimal] = {}
+        self.asked: Counter[str] = Counter()
+        self.naked_since: dict[str, float] = {}
+        self.naked: list[tuple[float, float]] = []
 
     def violated(self, invariant: str, text: str) -> None:
         self.violations.append(f"{invariant} {text}")
@@ -38,10 +81,19 @@ class Oracle:
     def on_row(self, row: Row) -> None:
         """One event of the exchange."""
         check = getattr(self, f"_on_{row['kind']}", None)
-        if check is not None:
-            check(row)
+        try:
+            if check is not None:
+                check(row)
+        except Exception as error:
+            # Raised on, it would look like a fault of the venue.
+            self.violated("BROKEN", f"oracle at {row['kind']}: {error!r}")
+        if row["kind"] in _MOVES and not self._look_planned:
+            # Within one event the venue changes group members one after the other.
+            self._look_planned = True
+            self._later(self._look)
 
     def _on_accepted(self, row: Row) -> None:
+        self._stop_seen(row)
         client_id = str(row.get("client_id", ""))
         parts = parse_client_order_id(client_id)
         if parts is None:
@@ -55,8 +107,54 @@ class Oracle:
         if known is not None and not amended:
             self.violated("I1", f"intent {key} was accepted as {known} and {order_id}")
         self.keys[key] = order_id
-        if client_id not in self._ledger.intents:
+        no_row = client_id not in self._ledger.intents
+        if no_row and (parts.purpose is Purpose.ENTRY or not self.rows_may_lag):
+            # With the ledger away the durable intent of an exit is the scheduled activity.
             self.violated("I12", f"order {client_id} has no intent row")
+
+        if parts.purpose is Purpose.ENTRY:
+            self._count_entry(client_id, row)
+
+    def _count_entry(self, client_id: str, row: Row) -> None:
+        """A walk has so many steps and no more, none beyond the worst price (I13-I15)."""
+        prefix = client_id[:16]
+        plan = self._plans.get(prefix)
+        self.walked[prefix] += 1
+        if plan is not None and self.walked[prefix] > entry_orders_max(plan):
+            self.violated("I15", f"{plan.trade_id} sent {self.walked[prefix]} entries")
+        decision = None if plan is None else self._ledger.reservations.get(plan.trade_id)
+        if plan is None or decision is None or not decision[0].approved:
+            self.violated("I15", f"entry {client_id} has no approval")
+            return
+        approved = decision[0].document["approved"]
+        assert isinstance(approved, dict)
+        limit, bound = D(row["limit_price"]), D(str(approved["worst_price"]))
+        if (limit - bound) * plan.side.sign > 0:
+            self.violated("I13", f"entry at {limit}, allowed up to {bound}")
+
+    def _on_request(self, row: Row) -> None:
+        """Messages per order are bounded (I14)."""
+        name = f"{row.get('action')} {row.get('order_id') or row.get('client_id')}"
+        self.asked[name] += 1
+        if self.asked[name] == MESSAGES_PER_ORDER_MAX + 1:
+            self.violated("I14", f"{name} was asked {self.asked[name]} times")
+
+    def _stop_seen(self, row: Row) -> None:
+        """A stop only ever moves in the trade's favour (I8)."""
+        if "stop_price" not in row:
+            return
+        root = row
+        if parse_client_order_id(str(row.get("client_id", ""))) is None:
+            root = self.accepted.get(str(row.get("parent_id", "")), row)
+        prefix = str(root.get("client_id", ""))[:16]
+        plan = self._plans.get(prefix)
+        if plan is None or plan.is_combo:
+            return
+        price, best = D(row["stop_price"]), self.stops.get(prefix)
+        sign = plan.side.sign
+        if best is not None and (price - best) * sign < 0:
+            self.violated("I8", f"stop of {plan.trade_id} went from {best} to {price}")
+        self.stops[prefix] = price if best is None or (price - best) * sign > 0 else best
 
     def _on_fill(self, row: Row) -> None:
         sign = 1 if row["side"] == "buy" else -1
@@ -65,6 +163,21 @@ class Oracle:
         self.cash_moved += D(row["cash_change"])
         order = str(row["order_id"])
         self.filled[order] = self.filled.get(order, ZERO) + quantity
+        client_id = str(row["client_id"])
+        if purpose_of(client_id) is Purpose.ENTRY:
+            self._count_entered(client_id[:16], quantity)
+
+    def _count_entered(self, prefix: str, quantity: Decimal) -> None:
+        """Never more than was approved (D2, D8, I15)."""
+        plan = self._plans.get(prefix)
+        entered = self.entered[prefix] = self.entered.get(prefix, ZERO) + quantity
+        decision = None if plan is None else self._ledger.reservations.get(plan.trade_id)
+        if plan is None or decision is None or self._excused() & OVERFILLS:
+            return
+        if entered > decision[0].quantity:
+            self.violated(
+                "I15", f"{plan.trade_id} holds {entered}, approved {decision[0].quantity}"
+            )
 
     def _on_bust(self, row: Row) -> None:
         self.cash_moved += D(row["cash_change"])
@@ -77,12 +190,85 @@ class Oracle:
         if "execution_id" in row and shown != known:
             self.violated("I5", f"cash was {shown}, fills and fees make {known}")
 
+    # --- after each event -------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """What works must not exceed what is held; what is held must be protected (I4)."""
+        self._look_planned = False
+        symbols = {plan.symbol for plan in self._plans.values() if not plan.is_combo}
+        for symbol in sorted(symbols):
+            held = self._exchange.state.account.quantity(symbol)
+            exits, stops = self._working_exits(symbol, held)
+            if held != 0 and exits > abs(held) and not self._excused() & FLIPS:
+                self.violated("I4", f"{exits} {symbol} of exits work, {held} are held")
+            self._watch_naked(symbol, held != 0 and stops < abs(held))
+        self._look_for_flips()
+
+    def _working_exits(self, symbol: str, held: Decimal) -> tuple[Decimal, Decimal]:
+        """Quantity that exits can sell, partners counted once, and how much of it protects."""
+        exits = stops = ZERO
+        for order in self._exchange.open_orders:
+            if order.symbol != symbol or order.side.sign * held >= 0 or order.is_done:
+                continue
+            if purpose_of(order.client_id) is Purpose.ENTRY:
+                continue
+            group = order.group
+            members = (order,) if group is None else group.members
+            live = [m for m in members if not m.is_done and m.symbol == symbol]
+            if order is not live[0]:
+                continue
+            size = max(member.remaining for member in live)
+            exits += size
+            is_stop = any(member.stop_price is not None for member in live)
+            is_leaving = purpose_of(order.client_id) in (Purpose.EXIT, Purpose.FLATTEN)
+            stops += size if is_stop or is_leaving else ZERO
+        return exits, stops
+
+    def _watch_naked(self, symbol: str, is_naked: bool) -> None:
+        now_s = asyncio.get_running_loop().time()
+        since = self.naked_since.get(symbol)
+        if is_naked and since is None:
+            self.naked_since[symbol] = now_s
+        elif not is_naked and since is not None:
+            self.naked.append((since, now_s))
+            del self.naked_since[symbol]
+
+    def _look_for_flips(self) -> None:
+        """No trade is ever on the other side of its plan (I2, I20)."""
+        if self._excused() & FLIPS:
+            return
+        sums: dict[tuple[str, str], Decimal] = {}
+        for order_id, quantity in self.filled.items():
+            order = self._exchange.state.orders[order_id]
+            root = order.group.parent if order.group is not None else order
+            key = (root.client_id[:16], order.symbol)
+            sums[key] = sums.get(key, ZERO) + order.side.sign * quantity
+        for (prefix, symbol), held in sums.items():
+            plan = self._plans.get(prefix)
+            if plan is not None and not plan.is_combo and held * plan.side.sign < 0:
+                self.violated("I2", f"{plan.trade_id} has {held} {symbol}, its side is {plan.side}")
+
+    # --- what leaves us ---------------------------------------------------------------------------
+
+    def on_sent(self, call: Call, now_s: float) -> None:
+        """A writing request leaves: after an acknowledged kill none may add risk (I9)."""
+        if call.method not in ("POST", "PATCH", "PUT") or now_s <= self.killed_s + KILL_LEAVES_S:
+            return
+        for client_id in _CLIENT_ID.findall(call.content.decode()):
+            record = self._ledger.intents.get(client_id)
+            if record is not None and record.intent.increasing:
+                late_s = now_s - self.killed_s
+                self.violated("I9", f"{client_id} left {late_s:.3f} s after the kill")
+
     # --- the end ----------------------------------------------------------------------------------
 
     def at_close(self, trade_id: str, working: list[str]) -> None:
-        """A trade has ended: nothing of it works any more (I3)."""
+        """A trade has ended: nothing of it works, its risk is free (I3, I6)."""
         for order in working:
             self.violated("I3", f"{trade_id} closed while {order} worked")
+        decision, reservation = self._ledger.reservations.get(trade_id, (None, None))
+        if decision is not None and reservation is not None and reservation.released_at is None:
+            self.violated("I6", f"{trade_id} closed with its reservation")
 
     def at_end(self, account: Any, open_orders: list[Any]) -> None:
         """Quiescence: ledger, broker and trades agree, and nothing is left."""
@@ -97,6 +283,31 @@ class Oracle:
                 self.violated("I3", f"{at_broker} {symbol} are left at the end")
         for order in open_orders:
             self.violated("I3", f"order {order.client_id} works at the end")
+        for trade_id, count in self._ledger.releases.items():
+            if count != 1:
+                self.violated("I6", f"{trade_id} was released {count} times")
+        self._compare_money()
+        self._compare_intents()
+
+    def _compare_money(self) -> None:
+        """The ledger's executions cost what the venue's did (I5, I7)."""
+        fills = [row.fill for row in self._ledger.fills.values()]
+        sizes = {p.symbol: p.instrument.multiplier for p in self._plans.values()}
+        booked = sum(
+            (-f.signed_quantity * f.price * sizes.get(f.symbol, D(1)) for f in fills), ZERO
+        )
+        fees = sum((D(r["amount"]) for r in self._exchange.journal.of("fee")), ZERO)
+        if abs(booked - (self.cash_moved + fees)) > CENT:
+            self.violated("I5", f"ledger {booked}, venue {self.cash_moved + fees}")
+
+    def _compare_intents(self) -> None:
+        """What the venue took is not called unsent, and nothing is left open (I10)."""
+        for row in self.accepted.values():
+            record = self._ledger.intents.get(str(row["client_id"]))
+            if record is None or record.code == AMENDED or "replaces" in row:
+                continue
+            if record.state is IntentState.NOT_SENT:
+                self.violated("I10", f"{row['client_id']} was taken, the ledger says {record.code}")
 
 
 def purpose_of(client_id: str) -> Purpose | None:

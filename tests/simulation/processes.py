@@ -23,7 +23,8 @@ class Process:
         self.is_alive = True
         self.bodies: dict[str, Body] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._thaw: asyncio.Event | None = None
+        self.failpoint: Callable[[str], None] = lambda name: None
+        self.stall_s: Callable[[], float] = lambda: 0.0
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that dies with the process."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from domain.control import KillMode
 from domain.instrument import Instrument
 from domain.order import Side
 from domain.plan import (
@@ -26,6 +27,7 @@ from domain.plan import (
     WalkPlan,
     WalkStart,
 )
+from simulator.config import ReplaceQuantity
 from tests.simulation.clock import START
 
 D = Decimal
@@ -80,6 +82,11 @@ class Scenario:
     through_httpx: bool = False
     slow_network: bool = False
     requests_per_minute: int | None = None
+    linger_s: float = 0.5
+
+    @property
+    def has_kill(self) -> bool:
+        return any(m.kind == "operator" and m.get("verb") == "kill" for m in self.mishaps)
 
     def without(self, *left_out: Mishap) -> Scenario:
         return replace(self, mishaps=tuple(m for m in self.mishaps if m not in left_out))
@@ -94,6 +101,154 @@ def calm(seed: int, broker: str = "alpaca") -> Scenario:
         plans=(plan_of(dice, "t1", SYMBOLS[0]),),
         starts_s=(0.5,),
         market=market_of(dice, SYMBOLS[:1]),
+    )
+
+
+KNOB_CHANCE = 0.25
+MISHAPS_MAX = 6
+REPLY_FAULTS = (
+    "drop_reply",
+    "drop_reply",
+    "late_reply",
+    "slow",
+    "error_before",
+    "error_after",
+    "truncated",
+    "html",
+    "rate_limited",
+    "lookup_lag",
+)
+ORDER_FAULTS = (
+    "reject",
+    "late_reject",
+    "partial_fill",
+    "late_fill",
+    "cancel_lost",
+    "replace_doubles",
+    "oco_both",
+    "halt",
+)
+STREAM_FAULTS = (
+    "stream_drop",
+    "stream_duplicate",
+    "stream_reorder",
+    "stream_silence",
+    "stream_disconnect",
+)
+FAILPOINTS = (
+    "before_body",
+    "before_intent_row",
+    "after_intent_row",
+    "after_response",
+    "after_ledger",
+    "before_complete",
+    "workflow_task",
+)
+OPERATOR = ("flatten", "kill", "close_part", "pause", "new_build")
+METHODS = ("POST", "PATCH", "PUT", "DELETE", "GET", "*")
+
+
+def stormy(seed: int, broker: str = "alpaca") -> Scenario:
+    """Knobs of the venue and a few mishaps, all drawn from the seed (faults.md §2.1)."""
+    dice = random.Random(f"stormy:{broker}:{seed}")
+    symbols = SYMBOLS if dice.random() < 0.3 else SYMBOLS[:1]
+    names = ("t1", "t2") if dice.random() < 0.5 else ("t1",)
+    mishaps = [_mishap(dice) for _ in range(dice.randint(1, MISHAPS_MAX))]
+    slow_ends = any(m.kind == "fault" and m.get("fault") == "late_fill" for m in mishaps)
+    return Scenario(
+        seed=seed,
+        broker=broker,
+        plans=tuple(plan_of(dice, name, dice.choice(symbols)) for name in names),
+        starts_s=tuple(round(0.5 + 3 * dice.random(), 3) for _ in names),
+        market=market_of(dice, symbols),
+        mishaps=tuple(sorted(mishaps, key=lambda mishap: mishap.at_s)),
+        matching=_matching(dice),
+        json_payloads=dice.random() < 0.06,
+        through_httpx=dice.random() < 0.06,
+        slow_network=dice.random() < KNOB_CHANCE,
+        requests_per_minute=200 if dice.random() < 0.2 else None,
+        linger_s=15.0 if slow_ends else 0.5,
+    )
+
+
+def _matching(dice: random.Random) -> dict[str, Any]:
+    """Each knob of the venue is turned in one seed of four."""
+    knobs: dict[str, Any] = {
+        "accept_latency_s": dice.choice((D("0.02"), D("0.3"), D("1.5"))),
+        "cancel_latency_s": dice.choice((D("0.02"), D("0.3"), D("1.5"))),
+        "replace_latency_s": dice.choice((D("0.02"), D("0.3"), D("1.5"))),
+        "participation": dice.choice((D("0.1"), D("0.5"))),
+        "min_partial": D(1),
+        "replace_quantity": dice.choice(tuple(ReplaceQuantity)),
+    }
+    return {name: value for name, value in knobs.items() if dice.random() < KNOB_CHANCE}
+
+
+def _mishap(dice: random.Random) -> Mishap:
+    at_s = round(dice.choice((4.0, 12.0, HEAL_S)) * dice.random(), 3)
+    kind = dice.choice(
+        ("reply",) * 4
+        + ("order",) * 4
+        + ("stream",) * 2
+        + ("crash",) * 2
+        + ("crash_at",) * 3
+        + ("stall",) * 3
+        + ("operator",) * 2
+        + ("ledger_down", "commit_lost", "temporal_down", "no_network", "quote_odd", "evicted")
+    )
+    if kind == "reply":
+        fault = dice.choice(REPLY_FAULTS)
+        match = {"method": dice.choice(METHODS), "nth": dice.randint(1, 3)}
+        return _fault(at_s, fault, match | {"count": dice.randint(1, 3)}, dice)
+    if kind == "order":
+        return _fault(at_s, dice.choice(ORDER_FAULTS), {"nth": dice.randint(1, 2)}, dice)
+    if kind == "stream":
+        match = {"nth": dice.randint(1, 3), "count": dice.randint(1, 4)}
+        return _fault(at_s, dice.choice(STREAM_FAULTS), match, dice)
+    values: dict[str, Any] = {}
+    if kind == "crash":
+        values = {"process": dice.choice(("all", "gateway", "streams", "trade"))}
+        values |= {"down_s": dice.choice((0.3, 1.0, 5.0))}
+    elif kind == "crash_at":
+        values = {"failpoint": dice.choice(FAILPOINTS), "nth": dice.randint(1, 6)}
+        values |= {"down_s": dice.choice((0.3, 1.0, 5.0))}
+    elif kind == "stall":
+        values = {"where": dice.choice(("gate", "request", "reply", "body"))}
+        values |= {"for_s": dice.choice((0.2, 2.0, 8.0)), "nth": dice.randint(1, 4)}
+    elif kind == "operator":
+        values = {"verb": dice.choice(OPERATOR), "mode": dice.choice(tuple(KillMode)).value}
+        values |= {"twice": dice.random() < 0.3}
+    elif kind == "commit_lost":
+        values = {"nth": dice.randint(1, 12)}
+    elif kind == "quote_odd":
+        values = {"how": dice.choice(("none", "one_sided", "crossed", "frozen"))}
+        values |= {"for_s": dice.choice((1.0, 4.0))}
+    elif kind != "evicted":
+        values = {"for_s": dice.choice((0.5, 2.0, 6.0))}
+    return Mishap(at_s, kind, tuple(values.items()))
+
+
+def _fault(at_s: float, fault: str, match: dict[str, Any], dice: random.Random) -> Mishap:
+    """A rule for the exchange's own fault board."""
+    every: dict[str, dict[str, Any]] = {
+        "late_reply": {"delay_s": dice.choice((0.5, 4.0, 8.0))},
+        "slow": {"delay_s": dice.choice((0.3, 1.0, 2.2))},
+        "error_before": {"status": dice.choice((500, 502, 503, 504))},
+        "error_after": {"status": dice.choice((500, 502, 503, 504))},
+        "rate_limited": dice.choice(({}, {"retry_after": dice.choice((0, 1, 2, -1, 10**9))})),
+        "lookup_lag": {"lag_s": dice.choice((1.0, 4.0, 20.0))},
+        "reject": {"text": "insufficient buying power"},
+        "late_reject": {"delay_s": dice.choice((0.05, 0.5, 3.0))},
+        "partial_fill": {"quantity": 1},
+        "late_fill": {"delay_s": dice.choice((0.05, 1.0, 10.0))},
+        "halt": {"duration_s": dice.choice((2.0, 6.0))},
+        "stream_silence": {"duration_s": dice.choice((3.0, 20.0))},
+    }
+    params = every.get(fault, {})
+    return Mishap(
+        at_s,
+        "fault",
+        (("fault", fault), ("match", tuple(match.items())), ("params", tuple(params.items()))),
     )
 
 

@@ -24,6 +24,7 @@ import temporalio.converter
 import temporalio.workflow
 from temporalio.api.failure.v1 import Failure
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
@@ -315,7 +316,7 @@ class Server:
             workflow_start_time=now,
             task_queue="trade",
             task_timeout=timedelta(seconds=3),
-            typed_search_attributes=temporalio.common.TypedSearchAttributes.empty,
+            typed_search_attributes=temporalio.common.TypedSearchAttributes([]),
             workflow_id=run.workflow_id,
             workflow_type=run.kind,
             priority=temporalio.common.Priority.default,
@@ -355,10 +356,13 @@ class Server:
         elif kind == "continue_as_new_workflow_execution":
             self._close(run)
             self.continued += 1
-            argument = self.converter.from_payloads(list(body.arguments))[0]
+            types = self._definitions[run.kind].arg_types
+            argument = self.converter.from_payloads(list(body.arguments), types)[0]
             self._new_run(run.kind, argument, run.workflow_id)
         elif kind == "complete_workflow_execution":
-            run.result = self.converter.from_payloads([body.result])[0]
+            kept = self._definitions[run.kind].ret_type
+            types = None if kept is None else [kept]
+            run.result = self.converter.from_payloads([body.result], types)[0]
             self._close(run)
             self._on_closed(run)
         elif kind == "fail_workflow_execution":
@@ -466,9 +470,15 @@ class Server:
         self, process: Process, step: Step, attempt: int, answer: asyncio.Future[Any]
     ) -> None:
         """Runs the real body in an activity context; a dead process answers nothing."""
-        token = temporalio.activity._Context.set(_context_of(step, attempt))
+        context = _context_of(step, attempt, Client(self))
+        token = temporalio.activity._Context.set(context)
         try:
+            process.failpoint("before_body")
+            stall_s = process.stall_s()
+            if stall_s:
+                await asyncio.sleep(stall_s)
             result, error = await process.bodies[step.name](step.argument), None
+            process.failpoint("before_complete")
         except Exception as raised:
             result, error = None, _failed(step, raised)
         finally:
@@ -513,7 +523,7 @@ def _failed(step: Step, raised: Exception) -> Failure:
 _NEVER = temporalio.common._CompositeEvent(thread_event=threading.Event(), async_event=None)
 
 
-def _context_of(step: Step, attempt: int) -> temporalio.activity._Context:
+def _context_of(step: Step, attempt: int, client: Any) -> temporalio.activity._Context:
     info = _info_of(step, attempt)
     return temporalio.activity._Context(
         info=lambda: info,
@@ -523,7 +533,7 @@ def _context_of(step: Step, attempt: int) -> temporalio.activity._Context:
         shield_thread_cancel_exception=None,
         payload_converter_class_or_instance=temporalio.converter.DefaultPayloadConverter,
         runtime_metric_meter=None,
-        client=None,
+        client=client,
         cancellation_details=temporalio.activity._ActivityCancellationDetailsHolder(),
     )
 
@@ -541,18 +551,37 @@ def _info_of(step: Step, attempt: int) -> temporalio.activity.Info:
 class Handle:
     """As much of a workflow handle as activities use."""
 
-    def __init__(self, server: Server, workflow_id: str) -> None:
+    def __init__(self, server: Server, workflow_id: str, client: Client) -> None:
         self._server = server
         self._workflow_id = workflow_id
+        self._client = client
 
     async def signal(self, name: str, argument: Any, **_options: Any) -> None:
         await asyncio.sleep(self._server._lag_s("signal"))
+        self._client.check()
         self._server.signal(self._workflow_id, name, argument)
+
+    async def describe(self) -> _Described:
+        self._client.check()
+        return _Described(self._server.is_open(self._workflow_id))
+
+    async def query(self, name: Any, *_arguments: Any, **_options: Any) -> Any:
+        """Queries are not simulated: as at a worker that does not answer."""
+        raise RPCError("no answer", RPCStatusCode.DEADLINE_EXCEEDED, b"")
 
     async def fetch_history_events(self, **_options: Any) -> Any:
         """The first event of the newest run."""
         run = self._server.newest(self._workflow_id)
         yield _Started(run.argument)
+
+
+class _Described:
+    """Status and search attributes of a workflow."""
+
+    def __init__(self, is_open: bool) -> None:
+        status = WorkflowExecutionStatus
+        self.status = status.RUNNING if is_open else status.COMPLETED
+        self.typed_search_attributes = temporalio.common.TypedSearchAttributes.empty
 
 
 class _Started:
@@ -565,19 +594,25 @@ class _Started:
 
 
 class Client:
-    """As much of `temporalio.client.Client` as activities use."""
+    """As much of `temporalio.client.Client` as activities use; a dead process has no line."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, process: Process | None = None) -> None:
         self._server = server
+        self._process = process
         self.data_converter = self
 
+    def check(self) -> None:
+        """Raises RPCError UNAVAILABLE where nothing can be asked."""
+        is_dead = self._process is not None and not self._process.is_alive
+        if is_dead or self._server.is_down:
+            raise RPCError("the server is away", RPCStatusCode.UNAVAILABLE, b"")
+
     def get_workflow_handle(self, workflow_id: str) -> Handle:
-        return Handle(self._server, workflow_id)
+        return Handle(self._server, workflow_id, self)
 
     async def start_workflow(self, kind: str, argument: Any, *, id: str, **_options: Any) -> None:
         await asyncio.sleep(self._server._lag_s("start"))
-        if self._server.is_down:
-            raise RPCError("the server is away", RPCStatusCode.UNAVAILABLE, b"")
+        self.check()
         self._server.start(kind, argument, id)
 
     async def decode(self, payloads: Sequence[Any], _types: Sequence[type]) -> list[Any]:

@@ -25,12 +25,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache, partial
 from typing import Any, cast
 
 from pydantic import SecretStr
 from temporalio.client import Client as TemporalClient
 
 from activities.by_hand import ByHandActivities
+from activities.flatten import FlattenActivities, FlattenReceipt
+from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
@@ -40,6 +43,7 @@ from activities.streams import FillStream
 from activities.trades import TradeActivities
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig
+from brokers.guarded import GuardedBroker
 from brokers.port import Broker
 from brokers.tradier.client import TradierBroker
 from brokers.tradier.config import TradierConfig
@@ -52,18 +56,28 @@ from domain.risk.limits import RestrictedList
 from ledger.repository import Ledger
 from simulator.app import AlpacaFace, TradierFace
 from simulator.clock import SimClock
-from simulator.config import ExchangeConfig, FeeSchedule, Listing, MatchingConfig, WireFace
+from simulator.config import (
+    ExchangeConfig,
+    FeeSchedule,
+    Listing,
+    MatchingConfig,
+    ReplaceQuantity,
+    WireFace,
+)
 from simulator.exchange import Exchange
 from simulator.journal import Journal, Row
 from tests.rig import roomy_limits
 from tests.simulation.clock import START, VirtualLoop, run_virtual
 from tests.simulation.ledger import MemoryLedger
+from tests.simulation.lines import LedgerLine
+from tests.simulation.mishaps import NAMES, Mishaps
 from tests.simulation.oracle import Oracle
 from tests.simulation.payloads import ByReference, json_payloads
 from tests.simulation.processes import Process
-from tests.simulation.scenario import ACCOUNT, DEADLINE_S, SYMBOLS, Scenario, calm
+from tests.simulation.scenario import ACCOUNT, DEADLINE_S, SYMBOLS, Move, Scenario, stormy
 from tests.simulation.temporal import Client, Run, Server
 from tests.simulation.wire import Call, HttpxTransport, Routes, Weather, Wire
+from workflows.flatten import FlattenWorkflow
 from workflows.trade import TradeWorkflow
 
 D = Decimal
@@ -97,7 +111,7 @@ def run_seed(
     exchange_behaviour: ExchangeBehaviour | None = None,
 ) -> Outcome:
     """The seed's own scenario."""
-    return run_scenario(calm(seed, broker), mutant=mutant, exchange_behaviour=exchange_behaviour)
+    return run_scenario(stormy(seed, broker), mutant=mutant, exchange_behaviour=exchange_behaviour)
 
 
 def run_scenario(
@@ -144,11 +158,12 @@ class World:
         self.scenario = scenario
         self.loop = loop
         self.dice = random.Random(f"world:{scenario.seed}")
-        self.happened: Counter[str] = Counter()
         self.ledger = MemoryLedger(ACCOUNT, scenario.broker, INSTALLATION, loop.now)
         journal = ToldJournal()
         self.exchange = Exchange(_exchange_config(scenario), journal=journal)
-        self.oracle = Oracle(self.ledger, self.exchange.config.cash)
+        self.oracle = Oracle(
+            self.ledger, self.exchange, scenario.plans, loop.call_soon, self._excused
+        )
         journal.listener = self.oracle.on_row
         self.clock = SimClock(START, D(1), wall_s=loop.time)
         make_face = AlpacaFace if scenario.broker == "alpaca" else TradierFace
@@ -158,12 +173,22 @@ class World:
         if exchange_behaviour is not None:
             exchange_behaviour(self.exchange)
         converter = json_payloads() if scenario.json_payloads else ByReference()
-        workflows = {"Trade": TradeWorkflow}
+        workflows = {"Trade": TradeWorkflow, "Flatten": FlattenWorkflow}
         self.server = Server(loop, workflows, converter, self._lag_s, self._closed)
+        self.server.knows_types(_argument_types())
+        self.mishaps = Mishaps(self)
+        self.server.lose_task = self.mishaps.lose_task
+        self.moves: dict[str, Move] = {}
         self.processes: dict[str, Process] = {}
         self.results: list[TradeResult] = []
         self._births = 0
         loop.set_exception_handler(self._broken)
+
+    def _excused(self) -> frozenset[str]:
+        """What the venue has done wrong so far that flips or overfills without our doing."""
+        fired = self.exchange.state.faults.fired
+        fresh = self.scenario.matching.get("replace_quantity") is ReplaceQuantity.FRESH
+        return frozenset(kind for kind, n in fired.items() if n) | ({"fresh"} if fresh else set())
 
     def _broken(self, _loop: object, context: dict[str, Any]) -> None:
         """An error that nobody caught, ours or the simulation's, fails the run."""
@@ -191,15 +216,22 @@ class World:
         return self.dice.choice((0.001, 0.002, 0.005))
 
     def _weather(self, process: Process, call: Call) -> Weather:
-        if not process.is_alive:
+        if not process.is_alive or self.mishaps.no_network:
             return Weather(refused=True)
-        return Weather(self.dice.choice((0.001, 0.004)), self.dice.choice((0.001, 0.004)))
+        slow = (0.02, 0.2, 0.4) if self.scenario.slow_network else (0.001, 0.004)
+        if self.mishaps.is_healed:
+            slow = (0.001, 0.004)
+        out_s, back_s = self.mishaps.on_the_way_s(call)
+        return Weather(self.dice.choice(slow) + out_s, self.dice.choice(slow) + back_s)
 
     def birth(self, name: str) -> Process:
         """A new incarnation of a process, serving its queues."""
         self._births += 1
         process = Process(name, self._births)
         self.processes[name] = process
+        process.failpoint = lambda step: self.mishaps.failpoint(process, step)
+        process.stall_s = self.mishaps.body_stall_s
+        client = cast(TemporalClient, Client(self.server, process))
         services = self._services(process)
         if name == "trade":
             trades = TradeActivities(services)
@@ -213,6 +245,7 @@ class World:
             self.server.serve("trade", process)
         elif name == "gateway":
             orders, reads = OrderActivities(services), ReadActivities(services)
+            flatten = FlattenActivities(services)
             process.bodies = {
                 "place_order": orders.place_order,
                 "replace_order": orders.replace_order,
@@ -222,31 +255,57 @@ class World:
                 "read_broker": reads.read_broker,
                 "read_quote": reads.read_quote,
                 "reserve_risk": RiskActivities(services).reserve_risk,
+                "look_for_flat": flatten.look_for_flat,
+                "tell_flatten": flatten.tell_flatten,
+                "take_over_legs": flatten.take_over_legs,
             }
             self.server.serve(order_queue(ACCOUNT), process)
+            if self.scenario.has_kill:
+                sweeper = GatewaySweeper(services, self._broker(process), client=client)
+                process.spawn(sweeper.run())
         else:
-            client = cast(TemporalClient, Client(self.server))
             given = StreamInput(account=ACCOUNT, compare_interval_s=10.0, clock_interval_s=20.0)
             stream = FillStream(services, client, given)
             process.spawn(stream.run(f"streams/{process.number}"))
         return process
 
+    def bury(self, name: str) -> None:
+        """SIGKILL: the queues of the process are served by nobody."""
+        self.processes[name].kill()
+        if name == "trade":
+            self.server.serve("trade", None)
+            self.server.forget_workflows()
+        elif name == "gateway":
+            self.server.serve(order_queue(ACCOUNT), None)
+
     def _services(self, process: Process) -> Services:
+        line = cast(Ledger, LedgerLine(self.ledger, process, self.mishaps.ledger))
+        guarded = GuardedBroker(
+            self._broker(process),
+            partial(line.set_api_breaker, self.scenario.broker),
+            self.loop.now,
+            halted=self._halted,
+        )
         return Services(
-            ledger=cast(Ledger, self.ledger),
-            broker=self._broker(process),
+            ledger=line,
+            broker=guarded,
             account=ACCOUNT,
             broker_name=self.scenario.broker,
             installation=INSTALLATION,
             limits=LIMITS,
             restricted=RestrictedList(as_of=START),
+            failpoint=lambda step: self.mishaps.failpoint(process, step),
             now=self.loop.now,
             monotonic=self.loop.time,
         )
 
+    async def _halted(self) -> tuple[str, ...]:
+        """What the market-data stream tells of halts."""
+        return self.exchange.state.halted
+
     def _broker(self, process: Process) -> Broker:
         """The real adapter of this process, on its own way through the network."""
-        wire = Wire(self.face.app, lambda call: self._weather(process, call))
+        wire = Wire(self.face.app, lambda call: self._weather(process, call), self._sent)
         transport = HttpxTransport(wire)
         key = self.exchange.config.keys[0]
         if isinstance(self.face, AlpacaFace):
@@ -288,31 +347,57 @@ class World:
         scenario = self.scenario
         for move in scenario.market:
             self.loop.call_later(move.at_s, self._show, move)
-        for name in ("trade", "gateway", "streams"):
+        for name in NAMES:
             self.birth(name)
+        self.mishaps.plan()
         for plan, at_s in zip(scenario.plans, scenario.starts_s, strict=True):
             self.loop.call_later(at_s, self._start, plan)
-        while self.loop.time() < DEADLINE_S and not self._is_over():  # noqa: ASYNC110
+        while self.loop.time() < DEADLINE_S and not self._is_over():
             await asyncio.sleep(1.0)
-        await asyncio.sleep(0.5)
+            if self._is_over():
+                await asyncio.sleep(scenario.linger_s)
         self.catch_up()
         self._judge_end()
         return self._outcome()
 
-    def _show(self, move: Any) -> None:
+    def _show(self, move: Move) -> None:
+        self.moves[move.symbol] = move
         self.catch_up()
-        self.exchange.set_quote(move.symbol, move.bid, move.ask, move.size, move.size)
+        bid: Decimal | None = move.bid
+        ask: Decimal | None = move.ask
+        match self.mishaps.odd_quote:
+            case "frozen":
+                return
+            case "none":
+                bid = ask = None
+            case "one_sided":
+                ask = None
+            case "crossed":
+                bid, ask = move.ask + D("0.05"), move.bid
+        self.exchange.set_quote(move.symbol, bid, ask, move.size, move.size)
+
+    def show_again(self) -> None:
+        """The market as it should be shown now."""
+        for move in list(self.moves.values()):
+            self._show(move)
+
+    def _sent(self, call: Call) -> None:
+        self.oracle.on_sent(call, self.loop.time())
 
     def _start(self, plan: TradePlan) -> None:
         given = TradeInput(plan=plan, installation=INSTALLATION, clock=real_time(START))
         self.server.start("Trade", given, trade_workflow_id(plan.trade_id))
 
     def _is_over(self) -> bool:
-        started = len({run.workflow_id for run in self.server.runs})
-        return started == len(self.scenario.plans) and all(r.is_closed for r in self.server.runs)
+        """Every trade has been and is no more; flatten orders too."""
+        known = {run.workflow_id for run in self.server.runs if run.kind == "Trade"}
+        closed = all(run.is_closed for run in self.server.runs)
+        return len(known) == len(self.scenario.plans) and closed
 
     def _closed(self, run: Run) -> None:
         """A trade says that it has ended: the exchange is asked whether that is so."""
+        if isinstance(run.result, FlattenReceipt):
+            return
         if not isinstance(run.result, TradeResult):
             self.oracle.violated("I11", f"{run.workflow_id} ended without a result: {run.failure}")
             return
@@ -334,6 +419,19 @@ class World:
         account = self.exchange.state.account
         self.oracle.at_end(account, self.exchange.open_orders)
 
+    def _happened(self) -> Counter[str]:
+        """Everything that struck in this run, and what the system had to do about it."""
+        found = Counter(self.mishaps.happened)
+        found.update({f"fault/{k}": n for k, n in self.exchange.state.faults.fired.items()})
+        found["replayed"] += self.server.replays
+        found["continued_as_new"] += self.server.continued
+        for record in self.ledger.intents.values():
+            if record.code:
+                found[f"intent/{record.code}"] += 1
+        for alert in self.ledger.alerts.values():
+            found[f"alert/{alert.code}"] += 1
+        return +found
+
     def _outcome(self) -> Outcome:
         rows = self.exchange.journal.rows
         return Outcome(
@@ -342,7 +440,7 @@ class World:
             violations=tuple(self.oracle.violations),
             trace_hash=trace_hash(rows),
             trades=len(self.results),
-            happened=self.happened,
+            happened=self._happened(),
             results=tuple(self.results),
             virtual_s=self.loop.time(),
             rows=tuple(rows),
@@ -355,6 +453,22 @@ def trace_hash(rows: list[Row]) -> str:
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _argument_types() -> dict[str, list[type]]:
+    """What the activities take, by their names: the JSON converter must know."""
+    classes = (
+        *(TradeActivities, ByHandActivities, OperationActivities, OrderActivities),
+        *(ReadActivities, RiskActivities, FlattenActivities),
+    )
+    found: dict[str, list[type]] = {}
+    for each in classes:
+        for member in vars(each).values():
+            definition = getattr(member, "__temporal_activity_definition", None)
+            if definition is not None:
+                found[definition.name] = definition.arg_types
+    return found
 
 
 def _without_middle_layers(app: Any) -> None:

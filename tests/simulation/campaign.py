@@ -1,0 +1,93 @@
+"""Many seeds in a row: what failed, what happened, how fast it was."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tests.simulation.scenario import (
+    FAILPOINTS,
+    ORDER_FAULTS,
+    REPLY_FAULTS,
+    STREAM_FAULTS,
+    Scenario,
+    stormy,
+)
+from tests.simulation.shrinking import shrunk
+from tests.simulation.world import Outcome, run_scenario
+
+MUST_HAPPEN = frozenset(
+    [f"fault/{kind}" for kind in {*REPLY_FAULTS, *ORDER_FAULTS, *STREAM_FAULTS}]
+    + [f"crash_at/{name}" for name in FAILPOINTS]
+    + [f"crash/{name}" for name in ("all", "gateway", "streams", "trade")]
+    + [f"stall/{where}" for where in ("gate", "request", "reply", "body")]
+    + [f"operator/{verb}" for verb in ("flatten", "kill", "close_part", "pause", "new_build")]
+    + [f"quote_odd/{how}" for how in ("none", "one_sided", "crossed", "frozen")]
+    + ["ledger_down", "commit_lost", "temporal_down", "no_network", "evicted"]
+    + ["replayed", "continued_as_new"]
+)
+"""Kinds of which every long enough campaign must have seen one ("sometimes" assertions)."""
+
+
+@dataclass
+class Tally:
+    """Sums over a campaign."""
+
+    seeds: int = 0
+    trades: int = 0
+    cpu_s: float = 0.0
+    happened: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    failed: list[Outcome] = field(default_factory=list)
+
+    @property
+    def never_happened(self) -> list[str]:
+        return sorted(kind for kind in MUST_HAPPEN if not self.happened[kind])
+
+    @property
+    def trades_per_minute(self) -> float:
+        return 60 * self.trades / max(self.cpu_s, 1e-9)
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.trades += outcome.trades
+        self.happened.update(outcome.happened)
+        self.endings.update(f"{r.outcome} {r.exit_reason or r.code}" for r in outcome.results)
+        if outcome.violations:
+            self.failed.append(outcome)
+
+
+def run_seeds(seeds: Iterable[int], broker: str) -> Tally:
+    """Runs the seeds' own scenarios at this broker."""
+    tally = Tally()
+    began_s = time.process_time()
+    for seed in seeds:
+        tally.add(run_scenario(stormy(seed, broker)))
+    tally.cpu_s = time.process_time() - began_s
+    return tally
+
+
+def names(outcome: Outcome) -> frozenset[str]:
+    """Which invariants were violated."""
+    return frozenset(text.split(" ", 1)[0] for text in outcome.violations)
+
+
+def explain(outcome: Outcome) -> str:
+    """Seed, shrunk mishaps and the line that repeats the failure."""
+    scenario = stormy(outcome.seed, outcome.broker)
+    wanted = names(outcome)
+
+    def fails(smaller: Scenario) -> bool:
+        return bool(names(run_scenario(smaller)) & wanted)
+
+    small = shrunk(scenario, fails)
+    lines = [f"seed {outcome.seed} at {outcome.broker}: {len(outcome.violations)} violations"]
+    lines += [f"  {text}" for text in outcome.violations[:5]]
+    lines.append(f"  still fails with {len(small.mishaps)} of {len(scenario.mishaps)} mishaps:")
+    lines += [f"    {mishap.text}" for mishap in small.mishaps]
+    knobs = {name: str(value) for name, value in small.matching.items()}
+    lines.append(f"    knobs {knobs}, slow network {small.slow_network}, {len(small.plans)} trades")
+    lines.append(f"  repeat: make simulate SEED={outcome.seed} BROKER={outcome.broker}")
+    return "\n".join(lines)
