@@ -39,6 +39,8 @@ RETRYABLE_CODES = frozenset(
         "INTENT_LOCKED",
         "LEDGER_DOWN",
         "QUEUE_TIMEOUT",
+        # Another worker of the lane may be the one that was deployed (H13).
+        "WORKER_STALE",
     }
 )
 """Definitely not sent, and the reason may be gone in a second."""
