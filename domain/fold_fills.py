@@ -34,6 +34,8 @@ from domain.order import (
 from domain.splits import known_splits, scaled_fill, split_trade
 from domain.trade_state import OrderRecord, Role, TradeState
 
+_UNKNOWN_FILL = "a fill of an unknown order"
+
 
 def fill_reported(state: TradeState, fact: FillReported, now: datetime) -> TradeState:
     return book(state, fact.fill, now)
@@ -54,10 +56,12 @@ def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) 
         record = recalled(state, fill, now, looked=looked)
         state = state if record is None else state.with_order(record)
     if record is None:
-        # A child that the broker made may fill before we ever saw it: look, then book.
-        text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
-        state = alert(state, "FILL_UNATTRIBUTED", text, AlertSeverity.CRITICAL)
-        return state.changed(read_needed="a fill of an unknown order")
+        # A child that the broker made may fill before we ever saw it: look, then book. The read
+        # brings this fill again, from the ledger; only what it does not explain is told.
+        if looked or fill.client_id is not None:
+            text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
+            state = alert(state, "FILL_UNATTRIBUTED", text, AlertSeverity.CRITICAL)
+        return state.changed(read_needed=_UNKNOWN_FILL)
     if record.reject_code == BY_HAND:
         state = take_back(state, record, f"the broker tells {fill.quantity} @ {fill.price}", now)
         record = state.order(record.client_id) or record
@@ -66,7 +70,7 @@ def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) 
         fees=state.fees + (fill.fee or ZERO),
         first_fill_at=state.first_fill_at or fill.venue_time,
     )
-    if record.state in TERMINAL_STATES and _is_unreported(state, record, fill):
+    if record.state in TERMINAL_STATES and _is_late(state, record, fill):
         state = alert(
             state,
             "LATE_FILL",
@@ -111,10 +115,15 @@ def claim(state: TradeState, now: datetime) -> TradeState:
     return state
 
 
-def _is_unreported(state: TradeState, record: OrderRecord, fill: Fill) -> bool:
-    """True if the order ended without this fill: the broker filled it afterwards (D9)."""
+def _is_late(state: TradeState, record: OrderRecord, fill: Fill) -> bool:
+    """True if the order ended without this fill: the broker filled it afterwards (D9).
+
+    So it may be with an order that was dead already when we looked for whose fill this was.
+    """
     if record.state is OrderState.FILLED:
         return False
+    if state.read_needed == _UNKNOWN_FILL:
+        return True
     ratios = {leg.instrument.symbol: leg.ratio for leg in state.plan.legs}
     per_unit = ratios.get(fill.symbol, 1) if record.leg == 0 else 1
     told = max(record.reported_filled * per_unit, record.leg_filled.get(fill.symbol, ZERO))

@@ -25,6 +25,7 @@ from domain.commands import (
     WatchExits,
 )
 from domain.facts import (
+    BrokerSnapshot,
     CancelAsked,
     ExitTriggered,
     Fact,
@@ -313,7 +314,7 @@ def test_leg_fill_before_the_answer_waits_for_its_order_without_an_alert() -> No
     assert "FILL_UNATTRIBUTED" not in [a.code for a in trade.state.alerts]
 
 
-def test_fill_that_no_answer_explains_is_told_after_the_answer() -> None:
+def test_fill_that_neither_answer_nor_look_explains_is_told_after_the_look() -> None:
     trade = start(first="4.00")
     trade.look()
     order = trade.broker.place(_next_entry(trade))
@@ -324,8 +325,12 @@ def test_fill_that_no_answer_explains_is_told_after_the_answer() -> None:
     trade.tell(FillReported(at=trade.now, fill=foreign))
     client_id = order.intent.client_id
     trade.tell(OrderRejected(at=trade.now, client_id=client_id, code="TICK"))
-    assert "FILL_UNATTRIBUTED" in [a.code for a in trade.state.alerts]
     assert trade.state.read_needed
+    look = BrokerSnapshot(
+        at=trade.now, started_at=trade.now, orders=(), positions=(), fills=(foreign,)
+    )
+    trade.tell(look)
+    assert "FILL_UNATTRIBUTED" in [a.code for a in trade.state.alerts]
 
 
 @pytest.mark.parametrize("ratio", [1, 2])

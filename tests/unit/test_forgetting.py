@@ -122,7 +122,7 @@ def test_late_fill_of_a_forgotten_child_is_booked_after_a_look() -> None:
     broker._fill(first_dead_stop(trade, broker, ours=False), D(2))
     trade.pass_time(10)
     assert ts.held_units(trade.state) == broker.position == 8
-    assert told(trade, "FILL_UNATTRIBUTED")
+    assert told(trade, "LATE_FILL")
 
 
 def test_fill_with_a_foreign_id_is_still_quarantined() -> None:

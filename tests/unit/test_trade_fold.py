@@ -11,6 +11,7 @@ from domain import trade_state as ts
 from domain.commands import Alert, CancelOrder, PlaceOrder, WalkStep
 from domain.control import KillMode
 from domain.facts import (
+    BrokerSnapshot,
     DiscrepancyFound,
     FillReported,
     FlattenRequested,
@@ -390,6 +391,24 @@ def test_foreign_fill_is_quarantined_with_an_alert() -> None:
     trade.tell(FillReported(at=trade.now, fill=fill))
     assert ts.held_units(trade.state) == 10
     assert any(a.code == "FILL_UNATTRIBUTED" for a in trade.state.alerts)
+
+
+def test_fill_of_a_child_that_is_not_known_yet_is_looked_up_without_an_alert() -> None:
+    """GT2 at Tradier: the stop of a new pair fills before the trade has read its number."""
+    trade, broker = start()
+    trade.pass_time(25)
+    unknown = broker.fills[0].model_copy(
+        update={"fill_key": "x", "broker_order_id": "zzz", "client_id": None}
+    )
+    trade.tell(FillReported(at=trade.now, fill=unknown))
+    assert trade.state.read_needed
+    assert not trade.state.alerts
+    look = BrokerSnapshot(
+        at=trade.now, started_at=trade.now, orders=(), positions=(), fills=(unknown,)
+    )
+    trade.tell(look)
+    assert any(a.code == "FILL_UNATTRIBUTED" for a in trade.state.alerts)
+    assert ts.held_units(trade.state) == 10
 
 
 def test_discrepancy_makes_the_trade_look_at_the_broker_first() -> None:
