@@ -15,6 +15,7 @@ from domain import trade_state as ts
 from domain.changes import alert, ask_soon, count_version, end_walk, start_exit, take_command_id
 from domain.commands import AlertSeverity
 from domain.control import KillMode
+from domain.doubts import lift_answered
 from domain.errors import IllegalTransition
 from domain.facts import (
     BookedByHand,
@@ -91,6 +92,8 @@ def apply(state: TradeState, fact: Fact, now: datetime) -> TradeState:
         return alert(state, "ILLEGAL_TRANSITION", f"{fact.kind}: {error.text}")
     if (after.unclaimed or after.unclaimed_orders) and after.orders is not state.orders:
         after = claim(after, now)
+    if after.orders is not state.orders:
+        after = lift_answered(after)
     after = _count_reads(state, after, fact)
     return count_version(state, _refresh_derived(state, after, now))
 

@@ -14,6 +14,7 @@ from domain.commands import (
     ReadBroker,
     Urgency,
 )
+from domain.doubts import cancel_refused
 from domain.intents import is_due
 from domain.order import OrderState
 from domain.trade_state import OrderRecord, Role, TradeState
@@ -94,7 +95,7 @@ def cancel_orders(
                 f"{record.client_id} refused {record.refusals} times",
                 AlertSeverity.CRITICAL,
             )
-            state = state.changed(needs_operator=f"cancel of {record.client_id} is refused")
+            state = state.changed(needs_operator=cancel_refused(record.client_id))
         command = CancelOrder(
             client_id=record.client_id,
             broker_order_id=record.broker_order_id,

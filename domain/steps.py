@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
-from domain import slices
+from domain import doubts, slices
 from domain import trade_state as ts
 from domain.changes import alert, count_version, end_walk, start_exit
 from domain.closing import close_part
@@ -200,7 +200,7 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
             continue
         unknown_s = (now - record.changed_at).total_seconds()
         if unknown_s >= UNKNOWN_PARK_S and not state.needs_operator:
-            state = state.changed(needs_operator=f"order {record.client_id} is unknown")
+            state = state.changed(needs_operator=doubts.unknown(record.client_id))
             state = alert(state, "ORDER_UNKNOWN_PARKED", record.client_id, AlertSeverity.CRITICAL)
         elif unknown_s >= PROTECT_UNKNOWN_S and record.role in (Role.STOP, Role.TARGET):
             state = alert(state, "PROTECTION_UNKNOWN", record.client_id, AlertSeverity.CRITICAL)
