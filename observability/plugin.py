@@ -21,6 +21,7 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
+    UnsandboxedWorkflowRunner,
     WorkflowInstance,
     WorkflowInstanceDetails,
     WorkflowRunner,
@@ -43,8 +44,7 @@ def holdfast_plugin(
     *,
     interceptors: Sequence[AnyInterceptor] = (),
     failpoints: Failpoints | None = None,
-    strict_imports: bool = False,
-    also_passed_through: Sequence[str] = (),
+    sandboxed_for: Sequence[str] | None = None,
 ) -> SimplePlugin:
     """The one runtime definition of Holdfast.
 
@@ -52,14 +52,13 @@ def holdfast_plugin(
         interceptors: For example the tracing interceptor of `observability.tracing`.
         failpoints: Test kill points; read from the environment when not given, and inert there
             unless `HOLDFAST_FAILPOINT` is set.
-        strict_imports: Tests set it: a module that a workflow imports without passing it through
-            then breaks the build instead of costing CPU at every start.
-        also_passed_through: Modules of a test framework that test workflows import.
+        sandboxed_for: None, as in production: workflows run without a sandbox (ADR 0018). Tests
+            sandbox them and name the modules of a test framework that test workflows import.
     """
     points = parse_failpoints(os.environ) if failpoints is None else failpoints
     all_interceptors: list[AnyInterceptor] = list(interceptors)
-    runner: WorkflowRunner = sandboxed_runner(
-        strict_imports=strict_imports, also_passed_through=also_passed_through
+    runner: WorkflowRunner = (
+        UnsandboxedWorkflowRunner() if sandboxed_for is None else sandboxed_runner(sandboxed_for)
     )
     if points:
         all_interceptors.append(FailpointInterceptor(points))
@@ -72,17 +71,16 @@ def holdfast_plugin(
     )
 
 
-def sandboxed_runner(
-    *, strict_imports: bool = False, also_passed_through: Sequence[str] = ()
-) -> SandboxedWorkflowRunner:
-    """Sandbox with Holdfast's pure packages passed through."""
+def sandboxed_runner(also_passed_through: Sequence[str]) -> SandboxedWorkflowRunner:
+    """The SDK's sandbox; a module that a workflow imports without passing it through is an error.
+
+    What the sandbox refuses (clock, randomness, I/O of other modules) a test then sees.
+    """
     restrictions = SandboxRestrictions.default.with_passthrough_modules(
         *PASSED_THROUGH, *also_passed_through
+    ).with_import_notification_policy(
+        SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
     )
-    if strict_imports:
-        restrictions = restrictions.with_import_notification_policy(
-            SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
-        )
     return SandboxedWorkflowRunner(restrictions=restrictions)
 
 

@@ -92,7 +92,7 @@ async def temporal_client(temporal_server: TemporalServer) -> Client:
     return await Client.connect(
         temporal_server.address,
         namespace=temporal_server.namespace,
-        plugins=[holdfast_plugin(strict_imports=True, also_passed_through=TEST_MODULES)],
+        plugins=[holdfast_plugin(sandboxed_for=TEST_MODULES)],
     )
 
 

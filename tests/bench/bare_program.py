@@ -15,7 +15,6 @@ from temporalio.client import Client
 from deploy.local.temporal import NAMESPACE
 from observability.plugin import holdfast_plugin
 from tests.bench.bare import BareNote, BareRunner, running_bare
-from tests.bench.servers import TEST_MODULES
 
 
 class LoggedRunner(BareRunner):
@@ -32,9 +31,7 @@ class LoggedRunner(BareRunner):
 
 
 async def main(address: str, log: Path) -> None:
-    client = await Client.connect(
-        address, namespace=NAMESPACE, plugins=[holdfast_plugin(also_passed_through=TEST_MODULES)]
-    )
+    client = await Client.connect(address, namespace=NAMESPACE, plugins=[holdfast_plugin()])
     async with running_bare(client, LoggedRunner(client, log)):
         log.with_suffix(".ready").touch()
         await asyncio.Event().wait()

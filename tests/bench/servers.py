@@ -23,7 +23,6 @@ from observability.plugin import holdfast_plugin
 
 # The instant of a commit as PostgreSQL itself knows it: what a kill is measured from.
 POSTGRES_SETTINGS = ("track_commit_timestamp=on",)
-TEST_MODULES = ("tests", "deploy", "observability", "workflows")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ async def running_servers() -> AsyncIterator[Servers]:
         client = await Client.connect(
             address,
             namespace=NAMESPACE,
-            plugins=[holdfast_plugin(also_passed_through=TEST_MODULES)],
+            plugins=[holdfast_plugin()],
         )
         dsn = await _migrated(postgres.dsn(), postgres.dsn("bench"))
         ledger = await Ledger.connect(dsn)

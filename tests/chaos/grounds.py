@@ -29,7 +29,6 @@ from observability.plugin import holdfast_plugin
 DATABASE = "chaos"
 # A crash of the machine is not what is tried here, and many cells write at once.
 POSTGRES_SETTINGS = ("shared_buffers=64MB", "max_connections=400")
-TEST_MODULES = ("tests", "deploy", "observability", "workflows")
 RESTART_PAUSE_S = 0.2
 # The driver itself is not under test: a machine that stalls is no fault of a cell.
 CONNECT_TIMEOUT_S = 30.0
@@ -57,7 +56,7 @@ class TemporalUnderTest:
         return await Client.connect(
             self.address,
             namespace=NAMESPACE,
-            plugins=[holdfast_plugin(also_passed_through=TEST_MODULES)],
+            plugins=[holdfast_plugin()],
         )
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from ledger.migrate import upgrade
 from observability.plugin import holdfast_plugin
 from tests import trade_scenarios as play
-from tests.conftest import TEST_MODULES, TemporalServer
+from tests.conftest import TemporalServer
 from tests.e2e.crash_play import Case, Grounds, Outcome, play_case
 from tests.fixtures_postgres import dsn_of, run_as_superuser
 
@@ -87,7 +87,7 @@ async def _play_all(
     client = await Client.connect(
         temporal.address,
         namespace=temporal.namespace,
-        plugins=[holdfast_plugin(also_passed_through=TEST_MODULES)],
+        plugins=[holdfast_plugin()],
     )
     grounds, places = Grounds(client, temporal, dsn, folder), asyncio.Semaphore(AT_ONCE)
 

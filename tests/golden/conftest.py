@@ -56,7 +56,7 @@ async def _play_all(
     client = await Client.connect(
         temporal.address,
         namespace=temporal.namespace,
-        plugins=[holdfast_plugin(strict_imports=True, also_passed_through=TEST_MODULES)],
+        plugins=[holdfast_plugin(sandboxed_for=TEST_MODULES)],
     )
     places = asyncio.Semaphore(AT_ONCE)
 

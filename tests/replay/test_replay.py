@@ -40,14 +40,16 @@ def events_of(path: Path) -> dict[str, Any]:
     return loaded
 
 
-async def replay(history: dict[str, Any]) -> None:
-    replayer = Replayer(workflows=list(worker.WORKFLOWS), plugins=[holdfast_plugin()])
+async def replay(history: dict[str, Any], sandboxed_for: tuple[str, ...] | None = None) -> None:
+    plugin = holdfast_plugin(sandboxed_for=sandboxed_for)
+    replayer = Replayer(workflows=list(worker.WORKFLOWS), plugins=[plugin])
     await replayer.replay_workflow(WorkflowHistory.from_json("recorded", json.dumps(history)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{_name_of(path)}")
-async def test_recorded_history_replays(path: Path) -> None:
-    await replay(events_of(path))
+@pytest.mark.parametrize("sandboxed_for", [None, ()], ids=["production", "sandbox"])
+async def test_recorded_history_replays(path: Path, sandboxed_for: tuple[str, ...] | None) -> None:
+    await replay(events_of(path), sandboxed_for)
 
 
 def test_there_is_a_history_of_every_shape_and_together_they_stay_small() -> None:

@@ -81,8 +81,7 @@ async def traced(
         tracer, meter = trade_tracer(provider), ProcessMeter("all")
         plugin = holdfast_plugin(
             interceptors=[ActivityWatch(meter, tracer)],
-            strict_imports=True,
-            also_passed_through=TEST_MODULES,
+            sandboxed_for=TEST_MODULES,
         )
         client = await Client.connect(
             temporal_server.address, namespace=temporal_server.namespace, plugins=[plugin]
