@@ -1,0 +1,138 @@
+"""A Temporal store that comes back from a backup: the ledger's intents win (faults.md H3, I1)."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+import worker
+from activities.services import StreamInput
+from deploy.local.processes import Child, free_port
+from deploy.local.temporal import NAMESPACE, server_spec
+from deploy.temporal.prepare import connect_when_ready
+from deploy.temporal.versions import set_current_version
+from domain.ids import streams_workflow_id
+from domain.messages import TradeResult
+from ledger.repository import Ledger
+from observability.build import build_id
+from tests import trade_scenarios as play
+from tests.rig import Rig, running_rig
+from tests.workflow.test_trade_thread import plan_of
+from workflows.streams import StreamsWorkflow
+
+READY_TIMEOUT_S = 60.0
+
+
+class Server:
+    """A Temporal server of this test alone, whose store can be put back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.backup = folder / "temporal.db", folder / "backup.db"
+        self.port = free_port()
+        self._log = folder / "temporal.log"
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        spec = server_spec(port=self.port, ui_port=None, database=self.store)
+        self._child = Child(spec, self._log)
+        self._child.wait_until_ready()
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.send_stop()
+            self._child.wait_stopped()
+            self._child = None
+
+    def back_up(self) -> None:
+        """A consistent copy of the store while the server works."""
+        store, backup = sqlite3.connect(self.store), sqlite3.connect(self.backup)
+        with closing(store), closing(backup):
+            store.backup(backup)
+
+    def rewind(self) -> None:
+        self.stop()
+        for path in self.store.parent.glob(f"{self.store.name}*"):
+            path.unlink()
+        shutil.copy(self.backup, self.store)
+        self.start()
+
+    async def client(self) -> Client:
+        address = f"127.0.0.1:{self.port}"
+        return await connect_when_ready(address, NAMESPACE, timeout_s=READY_TIMEOUT_S)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@asynccontextmanager
+async def serving(rig: Rig, client: Client) -> AsyncIterator[None]:
+    """Every worker of the account, as one process has them."""
+    services = rig.services
+    async with AsyncExitStack() as stack:
+        name = services.account
+        trades = worker.trade_worker(client, services, task_queue=rig.queue, deployment_name=name)
+        await stack.enter_async_context(trades)
+        await set_current_version(client, build_id(), deployment=name)
+        await stack.enter_async_context(worker.gateway_worker(client, services))
+        await stack.enter_async_context(worker.streams_worker(client, services))
+        yield
+
+
+def entry_works(rig: Rig) -> bool:
+    return any(order.side == "buy" for order in rig.exchange.open_orders)
+
+
+def is_protected(rig: Rig) -> bool:
+    return any(order.stop_price is not None for order in rig.exchange.open_orders)
+
+
+@pytest.mark.parametrize("copied_when", [entry_works, is_protected], ids=lambda when: when.__name__)
+async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
+    server: Server, ledger: Ledger, unique: str, copied_when: Callable[[Rig], bool]
+) -> None:
+    """The trade lives on to its end; then Temporal knows only the first half of it."""
+    client = await server.client()
+    account = f"acct-{unique}"
+    async with running_rig(client, ledger, account, workers=False) as rig:
+        play.calm_market(rig)
+        async with serving(rig, client):
+            streams = StreamInput(account=account, compare_interval_s=2.0, quote_interval_s=0.2)
+            await client.start_workflow(
+                StreamsWorkflow.run, streams, id=streams_workflow_id(account), task_queue=rig.queue
+            )
+            handle = await rig.start_trade(plan_of(rig))
+            await rig.until(lambda: entry_works(rig), "the entry works")
+            if copied_when is is_protected:
+                rig.quote("ESX", "99.75", "100.25")
+            await rig.until(lambda: copied_when(rig), "the moment of the backup")
+            server.back_up()
+            rig.quote("ESX", "99.75", "100.25")
+            await rig.until(lambda: is_protected(rig), "protected")
+            rig.quote("ESX", "103.50", "103.75")
+            first = await handle.result()
+        accepted = len(rig.journal("accepted"))
+
+        server.rewind()
+        again = await server.client()
+        async with serving(rig, again):
+            rewound = again.get_workflow_handle(handle.id, result_type=TradeResult)
+            second = await rewound.result()
+            await again.get_workflow_handle(streams_workflow_id(account)).signal("stop")
+        assert len(rig.journal("accepted")) == accepted, "nothing was sent twice"
+        assert (second.outcome, second.quantity) == (first.outcome, first.quantity)
+        assert second.realised == first.realised
+        play.assert_one_order_per_intent(rig)
+        assert rig.exchange.holdings() == []
