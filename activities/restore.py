@@ -15,7 +15,9 @@ from temporalio.service import RPCError
 
 from activities.by_hand import booked_facts
 from activities.reporting import report
+from activities.restore_hand import hand_of
 from activities.services import Services
+from domain import trade_state as ts
 from domain.adoption import STRATEGY as ADOPTED_STRATEGY
 from domain.clock import ClockMap
 from domain.entry import EntryTicket
@@ -25,6 +27,7 @@ from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
 from domain.order import OrderSnapshot
 from domain.restore import KnownOrder, SendState, rebuild
+from domain.trade_state import Role, TradeState
 from ledger.records import ChildOrder, IntentRecord, IntentState, TradeRecord
 from ledger.repository import Ledger
 
@@ -82,7 +85,8 @@ class Restorer:
         except WorkflowAlreadyStartedError:
             return False
         await ledger.update_trade(trade_id, stage="restored", closed=False)
-        await report(self._services, "TRADE_RESTORED", reason, trade_id)
+        text = "; ".join((reason, *_what_it_does(input.state)))
+        await report(self._services, "TRADE_RESTORED", text, trade_id)
         return True
 
     async def input_of(
@@ -113,6 +117,7 @@ class Restorer:
                 adjusted,
             ),
             now=services.now(),
+            hand=await hand_of(ledger, trade),
         )
         if earlier is not None:
             return earlier.model_copy(update={"state": state})
@@ -140,6 +145,20 @@ class Restorer:
         except RPCError as error:
             activity.logger.warning("history of %s: %s", trade_id, error.status.name)
         return None
+
+
+def _what_it_does(state: TradeState | None) -> tuple[str, ...]:
+    """What a person must know of the rebuilt trade at once."""
+    if state is None:
+        return ()
+    told: list[str] = []
+    if state.taken_over:
+        told.append(f"it stays in a person's hands ({ts.hand(state)})")
+    elif state.paused:
+        told.append("it stays paused")
+    if state.live(Role.ENTRY):
+        told.append("its entry works and is cancelled: a restored trade never walks on")
+    return tuple(told)
 
 
 async def is_half_adopted(ledger: Ledger, trade: TradeRecord) -> bool:

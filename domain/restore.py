@@ -31,6 +31,7 @@ from domain.forgetting import forget
 from domain.ids import Purpose
 from domain.order import Fill, OrderIntent, OrderSnapshot, OrderState
 from domain.plan import TradePlan
+from domain.restore_hand import Hand, tell_again
 from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
 RESTORED = "restored"
@@ -83,6 +84,7 @@ def rebuild(
     busted: Sequence[str] = (),
     adjustments: Sequence[PositionAdjusted] = (),
     settled: bool = False,
+    hand: Hand | None = None,
 ) -> TradeState:
     """The state of the trade as far as the ledger knows it.
 
@@ -91,6 +93,7 @@ def rebuild(
         fills: every booked execution, busted ones included, in booking order.
         busted: keys of fills that were taken back.
         settled: the trade was closed and booked, and nothing has come since.
+        hand: what people told the trade while it lived.
     """
     state = TradeState.planned(plan, installation, clock)
     if ticket is not None:
@@ -108,13 +111,14 @@ def rebuild(
         watched_epoch=0,
         knowledge_at=None,
         read_needed="" if settled else RESTORED,
-        alerts=(),
         naked=ts.NakedClock(since=state.naked.since),
         proven_closed=settled,
         settled=settled,
         restored=True,
     )
-    return forget(state)
+    if hand is not None and not settled:
+        state = tell_again(state, hand, now)
+    return forget(state.changed(alerts=()))
 
 
 def _record(state: TradeState, known: KnownOrder, now: datetime) -> OrderRecord:

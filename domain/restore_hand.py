@@ -1,0 +1,77 @@
+"""What people did to a trade, told again to the one that was rebuilt from the ledger.
+
+Commands go through the same fold and the same checks as in life, in their order. What the
+ledger's orders and adjustments show already is not done twice: a part that was sold is sold.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from domain.base import Frozen
+from domain.facts import CloseRequested, OperatorCommand, OperatorVerb
+from domain.money import ONE
+from domain.operator_fold import operate
+from domain.trade_state import Role, TradeState
+
+_STANDING = frozenset(
+    {
+        OperatorVerb.PAUSE,
+        OperatorVerb.RESUME,
+        OperatorVerb.HAND_BACK,
+        OperatorVerb.TAKE_OVER,
+        OperatorVerb.MOVE_TARGET,
+        OperatorVerb.RELEASE,
+    }
+)
+"""Commands whose effect no order shows: they stand until another one takes them back."""
+RESTORE = "restore"
+
+
+class ToldByHand(Frozen):
+    """A command that the trade took, or may have taken; `done`: its answer said so."""
+
+    command: OperatorCommand | CloseRequested
+    done: bool = False
+
+
+class Hand(Frozen):
+    """All that people told the trade, oldest first.
+
+    `unsure` says in words what is not known of it; then the trade starts taken over: automation
+    must not undo what a person may have done.
+    """
+
+    told: tuple[ToldByHand, ...] = ()
+    unsure: str = ""
+
+
+def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
+    """State with the hand of people on it, as it was before the trade was lost."""
+    for each in hand.told:
+        if _still_counts(state, each):
+            # The version and the market that they saw then were checked then.
+            seen = {"version": None}
+            if isinstance(each.command, OperatorCommand):
+                seen |= {"reference": None}
+            state = operate(state, each.command.model_copy(update=seen), now)
+    if hand.unsure and not state.taken_over:
+        command = OperatorCommand(
+            at=now,
+            command_id=f"{RESTORE}-{state.plan.trade_id}"[:48],
+            by=RESTORE,
+            verb=OperatorVerb.TAKE_OVER,
+            reason=hand.unsure,
+        )
+        state = operate(state, command, now)
+    return state
+
+
+def _still_counts(state: TradeState, told: ToldByHand) -> bool:
+    command = told.command
+    if isinstance(command, CloseRequested):
+        return command.fraction == ONE and not told.done
+    if command.verb is OperatorVerb.MOVE_STOP:
+        # Where a stop rests the order itself shows the price, and what the ratchet made of it.
+        return not (told.done and state.live(Role.STOP))
+    return command.verb in _STANDING
