@@ -123,8 +123,8 @@ def page(told: dict[str, Told], full: bool, began: datetime) -> str:
     out = [
         f"# Proof under faults, {began:%Y-%m-%d %H:%M} UTC",
         "",
-        f"Commit {commit()} · build {build_id()} · {size} run · {os.cpu_count()} cores, load at the "
-        f"end {load} · {platform.system()} · Python {platform.python_version()}",
+        f"Commit {commit()} · build {build_id()} · {size} run · {os.cpu_count()} cores, load at "
+        f"the end {load} · {platform.system()} · Python {platform.python_version()}",
         "",
     ]
     for section in SECTIONS:
