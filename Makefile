@@ -32,7 +32,7 @@ endef
 SEEDS ?= 200
 SIMULATE_FLAGS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BROKER),--broker $(BROKER))
 
-.PHONY: simulate run week test test-fast test-slow test-long lint format bench chaos record-history chaos-report lock clean install
+.PHONY: simulate run week test test-fast test-slow test-long lint format bench chaos record-history chaos-report soak lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -90,6 +90,10 @@ chaos: install
 	$(BIN)/python -m tests.chaos --trades "$(TRADES)" --brokers "$(BROKERS)" --faults "$(FAULTS)" \
 	  --from $(or $(FROM),0) --every $(or $(EVERY),1) --jobs $(or $(JOBS),6) \
 	  --minutes $(or $(MINUTES),0) --pace $(or $(PACE),1) $(if $(FRESH),--fresh)
+
+# Trades without end, one fault a second, memory watched: MINUTES=n.
+soak: install
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),20)
 
 # Minutes; hours with FULL=1. ONLY="simulate museum" for a part; the report says what was left out.
 chaos-report: install
