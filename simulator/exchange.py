@@ -214,7 +214,8 @@ class Exchange:
             new.replaces = old.id
             self.state.orders[new.id] = new
             self.state.by_client[new.client_id] = new
-            self.state.schedule(latency_s, lambda: self._replace_now(old, new, None))
+            filled = old.filled
+            self.state.schedule(latency_s, lambda: self._replace_later(old, new, filled))
             if observer is not None:
                 observer(new)
         else:
@@ -407,14 +408,12 @@ class Exchange:
 
     def _each(self, order: SimOrder, verb: Callable[[SimOrder], None]) -> None:
         """The first member gets the verb, the waiting members of its group are held."""
-        members = order.group.members if order.group is not None else (order,)
-        for member in members:
-            if member.is_done:
-                continue
-            if member is order:
-                verb(member)
-            else:
+        # They are held before the first one is told: its frame shows them too.
+        for member in order.group.members if order.group is not None else ():
+            if member is not order and not member.is_done:
                 self.lifecycle.hold(member, working=not member.waits_for_entry)
+        if not order.is_done:
+            verb(order)
 
     def _existing(self, order_id: str) -> SimOrder:
         order = self.state.orders.get(order_id)
@@ -440,6 +439,24 @@ class Exchange:
         if price is not None and quantity > 0:
             self.lifecycle.fill(order, quantity, price)
 
+    def _replace_later(self, old: SimOrder, new: SimOrder, filled: Decimal) -> None:
+        """After the venue's latency: what the old order has filled meanwhile counts too (D2).
+
+        A new order that was cancelled before it took over leaves the old one at work.
+        """
+        if new.is_done:
+            if not old.is_done:
+                self.lifecycle.keep(old)
+                self.lifecycle.tell_failed(old, "order_replace_rejected")
+            return
+        if not old.is_done and not self._replacer.count_fills_since(filled, old, new):
+            self.lifecycle.keep(old)
+            self.lifecycle.admit(new)
+            self.lifecycle.reject(new, "the order to replace has filled that much")
+            self.lifecycle.tell_failed(old, "order_replace_rejected")
+            return
+        self._replace_now(old, new, None)
+
     def _replace_now(self, old: SimOrder, new: SimOrder, observer: Observer | None) -> None:
         state = self.state
         if old.is_done:
@@ -447,8 +464,6 @@ class Exchange:
             self.lifecycle.reject(new, "the order to replace was done")
             self.lifecycle.tell_failed(old, "order_replace_rejected")
             return
-        if old.filled and new.filled != old.filled and new.filled:
-            new.filled, new.average_price = old.filled, old.average_price
         doubled = state.fault(FaultKind.REPLACE_DOUBLES, client_id=old.client_id, symbol=old.symbol)
         self.lifecycle.take_over(old, new, doubled=doubled is not None)
         if observer is not None:

@@ -190,6 +190,10 @@ class Lifecycle:
         self._set(order, Status.PENDING_REPLACE)
         self._tell("pending_replace", order)
 
+    def keep(self, order: SimOrder) -> None:
+        """A replacement came to nothing: the order works on as before."""
+        order.status = Status.PARTIALLY_FILLED if order.filled else Status.NEW
+
     def tell_failed(self, order: SimOrder, event: str) -> None:
         """A cancel or replace came too late: the order was done before."""
         self._state.record(event, order_id=order.id, client_id=order.client_id)
@@ -206,7 +210,7 @@ class Lifecycle:
         self.admit(new)
         if doubled:
             if old.status is Status.PENDING_REPLACE:
-                old.status = Status.PARTIALLY_FILLED if old.filled else Status.NEW
+                self.keep(old)
         else:
             self._finish_with_legs(old, Status.REPLACED, "")
             self._tell("replaced", old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace as changed
+from decimal import Decimal
 
 from domain.money import ZERO
 from simulator.checks import Checks, is_changeable
@@ -56,6 +57,20 @@ class Replacer:
         new.legs = tuple(self._replacement_leg(leg, new) for leg in old.legs)
         self._check_replacement(old, new)
         return new
+
+    def count_fills_since(self, filled: Decimal, old: SimOrder, new: SimOrder) -> bool:
+        """Counts what `old` filled beyond `filled` into `new`; False if that leaves nothing."""
+        meanwhile = old.filled - filled
+        meaning = self._state.config.matching.replace_quantity
+        if meanwhile == 0 or meaning is ReplaceQuantity.FRESH:
+            return True
+        if new.remaining <= meanwhile:
+            return False
+        if meaning is ReplaceQuantity.TOTAL:
+            new.filled, new.average_price = old.filled, old.average_price
+        else:
+            new.quantity -= meanwhile
+        return True
 
     def _replacement_leg(self, leg: SimOrder, combo: SimOrder) -> SimOrder:
         state = self._state
