@@ -95,7 +95,7 @@ class AlertSender:
             self._rung.clear()
             try:
                 planned = await self._services.ledger.plan_alerts(
-                    self._services.account, self._receivers
+                    self._services.account, self._receivers, tuple(self._sends)
                 )
                 self._away_since_s, self._away_told = None, False
             except HoldfastError as error:

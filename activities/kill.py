@@ -18,7 +18,7 @@ from pydantic import AwareDatetime
 from brokers.port import Broker, NotExecuted
 from domain.base import Frozen
 from domain.control import KillScope, KillScopeKind, KillSwitch
-from domain.errors import HoldfastError, Transient
+from domain.errors import HoldfastError, Refused, Transient
 from domain.ids import Purpose, parse_client_order_id, trade_digest
 from domain.money import ZERO, Quantity
 from domain.order import BrokerOrderStatus, OrderSnapshot
@@ -101,13 +101,18 @@ async def engage(
 
     Raises:
         VersionConflict: somebody was faster (409, I17); nothing has changed.
+        Refused: `KILL_LIFTED`, the id is that of a kill which people have lifted.
         LedgerDown: the ledger is away and there is no journal.
     """
     owner = None if kill.scope.kind is KillScopeKind.ALL else account
     reason = "the ledger is not connected"
     if ledger is not None:
         try:
-            return Engaged(answer=await ledger.engage_kill(owner, kill, expected_version))
+            answer = await ledger.engage_kill(owner, kill, expected_version)
+            if answer.lifted_at is not None:
+                text = f"kill {kill.command_id} was lifted at {answer.lifted_at:%Y-%m-%d %H:%M:%S}"
+                raise Refused(f"{text} UTC: nothing is stopped, give a new id", code="KILL_LIFTED")
+            return Engaged(answer=answer)
         except Transient as error:
             if journal is None:
                 raise

@@ -8,13 +8,15 @@ from datetime import datetime
 
 from pydantic import AwareDatetime
 from temporalio import activity
+from temporalio.service import RPCError
 
 from activities.baseline import take_baseline
 from activities.services import Services
 from activities.session import SessionActivities
 from domain.base import Frozen
 from domain.errors import HoldfastError
-from domain.ids import Purpose
+from domain.facts import FactEnvelope, FlattenRequested
+from domain.ids import Purpose, trade_workflow_id
 from domain.money import Amount
 from domain.session import OpenTrade, SessionSpec
 from domain.session_day import SessionDay
@@ -109,12 +111,34 @@ class SessionDayActivities:
         """Looks at the session's trades until nothing is left to wait for."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + input.wait_s
+        if input.flatten:
+            await self._tell_earlier_runs(input)
         while True:
             trades = await self._open_trades(input)
             waits = trades if input.flatten else [t for t in trades if t.entry_works]
             if not waits or loop.time() >= deadline:
                 return Drained(trades=tuple(trades), done=not waits)
             await asyncio.sleep(DRAIN_LOOK_S)
+
+    async def _tell_earlier_runs(self, input: DrainInput) -> None:
+        """Trades that an earlier run of the session left open go too; the workflow tells its own.
+
+        One that does not hear it is seen to be open in the answer, and is told at the next asking.
+        """
+        fact = FlattenRequested(
+            at=self._services.now(),
+            command_id=f"stop-flatten-{input.session}",
+            by="session",
+            reason="session stop with flatten",
+        )
+        envelope = FactEnvelope.of(fact, sender="session")
+        for trade in await self._open_trades(input):
+            if trade.trade_id not in input.trades:
+                handle = activity.client().get_workflow_handle(trade_workflow_id(trade.trade_id))
+                try:
+                    await handle.signal("facts", envelope)
+                except RPCError as error:
+                    activity.logger.warning("%s was not told: %s", trade.trade_id, error.message)
 
     async def _open_trades(self, input: DrainInput) -> list[OpenTrade]:
         """Open trades of the session by the ledger, and those that have no row there yet."""

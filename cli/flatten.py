@@ -27,7 +27,7 @@ from cli.context import Target
 from cli.output import print_json, print_rows, shown
 from deploy.local.kill_journal import JournalKill
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
-from domain.errors import HoldfastError, Transient
+from domain.errors import HoldfastError, Refused, Transient
 from domain.ids import TRADE_QUEUE, trade_prefix
 from ledger.repository import Ledger
 from settings import Settings
@@ -115,12 +115,17 @@ async def flatten_directly(
     )
     owner = None if given.scope.kind is KillScopeKind.ALL else given.account
     async with ledger_if_up(target) as ledger, target.broker(reserved=True) as broker:
-        await engage(
-            ledger,
-            given.account,
-            kill,
-            journal=lambda: target.kill_journal.append(JournalKill(account=owner, kill=kill)),
-        )
+        try:
+            await engage(
+                ledger,
+                given.account,
+                kill,
+                journal=lambda: target.kill_journal.append(JournalKill(account=owner, kill=kill)),
+            )
+        except Refused as error:
+            if error.code != "KILL_LIFTED":
+                raise
+            # An old id again: entries stay allowed, but the way out is never closed.
         return await close_positions(broker, ledger, settings, kill)
 
 

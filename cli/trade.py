@@ -261,7 +261,11 @@ def flatten(
 ) -> None:
     """Gets out of one trade. Works with Temporal or PostgreSQL away. Exit 1 until it is flat."""
     target = target_of(context)
-    check = execute(lambda: _checked(target, trade_id))
+    check, ended = execute(lambda: _checked(target, trade_id))
+    if ended:
+        # Nothing to get out of: no alert, no workflow (faults.md §3 row 65).
+        print_fields({"done": True, "code": "ALREADY_CLOSED", "text": ended}, as_json=as_json)
+        return
     scope = KillScope(kind=KillScopeKind.TRADE, value=check)
     who = operator_name(by)
     command_id = command_id_of("flatten", trade_id, who, reason)
@@ -273,8 +277,10 @@ def flatten(
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _checked(target: Target, trade_id: str) -> str:
-    """The id, unless a ledger that answers has never heard of it: nothing found is not flat.
+async def _checked(target: Target, trade_id: str) -> tuple[str, str]:
+    """The id and, if the trade is over, how it ended.
+
+    Refused if a ledger that answers has never heard of it: nothing found is not flat.
 
     Raises:
         BadInput: ID_FORMAT, `TRADE_UNKNOWN`.
@@ -282,12 +288,14 @@ async def _checked(target: Target, trade_id: str) -> str:
     check_id(trade_id, "trade_id")
     try:
         async with target.ledger() as ledger:
-            is_known = await ledger.trade(trade_id) is not None
+            known = await ledger.trade(trade_id)
     except HoldfastError:
-        return trade_id
-    if not is_known:
+        return trade_id, ""
+    if known is not None and known.closed_at is not None:
+        return trade_id, f"trade {trade_id} ended: {known.result}"
+    if known is None:
         raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, "starter.py trade list --all")
-    return trade_id
+    return trade_id, ""
 
 
 def command_id_of(*parts: str) -> str:

@@ -153,6 +153,11 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     return sum(amounts, ZERO)
 
 
+def shown(number: Decimal) -> str:
+    """The number as people write it: no exponent, no zeros behind the last digit that counts."""
+    return format(number.normalize(CTX), "f")
+
+
 def divide(dividend: Decimal, divisor: Decimal) -> Decimal:
     """Quotient to 34 significant digits, half even, whatever the thread's context is."""
     return CTX.divide(dividend, divisor)

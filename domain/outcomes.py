@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from domain import trade_state as ts
+from domain.money import shown
 from domain.moves import is_settled
 from domain.operator_checks import SUPERSEDED, outcome_of
 from domain.protecting import RATCHET_REFUSALS_MAX
@@ -82,10 +83,23 @@ def _close(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
     is_mine |= ts.wants_part_close(state) and began is not None and outcome.at >= began
     gone = ts.is_flat(state) and ts.entry_is_dead(state)
     if gone or not is_mine:
+        if not gone and _protects_the_rest(state):
+            return Progress.RUNNING, f"sold; the rest is being protected; {_position(state)}"
         return Progress.DONE, _position(state)
-    stays = f", {state.exit.keep} stay" if state.exit.keep else ""
+    stays = f", {shown(state.exit.keep)} stay" if state.exit.keep else ""
     pending = f"; pending: {state.exit.pending}" if state.exit.pending else ""
     return Progress.RUNNING, f"{_position(state)}{stays}{pending}"
+
+
+def _protects_the_rest(state: TradeState) -> bool:
+    """True while automation still brings the stop of what stays to the broker."""
+    if state.taken_over or ts.wants_exit(state) or not ts.can_rest_stop(state):
+        return False
+    if layout(state) is Layout.WATCHED or state.hours.halted or not state.hours.is_open:
+        return False
+    resting = state.live(Role.STOP, Role.TARGET)
+    covered = ts.resting_stop_quantity(state) >= abs(ts.held_units(state))
+    return not covered or not all(map(is_settled, resting))
 
 
 def _move_stop(state: TradeState, outcome: CommandOutcome) -> tuple[Progress, str]:
@@ -149,16 +163,18 @@ _PROGRESS = {
 }
 
 
+def _price(record: OrderRecord) -> str:
+    price = record.limit_price if record.limit_price is not None else record.stop_price
+    return "market" if price is None else shown(price)
+
+
 def _is_watched(state: TradeState) -> bool:
     return state.ticket is not None and layout(state) is Layout.WATCHED
 
 
 def _position(state: TradeState) -> str:
-    return f"held {ts.held_units(state)}, protection {ts.protection(state)}"
+    return f"held {shown(ts.held_units(state))}, protection {ts.protection(state)}"
 
 
 def _orders(records: tuple[OrderRecord, ...]) -> str:
-    return ", ".join(
-        f"{o.role} {o.side} {o.quantity} @ {o.limit_price or o.stop_price or 'market'}"
-        for o in records
-    )
+    return ", ".join(f"{o.role} {o.side} {shown(o.quantity)} @ {_price(o)}" for o in records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from domain import trade_state as ts
+from domain.money import shown
 from domain.slices import Slicing, slicing
 from domain.trade_state import OrderRecord, Role, TradeState
 
@@ -38,7 +39,8 @@ def story_of(state: TradeState) -> str:
     if state.needs_operator:
         lines.append(f"- **needs operator**: {state.needs_operator}")
     if state.realised is not None:
-        lines.append(f"- realised {state.realised} after fees {state.fees}")
+        fees = "unknown" if state.fees is None else shown(state.fees)
+        lines.append(f"- realised {shown(state.realised)} after fees {fees}")
     if state.orders:
         lines += [
             "",
@@ -52,16 +54,18 @@ def story_of(state: TradeState) -> str:
 def _plan_line(state: TradeState) -> str:
     plan = state.plan
     targets = ", ".join(
-        f"{_price(t.price.absolute, t.price.offset)} x {t.fraction}" if t.price else "runner"
+        f"{_price(t.price.absolute, t.price.offset)} x {shown(t.fraction)}" if t.price else "runner"
         for t in plan.targets
     )
     stop = "none" if plan.stop is None else _price(plan.stop.price.absolute, plan.stop.price.offset)
-    time_stop = f" · time stop {plan.time_stop_s} s" if plan.time_stop_s is not None else ""
+    time_stop = f" · time stop {shown(plan.time_stop_s)} s" if plan.time_stop_s is not None else ""
     return f"stop {stop} · targets {targets or 'none'}{time_stop}"
 
 
 def _price(absolute: Decimal | None, offset: Decimal | None) -> str:
-    return str(absolute) if absolute is not None else f"{offset:+}"
+    if absolute is not None:
+        return shown(absolute)
+    return "-" if offset is None else f"{'+' if offset >= 0 else ''}{shown(offset)}"
 
 
 def _slices_line(progress: Slicing) -> str:
@@ -73,17 +77,18 @@ def _position_line(state: TradeState) -> str:
     held = ts.held_units(state)
     average = ts.average_price(state, Role.ENTRY)
     naked = f" · naked {state.naked.total_s:.1f} s" if state.naked.total_s else ""
-    at = f" @ {average}" if average is not None else ""
+    at = f" @ {shown(average)}" if average is not None else ""
+    stop = "-" if state.stop_price is None else shown(state.stop_price)
     return (
-        f"- held **{held}**{at} · protection **{ts.protection(state)}**"
-        f" · stop {state.stop_price or '-'}{naked}"
+        f"- held **{shown(held)}**{at} · protection **{ts.protection(state)}** · stop {stop}{naked}"
     )
 
 
 def _order_line(state: TradeState, record: OrderRecord) -> str:
     price = record.limit_price if record.limit_price is not None else record.stop_price
+    at = "market" if price is None else shown(price)
     tranche = f" {record.tranche + 1}" if record.tranche is not None else ""
     return (
-        f"| {record.role}{tranche} | {record.side} | {record.quantity} | {price or 'market'}"
-        f" | {ts.filled_quantity(state, record)} | {record.state} |"
+        f"| {record.role}{tranche} | {record.side} | {shown(record.quantity)} | {at}"
+        f" | {shown(ts.filled_quantity(state, record))} | {record.state} |"
     )

@@ -92,6 +92,10 @@ async def tell_opening(
     await add_alert(connection, draft)
 
 
+SHARED_WITHIN = timedelta(minutes=10)
+"""So long after its round began a sender still takes up an alert of all accounts."""
+
+
 class AlertStore(LedgerConnection):
     """Raising, planning, claiming, recording, acknowledging."""
 
@@ -109,8 +113,12 @@ class AlertStore(LedgerConnection):
             await append_audit_row(connection, actor, f"alert.{draft.code}", subject, details)
         return is_told
 
-    async def plan_alerts(self, account: str, plan: Plan) -> int:
-        """Writes a delivery for each receiver of each new round; returns how many rounds."""
+    async def plan_alerts(self, account: str, plan: Plan, channels: Sequence[str] = ()) -> int:
+        """Writes a delivery for each receiver of each new round; returns how many rounds.
+
+        An alert of all accounts is planned by each account's sender for its own `channels`: the
+        first one must not keep the kill of all from the people of the others.
+        """
         query = (
             select(alerts)
             .where(alerts.c.account.in_((account, ALL_ACCOUNTS)))
@@ -124,7 +132,8 @@ class AlertStore(LedgerConnection):
             for row in rows:
                 alert = _alert_of(row)
                 await _plan_one(connection, alert, plan(alert))
-        return len(rows)
+            shared = await _plan_for_all(connection, plan, channels)
+        return len(rows) + shared
 
     async def escalate_alerts(self, account: str, after_s: float, times_max: int) -> int:
         """Begins a new round of each critical alert that nobody acknowledged in time."""
@@ -296,6 +305,30 @@ async def _plan_one(
         .where(alerts.c.alert_id == alert.alert_id)
         .values(planned_round=literal_column("round"))
     )
+
+
+async def _plan_for_all(connection: AsyncConnection, plan: Plan, channels: Sequence[str]) -> int:
+    """Deliveries on these channels of alerts that another account's sender has planned."""
+    if not channels:
+        return 0
+    began = func.coalesce(alerts.c.escalated_at, alerts.c.last_at)
+    shared = select(alerts).where(
+        alerts.c.account == ALL_ACCOUNTS,
+        alerts.c.planned_round == alerts.c.round,
+        alerts.c.acknowledged_at.is_(None),
+        began > func.clock_timestamp() - SHARED_WITHIN,
+    )
+    told = select(deliveries.c.channel).where(deliveries.c.channel.in_(channels))
+    planned = 0
+    for row in (await connection.execute(shared)).mappings().all():
+        alert = _alert_of(row)
+        here = (deliveries.c.alert_id == alert.alert_id, deliveries.c.round == alert.round)
+        known = set((await connection.execute(told.where(*here))).scalars())
+        hearers = [r for r in plan(alert) if r.channel in channels and r.channel not in known]
+        if hearers:
+            await _plan_one(connection, alert, hearers)
+            planned += 1
+    return planned
 
 
 def _order(due: DueDelivery) -> tuple[int, int]:

@@ -8,6 +8,7 @@ lock in front keeps a stream of gates from starving the kill, which row locks al
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
@@ -225,7 +226,7 @@ class ControlStore(LedgerConnection):
         async with self._control_work() as connection:
             await self._take_alone(connection, owner)
             before = await _version_of(connection, owner)
-            was_engaged = await _same_kill_stands(connection, owner, kill)
+            was_engaged, lifted_at = await _same_kill_stands(connection, owner, kill)
             if not was_engaged:
                 if expected_version is not None and expected_version != before:
                     raise VersionConflict(expected_version, before)
@@ -244,6 +245,7 @@ class ControlStore(LedgerConnection):
         return KillAnswer(
             controls=controls,
             was_engaged=was_engaged,
+            lifted_at=lifted_at,
             in_flight=tuple(one for one in covered if one.state in in_flight),
             working=tuple(
                 one for one in covered if one.state not in in_flight and one.intent.increasing
@@ -285,16 +287,19 @@ async def _version_of(connection: AsyncConnection, owner: str) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
-async def _same_kill_stands(connection: AsyncConnection, owner: str, kill: KillSwitch) -> bool:
+async def _same_kill_stands(
+    connection: AsyncConnection, owner: str, kill: KillSwitch
+) -> tuple[bool, datetime | None]:
+    """Whether this kill was engaged before and, if people have lifted it since, when."""
     query = select(kills).where(kills.c.command_id == kill.command_id)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
-        return False
+        return False, None
     wanted = _columns_of(owner, kill)
     identity = ("account", "scope_kind", "scope_value", "mode")
     if any(row[name] != wanted[name] for name in identity):
         raise Refused(f"command id was used: {kill.command_id}", code="COMMAND_ID_USED")
-    return True
+    return True, row["reset_at"]
 
 
 def _columns_of(owner: str, kill: KillSwitch) -> dict[str, Any]:

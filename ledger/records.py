@@ -159,11 +159,13 @@ class KillAnswer(Frozen):
 
     `in_flight` are covered intents in `sending` or `unknown`, reducing ones included: each
     increasing one must be cancelled, resolved or named in the receipt. `working` are the covered
-    accepted increasing orders that are not known dead.
+    accepted increasing orders that are not known dead. `lifted_at`: the command id is that of an
+    earlier kill which people have lifted since: it is not in force, and a new one needs a new id.
     """
 
     controls: tuple[Control, ...]
     was_engaged: bool
+    lifted_at: AwareDatetime | None = None
     in_flight: tuple[IntentRecord, ...] = ()
     working: tuple[IntentRecord, ...] = ()
 

@@ -6,9 +6,8 @@ both take the last of a limit. The row is keyed by trade: a repeat reads the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
@@ -16,6 +15,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.control import KillScopeKind
+from domain.money import ONE, amount_up, divide, multiply, total
+from domain.plan import EntryStyle
 from ledger.connection import LedgerConnection, limit_waits, lock_exclusive
 from ledger.control_store import control_in
 from ledger.fill_store import positions_in
@@ -27,6 +28,8 @@ from ledger.records import (
     ReserveRequest,
     ReserveResult,
     RiskBook,
+    TradePosition,
+    WorkingOrder,
 )
 from ledger.rows import Columns, decision_of, reservation_of, working_of
 from ledger.strategy_store import configurations_in
@@ -54,7 +57,12 @@ async def read_risk_book(
     look_back_s: float = 0.0,
 ) -> RiskBook:
     """Everything the gate may count, inside the caller's transaction."""
-    held = select(reservations).where(reservations.c.account == account, _HELD)
+    style = trades.c.plan["entry_style"].astext.label("entry_style")
+    held = (
+        select(reservations, style)
+        .outerjoin(trades, trades.c.trade_id == reservations.c.trade_id)
+        .where(reservations.c.account == account, _HELD)
+    )
     rows = (await connection.execute(held.order_by(reservations.c.reserved_at))).mappings().all()
     columns = ("client_id", "trade_id", "body", "filled_quantity", "increasing")
     live = select(*(orders.c[name] for name in columns)).where(
@@ -65,6 +73,9 @@ async def read_risk_book(
         orders.c.account == account, orders.c.gate_at > now - MESSAGE_WINDOW
     )
     baseline = await baseline_in(connection, account, None)
+    positions = await positions_in(connection, account)
+    orders_at_work = tuple(working_of(row) for row in working)
+    grows = {row["trade_id"] for row in rows if row["entry_style"] == EntryStyle.TWAP}
     return RiskBook(
         account=account,
         read_at=now,
@@ -72,14 +83,42 @@ async def read_risk_book(
         conditions=await conditions_in(connection, account),
         risk_breaker=await risk_breaker_in(connection, account),
         api_breaker=await api_breaker_of_account(connection, account),
-        reservations=tuple(reservation_of(row) for row in rows),
-        positions=await positions_in(connection, account),
-        working_orders=tuple(working_of(row) for row in working),
+        reservations=tuple(
+            still_reserved(reservation_of(row), positions, orders_at_work, grows) for row in rows
+        ),
+        positions=positions,
+        working_orders=orders_at_work,
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
         baseline=baseline,
         transfers=await transfers_in(connection, baseline),
         configurations=await configurations_in(connection),
         recent=await _recent_in(connection, account, strategy, now, look_back_s),
+    )
+
+
+def still_reserved(
+    held: Reservation,
+    positions: Sequence[TradePosition],
+    working: Sequence[WorkingOrder],
+    grows: Collection[str] = (),
+) -> Reservation:
+    """The reservation as far as it is still at risk: it shrinks as the position goes (I6).
+
+    Reckoned anew at each reading, so that a late fill makes it whole again. While the trade holds
+    nothing of its symbol (not entered yet, or a structure of legs), while an entry works, and for
+    entries in slices (`grows`) all of it counts.
+    """
+    mine = [p for p in positions if p.trade_id == held.trade_id and p.symbol == held.symbol]
+    enters = any(order.trade_id == held.trade_id and order.increasing for order in working)
+    if not mine or enters or held.trade_id in grows or held.quantity <= 0:
+        return held
+    share = min(divide(total(abs(p.quantity) for p in mine), held.quantity), ONE)
+    return held.model_copy(
+        update={
+            "quantity": multiply(held.quantity, share),
+            "notional": amount_up(multiply(held.notional, share)),
+            "loss": amount_up(multiply(held.loss, share)),
+        }
     )
 
 
@@ -116,7 +155,7 @@ async def _recent_in(
 
 
 class RiskStore(LedgerConnection):
-    """Reserving, shrinking and releasing risk."""
+    """Reserving and releasing risk."""
 
     async def reserve(
         self,
@@ -156,24 +195,6 @@ class RiskStore(LedgerConnection):
         async with self._work() as connection:
             book = await read_risk_book(connection, account, now, strategy, look_back_s)
         return book
-
-    async def shrink_reservation(
-        self, trade_id: str, quantity: Decimal, notional: Decimal, loss: Decimal
-    ) -> Reservation | None:
-        """Lowers each number that is above the given one; None if released or absent."""
-        statement = (
-            update(reservations)
-            .where(reservations.c.trade_id == trade_id, _HELD)
-            .values(
-                quantity=func.least(reservations.c.quantity, quantity),
-                notional=func.least(reservations.c.notional, notional),
-                loss=func.least(reservations.c.loss, loss),
-            )
-            .returning(reservations)
-        )
-        async with self._statement() as connection:
-            row = (await connection.execute(statement)).mappings().one_or_none()
-        return None if row is None else reservation_of(row)
 
     async def release_reservation(self, trade_id: str, reason: str) -> bool:
         """Frees the risk of the trade; True exactly once (I6)."""

@@ -169,3 +169,26 @@ async def test_acknowledgement_needs_a_name_is_audited_and_the_first_stands(
     assert await ledger.list_alerts(open_only=True) == ()
     actions = [row.action for row in await ledger.list_audit()]
     assert actions == ["alert.CODE", "alert_acknowledged"]
+
+
+async def test_kill_of_all_accounts_is_told_on_the_channels_of_each(armed: Ledger) -> None:
+    """The first account's sender must not keep it from the people of the second."""
+    everybody = KillSwitch(
+        command_id="k-all",
+        scope=KillScope(kind=KillScopeKind.ALL),
+        mode=KillMode.BLOCK,
+        by="alice",
+        reason="drill",
+        engaged_at=NOW,
+    )
+    await armed.engage_kill(None, everybody)
+
+    def to(*channels: str) -> alert_store.Plan:
+        return lambda alert: [Receiver(channel=name) for name in channels]
+
+    assert await armed.plan_alerts(ACCOUNT, to("desk"), ("desk",)) == 1
+    assert await armed.plan_alerts("second", to("desk", "phone"), ("desk", "phone")) == 1
+    assert await armed.plan_alerts("second", to("desk", "phone"), ("desk", "phone")) == 0
+    for account, channel in ((ACCOUNT, "desk"), ("second", "phone")):
+        due = await armed.claim_deliveries(account, channel, limit=5, claim_s=60)
+        assert [each.alert.code for each in due] == ["KILL"]

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from activities.kill import engage
 from domain.control import KillScopeKind
 from domain.errors import Refused
 from domain.ids import Purpose
@@ -269,3 +270,17 @@ async def test_operator_secret_is_checked_and_never_audited(armed: Ledger) -> No
     with pytest.raises(Refused) as raised:
         await armed.add_operator("bob", "short")
     assert raised.value.code == "SECRET_TOO_SHORT"
+
+
+async def test_id_of_a_kill_that_was_lifted_stops_nothing_and_says_so(armed: Ledger) -> None:
+    """I17: one id, one effect. Nobody may believe that a second kill is in force."""
+    await engage(armed, ACCOUNT, kill("k-1"))
+    for name in ("alice", "bob"):
+        await armed.add_operator(name, f"{name}-secret")
+    asked = await armed.request_reset(ACCOUNT, "alice", "over", f"RESET {ACCOUNT}", NOW)
+    await armed.confirm_reset(asked.request_id, "bob", NOW)
+    with pytest.raises(Refused) as raised:
+        await engage(armed, ACCOUNT, kill("k-1"))
+    assert raised.value.code == "KILL_LIFTED"
+    assert not (await armed.read_control(ACCOUNT)).kills
+    assert (await engage(armed, ACCOUNT, kill("k-2"))).answer is not None

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 
 from domain.control import ApiBreakerState, BreakerState, ConditionKind
-from domain.money import ZERO
-from domain.order import Side
+from domain.order import BrokerOrderStatus, Side
+from domain.plan import EntryStyle, SlicePlan
 from ledger.errors import LedgerDown
 from ledger.records import (
     EXTERNAL,
@@ -22,7 +22,17 @@ from ledger.records import (
     VerdictKind,
 )
 from ledger.repository import Ledger
-from tests.ledger.samples import ACCOUNT, NOW, decide, fill, intent, owner, request, snapshot
+from tests.ledger.samples import (
+    ACCOUNT,
+    NOW,
+    decide,
+    fill,
+    intent,
+    owner,
+    plan,
+    request,
+    snapshot,
+)
 
 
 async def test_two_hundred_reserves_for_ten_places_give_exactly_ten(armed: Ledger) -> None:
@@ -115,19 +125,49 @@ async def test_reservation_is_released_exactly_once(armed: Ledger) -> None:
     assert kept.release_reason == "closed"
 
 
-async def test_shrinking_only_lowers_and_stops_after_release(armed: Ledger) -> None:
-    await armed.reserve(request(), decide, NOW)
-    smaller = await armed.shrink_reservation(
-        "trade-1", Decimal(40), Decimal("4010.20"), Decimal("100.10")
+@pytest.mark.parametrize(
+    ("bought", "sold", "entry_works", "quantity", "notional"),
+    [
+        ("0", "0", False, "100", "10025.50"),
+        ("40", "0", True, "100", "10025.50"),
+        ("40", "0", False, "40", "4010.20"),
+        ("100", "0", False, "100", "10025.50"),
+        ("100", "70", False, "30", "3007.65"),
+        ("120", "0", False, "100", "10025.50"),
+    ],
+)
+async def test_reservation_counts_what_is_still_at_risk(
+    signalled: Ledger, bought: str, sold: str, entry_works: bool, quantity: str, notional: str
+) -> None:
+    """§7: it shrinks as tranches and parts close, and gives the room to other trades (I6)."""
+    await signalled.reserve(request(), decide, NOW)
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    status = BrokerOrderStatus.WORKING if entry_works else BrokerOrderStatus.CANCELED
+    await signalled.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id, status=status))
+    if bought != "0":
+        await signalled.record_fill(ACCOUNT, fill("in", quantity=bought))
+    if sold != "0":
+        await signalled.record_fill(ACCOUNT, fill("out", quantity=sold, side=Side.SELL))
+    (held,) = (await signalled.risk_book(ACCOUNT, NOW)).reservations
+    assert (held.quantity, held.notional) == (Decimal(quantity), Decimal(notional))
+
+
+async def test_reservation_of_an_entry_in_slices_stays_whole_between_them(armed: Ledger) -> None:
+    """ADR 0016: more is bought later; nobody else may take that room."""
+    sliced = plan().model_copy(
+        update={
+            "entry_style": EntryStyle.TWAP,
+            "slices": SlicePlan(count=4, window_s=Decimal(600)),
+        }
     )
-    assert smaller is not None
-    assert (smaller.quantity, smaller.notional) == (Decimal(40), Decimal("4010.20"))
-    grown = await armed.shrink_reservation("trade-1", Decimal(90), Decimal(9000), Decimal("0.01"))
-    assert grown is not None
-    assert (grown.quantity, grown.notional) == (Decimal(40), Decimal("4010.20"))
-    assert grown.loss == Decimal("0.01")
-    await armed.release_reservation("trade-1", "closed")
-    assert await armed.shrink_reservation("trade-1", ZERO, ZERO, ZERO) is None
+    await armed.create_trade(sliced)
+    await armed.reserve(request(), decide, NOW)
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    seen = snapshot(client_id=intent().client_id, status=BrokerOrderStatus.FILLED)
+    await armed.record_snapshot(ACCOUNT, seen)
+    await armed.record_fill(ACCOUNT, fill("in", quantity="25"))
+    (held,) = (await armed.risk_book(ACCOUNT, NOW)).reservations
+    assert held.quantity == 100
 
 
 async def test_book_shows_all_that_counts(signalled: Ledger) -> None:

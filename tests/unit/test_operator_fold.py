@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import timedelta
 from decimal import Decimal
 
@@ -27,6 +28,7 @@ from domain.operator_checks import body_of, why_not
 from domain.order import BrokerOrderStatus, Fill, OrderSnapshot, OrderState, Position, Side
 from domain.outcomes import Progress, progress_of
 from domain.steps import decide, next_deadline
+from domain.story import story_of
 from domain.trade_state import Role, Stage
 from tests.unit.test_part_close import close_fact, entered
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
@@ -577,3 +579,47 @@ def test_order_that_is_alive_after_all_takes_the_persons_answer_back() -> None:
     assert ts.held_units(trade.state) == broker.position == 10
     assert ts.protection(trade.state) is ts.Protection.RESTING
     assert live_exit_quantity(broker, Side.SELL) == 10
+
+
+# --- small truths ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_is", [OrderState.PENDING_NEW, OrderState.UNKNOWN, None])
+def test_part_close_is_done_only_when_the_rest_has_its_stop(stop_is: OrderState | None) -> None:
+    """Nobody is told `done` while the smaller stop is on its way, in doubt or missing."""
+    trade, broker = entered()
+    trade.tell(close_fact(trade, quantity="4"))
+    trade.pass_time(5)
+    assert progress_of(trade.state, "c")[0] is Progress.DONE
+    assert live_exit_quantity(broker, Side.SELL) == 6
+    state = trade.state
+    for stop in state.live(Role.STOP):
+        update = {"state": stop_is or OrderState.CANCELED}
+        state = state.with_order(stop.model_copy(update=update))
+    assert progress_of(state, "c")[0] is Progress.RUNNING
+    assert progress_of(state.changed(taken_over=True), "c")[0] is Progress.DONE
+
+
+def test_trade_that_has_ended_is_in_nobodys_hand() -> None:
+    trade, broker = entered()
+    trade.tell(told(trade, "pause", "p"))
+    assert ts.hand(trade.state) == "paused"
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="out"))
+    trade.pass_time(10)
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+    assert ts.hand(trade.state) == ""
+    assert "paused" not in story_of(trade.state)
+
+
+def test_story_writes_numbers_as_people_do() -> None:
+    """No exponent and no zeros behind the last digit that counts."""
+    trade, _ = entered()
+    state = trade.state.changed(
+        stop_price=D("1E+2"), realised=D("-1.250000"), fees=D("0E-10"), settled=True
+    )
+    text = story_of(state)
+    assert "stop 100" in text
+    assert "realised -1.25 after fees 0" in text
+    assert not re.search(r"\dE[+-]", text)
+    assert not re.search(r"\.\d*0\b", text), text
