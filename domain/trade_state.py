@@ -706,7 +706,9 @@ def is_released(state: TradeState) -> bool:
 
 
 def hand(state: TradeState) -> str:
-    """Whose hand the trade is in, in one word; empty for its own."""
+    """Whose hand the trade is in, in one word; empty for its own and once it has ended."""
+    if is_final(state):
+        return ""
     if state.releasing:
         return "releasing"
     if state.taken_over:
