@@ -23,14 +23,15 @@ from domain.base import Frozen
 from domain.clock import ClockMap
 from domain.entry import EntryTicket
 from domain.errors import BadInput, Refused
-from domain.facts import PositionAdjusted
-from domain.money import total
+from domain.facts import AdjustmentKind, PositionAdjusted
+from domain.money import divide, multiply, total
 from domain.plan import FixedSize, TradePlan
 from domain.risk import gate
 from domain.trade_state import TradeState
 from ledger.records import EXTERNAL, ReserveDecision, ReserveRequest, RiskBook, TradeRecord
 
 EXTERNAL_MOVED = "EXTERNAL_MOVED"
+_DELIVERED = (AdjustmentKind.ASSIGNMENT, AdjustmentKind.EXERCISE, AdjustmentKind.SYMBOL_CHANGE)
 
 
 class Adoption(Frozen):
@@ -126,10 +127,24 @@ async def _foreign(services: Services, symbol: str) -> Foreign:
     return Foreign(
         instrument=asset.instrument,
         external=external,
-        average_price=None if held is None else held.average_price,
+        average_price=await _basis(services, symbol, external)
+        or (None if held is None else held.average_price),
         available=None if held is None else held.available_quantity,
         quote=quote,
     )
+
+
+async def _basis(services: Services, symbol: str, external: Decimal) -> Decimal | None:
+    """What an option's shares cost with its premium, where EXTERNAL has exactly those."""
+    rows = [
+        row
+        for row in await services.ledger.adjustments(services.account)
+        if row.trade_id is None and row.symbol == symbol and row.kind in _DELIVERED
+    ]
+    priced = [(row.quantity, row.price) for row in rows if row.price is not None]
+    if not priced or total(quantity for quantity, _ in priced) != external:
+        return None
+    return divide(total(multiply(quantity, price) for quantity, price in priced), external)
 
 
 def _ticket(

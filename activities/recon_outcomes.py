@@ -29,6 +29,7 @@ from domain.money_law import assigned_shares, average_cost
 from domain.occ import option_instrument
 from domain.recon.cash import CASH_BLOCKS_FROM
 from domain.recon.classify import Discrepancy, DiscrepancyKind
+from domain.split_math import PRICE_STEP, split_quantity
 from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, FillRecord
 
 CHOICES = "choose: adopt it to a trade, ignore it, or flatten it by name"
@@ -247,7 +248,7 @@ class Outcomes:
                 kind, name = AdjustmentKind.EXTERNAL, f"{EXTERNAL}/late"
                 back = await self._row(finding, None, -finding.quantity, kind, name=name)
                 await services.ledger.record_adjustment(back)
-            change = multiply(quantity, finding.ratio) - quantity
+            change = split_quantity(quantity, finding.ratio) - quantity
             if change != 0:
                 trade_id = None if owner == EXTERNAL else owner
                 kind = AdjustmentKind.SPLIT
@@ -293,11 +294,10 @@ class Outcomes:
             return
         quantity = total(fill.fill.quantity for fill in fills)
         value = total(multiply(fill.fill.quantity, fill.fill.price) for fill in fills)
+        average = divide(value, quantity).quantize(PRICE_STEP)
         kind = AdjustmentKind.CLOSED_OUTSIDE
         for trade_id, lost in (await self._losses(finding)).items():
-            row = await self._row(
-                finding, trade_id, lost, kind, price=divide(value, quantity), at=at
-            )
+            row = await self._row(finding, trade_id, lost, kind, price=average, at=at)
             fact = booked_facts((), [row])[0]
             pair = adjustment_rows(services.account, trade_id, fact)
             if await services.ledger.move_positions(
@@ -354,7 +354,7 @@ class Outcomes:
         await self._alert(finding, "entries stop" if is_large else "", severity)
         trades = await services.ledger.list_trades(account=services.account, open_only=True)
         shown = await services.broker.account()
-        read = await read_cash(services, shown.cash, trades)
+        read = await read_cash(services, shown, trades)
         if read is not None and read.anchor is not None:
             await set_anchor(services, read.anchor + finding.quantity)
 

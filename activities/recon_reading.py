@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from activities.services import Services
 from brokers.port import EventPage, FeeActivity
+from domain.account import AccountSnapshot
 from domain.account_events import CASH_KINDS, AccountEvent, EventKind
 from domain.base import Frozen
 from domain.facts import Fact, FundingPaid
@@ -172,14 +173,15 @@ class CashRead(Frozen):
 
 
 async def read_cash(
-    services: Services, broker_cash: Amount | None, trades: Sequence[TradeRecord]
+    services: Services, shown: AccountSnapshot, trades: Sequence[TradeRecord]
 ) -> CashRead | None:
-    """The broker's cash beside ours; None where it is not told.
+    """The broker's cash, before fees that have no row yet, beside ours; None where it is not told.
 
     Multipliers are those of standard options and of the open trades' instruments.
     """
-    if broker_cash is None:
+    if shown.cash is None:
         return None
+    broker_cash = shown.cash + shown.pending_fees
     ledger, account = services.ledger, services.account
     multipliers = {
         symbol: OPTION_MULTIPLIER

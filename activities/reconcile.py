@@ -17,6 +17,7 @@ from temporalio.client import Client
 
 from activities.baseline import take_baseline
 from activities.doorbell import Doorbell, Send, temporal_sender
+from activities.fee_job import settle_fees
 from activities.recon_outcomes import Outcomes
 from activities.recon_reading import CashRead, Statement, read_cash, read_statement, set_anchor
 from activities.services import Services, attempt_token
@@ -218,6 +219,7 @@ class ReconcilePass:
             await self._outcomes.settle(finding, statement.events, clock.market_now)
         await self._outcomes.remember_foreign(findings)
         await self._anchor_cash(first, second, findings)
+        await settle_fees(self._services, clock.market_now)
         return ReconcileReport(missed=missed + statement.booked, findings=findings)
 
     async def _read_statement(self, market_now: datetime) -> Statement:
@@ -259,7 +261,7 @@ class ReconcilePass:
             if booking.known:
                 known_broker_ids.add(order.broker_order_id)
         owned = await ledger.positions_by_trade(account)
-        cash = await read_cash(services, shown.cash, trades)
+        cash = await read_cash(services, shown, trades)
         tells = services.broker.capabilities.tells_account_events
         look = look_of(
             services.installation,

@@ -63,10 +63,20 @@ async def read_ledger_book(
             )
             for r in fills
         ),
-        fees=tuple(FeeRow(key=fee.activity_id, amount=fee.amount) for fee in fees),
+        fees=told_fees(fees),
         cash={currency: cash},
         positions={symbol: quantity for symbol, quantity in positions.items() if quantity},
     )
+
+
+def told_fees(fees: Iterable[FeeRecord]) -> tuple[FeeRow, ...]:
+    """Fees as the broker told them: a correction is part of its row, income is no fee."""
+    amounts: dict[str, Decimal] = {}
+    for fee in fees:
+        key = fee.activity_id.partition("/corrected/")[0]
+        if "/" not in key:
+            amounts[key] = amounts.get(key, Decimal(0)) + fee.amount
+    return tuple(FeeRow(key=key, amount=amount) for key, amount in amounts.items())
 
 
 def order_rows(

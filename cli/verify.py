@@ -11,6 +11,7 @@ import typer
 
 from brokers.port import Broker
 from cli.context import EXIT_FAILED, Target, execute, target_of
+from cli.feed_report import told_fees
 from cli.output import print_json
 from cli.start_cash import start_cash
 from domain.account import AccountSnapshot
@@ -186,11 +187,7 @@ async def _ledger_book(
     return Book(
         orders=await _ledger_orders(ledger, account, first_order),
         fills=tuple(_fill_row(row.fill) for row in rows if row.fill.venue_time >= since),
-        fees=tuple(
-            FeeRow(key=fee.activity_id, amount=fee.amount)
-            for fee in fees
-            if fee.venue_time >= since
-        ),
+        fees=told_fees(fee for fee in fees if fee.venue_time >= since),
         cash=cash,
         positions={symbol: quantity for symbol, quantity in positions.items() if quantity != 0},
     )

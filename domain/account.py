@@ -8,7 +8,7 @@ from pydantic import AwareDatetime
 
 from domain.base import Frozen
 from domain.instrument import Instrument
-from domain.money import Amount, Quantity
+from domain.money import ZERO, Amount, Quantity
 
 
 class AccountSnapshot(Frozen):
@@ -16,7 +16,8 @@ class AccountSnapshot(Frozen):
 
     `equity`, `cash` and `buying_power` are None where the broker did not say: missing is not
     zero, and blocks entries (faults.md §3 row 63). `blocks` are the broker's own words for why
-    `trading_blocked` is set; `day_trades` those of the last five sessions.
+    `trading_blocked` is set; `day_trades` those of the last five sessions; `pending_fees` has left
+    the cash already and has no row of its own yet.
     """
 
     account_id: str
@@ -24,6 +25,7 @@ class AccountSnapshot(Frozen):
     equity: Amount | None = None
     last_equity: Amount | None = None
     cash: Amount | None = None
+    pending_fees: Amount = ZERO
     buying_power: Amount | None = None
     options_buying_power: Amount | None = None
     options_level: int | None = None

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, JsonValue, TypeAdapter, ValidationErr
 from domain.base import Frozen
 from domain.control import KillMode
 from domain.entry import EntryTicket
-from domain.money import Amount, NetPrice, Number, Quantity, SignedQuantity
+from domain.money import Amount, Calculated, NetPrice, Number, Quantity, SignedQuantity
 from domain.order import Fill, OrderSnapshot, Position, Quote
 
 
@@ -292,7 +292,7 @@ class PositionAdjusted(_Fact):
     quantity: SignedQuantity
     price: NetPrice | None = None
     adjustment: AdjustmentKind
-    ratio: Number | None = None
+    ratio: Calculated | None = None
     effective_at: AwareDatetime | None = None
 
 

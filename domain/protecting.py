@@ -37,6 +37,7 @@ from domain.protection import (
 from domain.slices import is_between_slices
 from domain.trade_state import OrderRecord, Role, TradeState
 
+PROTECTION_REJECTED = "protection_rejected"
 PROTECTION_REJECTIONS_MAX = 2
 RATCHET_REFUSALS_MAX = 3
 
@@ -188,8 +189,10 @@ def _place_exit(
     failed = (OrderState.REJECTED, OrderState.NOT_SENT)
     rejected = _rejected_in_a_row(earlier)
     if len(rejected) >= PROTECTION_REJECTIONS_MAX:
+        if ts.wants_exit(state):
+            return state, ()  # Told when it began: an alert that repeats wakes the trade for ever.
         state = alert(state, "PROTECTION_REJECTED", rejected[0].reject_code, AlertSeverity.CRITICAL)
-        return start_exit(state, "protection_rejected"), ()
+        return start_exit(state, PROTECTION_REJECTED), ()
     if earlier and earlier[-1].state in failed and not is_due(earlier[-1].retry_at, now):
         return state, ()
     purpose, body = exit_body(state, wanted, now.date())

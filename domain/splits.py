@@ -18,10 +18,12 @@ from domain.base import Frozen
 from domain.changes import alert, end_walk
 from domain.commands import AlertSeverity
 from domain.facts import AdjustmentKind, PositionAdjusted
-from domain.money import ONE, ZERO, Number, divide, multiply
-from domain.order import Fill
+from domain.money import ONE, ZERO, Calculated, divide, multiply
+from domain.order import Fill, OrderState
 from domain.plan import ExitRule, PlanPrice, RuleKind, TradePlan
-from domain.trade_state import TradeState
+from domain.protecting import PROTECTION_REJECTED
+from domain.split_math import split_price, split_quantity
+from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
 _IN_PRICE = (RuleKind.STOP_TRAIL, RuleKind.STOP_REACHED)
 _BY_PERSON = (AdjustmentKind.ADOPTED, AdjustmentKind.BY_HAND)
@@ -31,7 +33,7 @@ class Split(Frozen):
     """`ratio` new shares for each old one, from the market instant `at` on."""
 
     at: AwareDatetime
-    ratio: Number
+    ratio: Calculated
 
 
 def scaled_fill(fill: Fill, splits: Iterable[Split]) -> Fill:
@@ -43,7 +45,10 @@ def scaled_fill(fill: Fill, splits: Iterable[Split]) -> Fill:
     if factor == ONE:
         return fill
     return fill.model_copy(
-        update={"quantity": multiply(fill.quantity, factor), "price": divide(fill.price, factor)}
+        update={
+            "quantity": split_quantity(fill.quantity, factor),
+            "price": split_price(fill.price, factor),
+        }
     )
 
 
@@ -86,20 +91,34 @@ def split_trade(state: TradeState, fact: PositionAdjusted, now: datetime) -> Tra
         plan=_scaled_plan(state.plan, split.ratio),
         adjustments=tuple(_scaled_by_person(each, split.ratio) for each in state.adjustments),
         moved_targets=tuple(
-            each.model_copy(update={"price": _tick(state, divide(each.price, split.ratio))})
+            each.model_copy(update={"price": _tick(state, split_price(each.price, split.ratio))})
             for each in state.moved_targets
         ),
+        orders=tuple(_forgiven(record) for record in state.orders),
+        exit=ExitProgress() if state.exit.reason == PROTECTION_REJECTED else state.exit,
         watched_epoch=0,
         read_needed="split",
     )
     if state.stop_price is not None:
-        stop = ts.protective_tick(state, divide(state.stop_price, split.ratio))
+        stop = ts.protective_tick(state, split_price(state.stop_price, split.ratio))
         state = state.changed(stop_price=stop)
     rest = after - ts.position_of(state, fact.symbol)
     booked = fact.model_copy(update={"quantity": rest, "effective_at": split.at})
     text = f"{fact.symbol} {fact.ratio} for 1: {after} held, stop {state.stop_price}"
     state = state.changed(adjustments=(*state.adjustments, booked))
     return alert(state, "SPLIT", text, AlertSeverity.CRITICAL)
+
+
+def _forgiven(record: OrderRecord) -> OrderRecord:
+    """What the venue refused at the old price says nothing about the new one.
+
+    It may cancel a stop for the split before anybody tells of it; the trade then asked for the
+    old one, above the new market.
+    """
+    if record.role not in (Role.STOP, Role.TARGET):
+        return record
+    state = OrderState.NOT_SENT if record.state is OrderState.REJECTED else record.state
+    return record.model_copy(update={"state": state, "refusals": 0, "retry_at": None})
 
 
 def _tick(state: TradeState, price: Decimal) -> Decimal:
@@ -109,15 +128,17 @@ def _tick(state: TradeState, price: Decimal) -> Decimal:
 def _scaled_by_person(each: PositionAdjusted, ratio: Decimal) -> PositionAdjusted:
     if each.adjustment not in _BY_PERSON:
         return each
-    price = None if each.price is None else divide(each.price, ratio)
-    return each.model_copy(update={"quantity": multiply(each.quantity, ratio), "price": price})
+    price = None if each.price is None else split_price(each.price, ratio)
+    return each.model_copy(
+        update={"quantity": split_quantity(each.quantity, ratio), "price": price}
+    )
 
 
 def _scaled_plan(plan: TradePlan, ratio: Decimal) -> TradePlan:
     """The plan's exits at new prices; its entry is over."""
     stop = plan.stop
     if stop is not None:
-        limit = None if stop.limit_offset is None else divide(stop.limit_offset, ratio)
+        limit = None if stop.limit_offset is None else split_price(stop.limit_offset, ratio)
         update = {"price": _scaled_price(stop.price, ratio), "limit_offset": limit}
         stop = stop.model_copy(update=update)
     targets = tuple(
@@ -127,7 +148,8 @@ def _scaled_plan(plan: TradePlan, ratio: Decimal) -> TradePlan:
         for target in plan.targets
     )
     ratchet = tuple(
-        step.model_copy(update={"distance": divide(step.distance, ratio)}) for step in plan.ratchet
+        step.model_copy(update={"distance": split_price(step.distance, ratio)})
+        for step in plan.ratchet
     )
     rules = tuple(_scaled_rule(rule, ratio) for rule in plan.rules)
     return plan.model_copy(
@@ -136,12 +158,12 @@ def _scaled_plan(plan: TradePlan, ratio: Decimal) -> TradePlan:
 
 
 def _scaled_price(price: PlanPrice, ratio: Decimal) -> PlanPrice:
-    absolute = None if price.absolute is None else divide(price.absolute, ratio)
-    offset = None if price.offset is None else divide(price.offset, ratio)
+    absolute = None if price.absolute is None else split_price(price.absolute, ratio)
+    offset = None if price.offset is None else split_price(price.offset, ratio)
     return PlanPrice(absolute=absolute, offset=offset)
 
 
 def _scaled_rule(rule: ExitRule, ratio: Decimal) -> ExitRule:
     if rule.kind not in _IN_PRICE:
         return rule
-    return rule.model_copy(update={"threshold": divide(rule.threshold, ratio)})
+    return rule.model_copy(update={"threshold": split_price(rule.threshold, ratio)})

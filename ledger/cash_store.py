@@ -59,3 +59,15 @@ class CashStore(LedgerConnection):
         async with self._statement() as connection:
             rows = await connection.execute(query, {"account": account})
             return tuple(str(row.symbol) for row in rows)
+
+    async def trades_with_estimated_fees(self, account: str, limit: int) -> tuple[str, ...]:
+        """Closed trades with executions whose fees are not the broker's own yet, oldest first."""
+        query = text(
+            "SELECT trade_id FROM trades WHERE account = :account AND closed_at IS NOT NULL"
+            " AND realised IS NOT NULL AND fees_estimated AND EXISTS"
+            " (SELECT 1 FROM fills WHERE fills.trade_id = trades.trade_id)"
+            " ORDER BY closed_at, trade_id LIMIT :limit"
+        )
+        async with self._statement() as connection:
+            rows = await connection.execute(query, {"account": account, "limit": limit})
+            return tuple(str(row.trade_id) for row in rows)

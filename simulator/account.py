@@ -40,6 +40,22 @@ class Activity:
     text: str = ""
 
 
+@dataclass(slots=True)
+class AccruedFees:
+    """Fees of a day before their rows: cash has them already. Sales pay by the share (`TAF`),
+    purchases by the execution (`CAT`)."""
+
+    of_sales: Decimal = ZERO
+    of_purchases: Decimal = ZERO
+    sold: Decimal = ZERO
+    sales: int = 0
+    purchases: int = 0
+
+    @property
+    def amount(self) -> Decimal:
+        return self.of_sales + self.of_purchases
+
+
 class Account:
     """Books fills and fees exactly. Cash changes only here (I5)."""
 
@@ -50,6 +66,7 @@ class Account:
         self.fees_paid = ZERO
         self.holdings: dict[str, Holding] = {}
         self.activities: list[Activity] = []
+        self.accrued = AccruedFees()
         self._listings = listings
 
     def quantity(self, symbol: str) -> Decimal:
@@ -87,6 +104,16 @@ class Account:
     def charge(self, fee: Decimal) -> None:
         self.cash -= fee
         self.fees_paid += fee
+
+    def accrue(self, fee: Decimal, sold: Decimal) -> None:
+        """Notes a fee that is charged and has no row yet; `sold` is zero for a purchase."""
+        if sold:
+            self.accrued.of_sales += fee
+            self.accrued.sold += sold
+            self.accrued.sales += 1
+        else:
+            self.accrued.of_purchases += fee
+            self.accrued.purchases += 1
 
     def fee_for(self, symbol: str, quantity: Decimal, price: Decimal) -> Decimal:
         """Fee of one execution, rounded to the cent."""

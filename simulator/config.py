@@ -166,9 +166,11 @@ class AccountConfig:
 class ExchangeConfig:
     """One exchange: its first account (`keys`, `cash`), and the `accounts` beside it.
 
-    `requests_per_minute` is the budget of the wire face, multiplied by the clock's speed; None or
-    a stepped clock means no limit. `mode` names the venue that this exchange plays: a key of the
-    other mode is refused. `account` names the first account; ids are made of it where it is given.
+    With `daily_fees` a day's fees are one row after the close that names no order (Alpaca); else
+    one row per execution. `requests_per_minute` is the budget of the wire face, multiplied by the
+    clock's speed; None or a stepped clock means no limit. `mode` names the venue that this exchange
+    plays: a key of the other mode is refused. `account` names the first account; ids are made of it
+    where it is given.
     """
 
     listings: tuple[Listing, ...] = (Listing(Instrument(symbol="ESX")),)
@@ -185,6 +187,7 @@ class ExchangeConfig:
     start: datetime = datetime(2013, 9, 3, 13, 30, tzinfo=UTC)
     requests_per_minute: int | None = 200
     wash_trade_check: bool = True
+    daily_fees: bool = False
     account: str = ""
     accounts: tuple[AccountConfig, ...] = ()
     face: WireFace = WireFace.ALPACA
@@ -223,6 +226,7 @@ class ExchangeConfig:
             "start": _instant,
             "requests_per_minute": lambda value: None if value is None else int(value),
             "wash_trade_check": bool,
+            "daily_fees": bool,
             "account": str,
             "accounts": lambda rows: tuple(_account(row) for row in rows),
             "face": WireFace,

@@ -15,6 +15,7 @@ from functools import partial
 
 from domain.instrument import Instrument, OptionRight
 from domain.money import ZERO, divide, multiply
+from simulator.account import AccruedFees
 from simulator.config import Listing
 from simulator.lifecycle import Lifecycle
 from simulator.orders import Kind, OrderClass, Side, SimOrder, TimeInForce
@@ -220,8 +221,22 @@ class Events:
         state = self._state
         state.account.cash += amount
         state.record("cash", change=amount, cash=state.account.cash, reason=kind or "untold")
-        if kind:
+        if kind == "FEE":
+            self._fee_row(symbol, -amount, text)
+        elif kind:
             self._row(kind, symbol, ZERO, amount, None, text or kind)
+
+    def book_fees(self, day: date) -> None:
+        """The day's accrued fees as rows that name no order (`daily_fees`)."""
+        accrued = self._state.account.accrued
+        if accrued.of_sales:
+            shares = f"{accrued.sold:f} shares ({accrued.sales} trades)"
+            text = f"TAF fee for proceed of {shares} on {day:%Y-%m-%d}"
+            self._fee_row("", accrued.of_sales, text)
+        if accrued.of_purchases:
+            text = f"CAT fee for proceed of {accrued.purchases} trades on {day:%Y-%m-%d}"
+            self._fee_row("", accrued.of_purchases, text)
+        self._state.account.accrued = AccruedFees()
 
     # --- private ------------------------------------------------------------------------------
 
@@ -256,6 +271,10 @@ class Events:
     def _position_row(self, symbol: str, reason: str) -> None:
         quantity = self._state.account.quantity(symbol)
         self._state.record("position", symbol=symbol, quantity=quantity, reason=reason)
+
+    def _fee_row(self, symbol: str, amount: Decimal, text: str) -> None:
+        row = self._state.add_activity("FEE", symbol=symbol, net_amount=-amount, text=text)
+        self._state.record("fee", activity_id=row.id, amount=amount, symbol=symbol or None)
 
     def _row(
         self,

@@ -523,7 +523,9 @@ class Exchange:
         for book in state.books.values():
             book.bid_left = book.ask_left = ZERO
         state.account.last_equity = self.margin.equity()
-        self.events.end_expired((state.now - timedelta(microseconds=1)).date())
+        day = (state.now - timedelta(microseconds=1)).date()
+        self.events.book_fees(day)
+        self.events.end_expired(day)
 
     def _open_session(self) -> None:
         state = self.state

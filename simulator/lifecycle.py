@@ -9,7 +9,16 @@ from decimal import Decimal
 
 from domain.money import ZERO
 from simulator.faults import FaultKind
-from simulator.orders import DONE, Group, OrderClass, Role, SimOrder, Status, TimeInForce
+from simulator.orders import (
+    DONE,
+    Group,
+    OrderClass,
+    Role,
+    Side,
+    SimOrder,
+    Status,
+    TimeInForce,
+)
 from simulator.state import Notice, State
 
 
@@ -378,6 +387,9 @@ class Lifecycle:
         if fee == 0:
             return
         state.account.charge(fee)
+        if state.config.daily_fees:
+            state.account.accrue(fee, quantity if order.side is Side.SELL else ZERO)
+            return
         row = state.add_activity(
             "FEE",
             symbol=order.symbol,

@@ -348,6 +348,7 @@ def account_snapshot(raw: object, account_id: str, read_at: datetime) -> Account
         equity=wire.equity,
         last_equity=wire.last_equity,
         cash=wire.cash,
+        pending_fees=abs(wire.pending_reg_taf_fees or ZERO),
         buying_power=wire.buying_power,
         options_buying_power=wire.options_buying_power,
         options_level=int(level) if level is not None else None,

@@ -123,6 +123,7 @@ class WireAccount(Wire):
     equity: LooseNumber = None
     last_equity: LooseNumber = None
     cash: LooseNumber = None
+    pending_reg_taf_fees: LooseNumber = None
     buying_power: LooseNumber = None
     options_buying_power: LooseNumber = None
     options_trading_level: LooseNumber = None

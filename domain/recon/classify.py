@@ -16,10 +16,11 @@ from enum import StrEnum
 from domain.account_events import AccountEvent, EventKind
 from domain.base import Frozen
 from domain.ids import Purpose, parse_client_order_id
-from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity, multiply, total
+from domain.money import ZERO, Amount, Calculated, NetPrice, Quantity, SignedQuantity, total
 from domain.order import OrderSnapshot, Position
 from domain.recon.cash import CashLook, CashRule
 from domain.recon.explain import Explanation, Holdings, explain
+from domain.split_math import split_quantity
 
 EXTERNAL_OWNER = "EXTERNAL"
 
@@ -65,7 +66,7 @@ class Discrepancy(Frozen):
     price: NetPrice | None = None
     delivered_symbol: str = ""
     delivered: SignedQuantity = ZERO
-    ratio: SignedQuantity | None = None
+    ratio: Calculated | None = None
     event_ids: tuple[str, ...] = ()
     is_late: bool = False
 
@@ -256,8 +257,8 @@ def _with_reason(reason: Explanation, rows: Sequence[OwnedQuantity]) -> Discrepa
 
 def _divides(reason: Explanation, rows: Sequence[OwnedQuantity]) -> bool:
     assert reason.ratio is not None, "a split has a ratio"
-    return all(
-        multiply(row.quantity, reason.ratio) % 1 == 0
+    return not reason.is_doubtful and all(
+        split_quantity(row.quantity, reason.ratio) % 1 == 0
         for row in rows
         if row.quantity % 1 == 0 and not (reason.is_late and row.owner == EXTERNAL_OWNER)
     )

@@ -7,6 +7,7 @@ Nothing here guesses: what fits nothing stays a difference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
@@ -16,18 +17,21 @@ from domain.account_events import AccountEvent, EventKind
 from domain.base import Frozen
 from domain.errors import BadInput
 from domain.instrument import Instrument
-from domain.money import ZERO, NetPrice, SignedQuantity, divide, total
+from domain.money import ZERO, Calculated, NetPrice, SignedQuantity, divide, total
 from domain.money_law import assigned_shares
 from domain.occ import looks_like_option, option_instrument
+from domain.split_math import PRICE_STEP
 
 PATTERN_OPTIONS_MAX = 8
+_RATIO = re.compile(r"\b(\d{1,4})(?::| for )(\d{1,4})\b")
 _ENDS = (EventKind.ASSIGNMENT, EventKind.EXERCISE, EventKind.EXPIRY)
 
 
 class Explanation(Frozen):
     """Why `symbol` changed by `quantity`. `delivered` are the shares of an option that ended, or
     the position under its new symbol; `ratio` that of a split; `is_late`: the change was booked to
-    EXTERNAL before its reason came. `is_waiting`: the reason is still to come, touch nothing."""
+    EXTERNAL before its reason came. `is_waiting`: the reason is still to come, touch nothing.
+    `is_doubtful`: a fraction may have been paid out, so that the ratio is not the split's."""
 
     kind: EventKind
     symbol: str
@@ -35,10 +39,11 @@ class Explanation(Frozen):
     price: NetPrice | None = None
     delivered_symbol: str = ""
     delivered: SignedQuantity = ZERO
-    ratio: SignedQuantity | None = None
+    ratio: Calculated | None = None
     event_ids: tuple[str, ...] = ()
     is_late: bool = False
     is_waiting: bool = False
+    is_doubtful: bool = False
 
 
 class Holdings(Frozen):
@@ -214,25 +219,35 @@ def _split(
         ratio=divide(held, before),
         event_ids=tuple(row.event_id for row in splits),
         is_late=is_late,
+        is_doubtful=not _is_clean(splits, before, held),
     )
+
+
+def _is_clean(splits: Sequence[AccountEvent], before: Decimal, held: Decimal) -> bool:
+    """True if the row names just this ratio (`1:10`), or it is a whole number of new shares."""
+    named = [match for row in splits if (match := _RATIO.search(row.text)) is not None]
+    if named:
+        new, old = map(Decimal, named[0].groups())
+        return before * new == held * old
+    return held % before == 0
 
 
 def _liquidation(
     holdings: Holdings, symbol: str, rows: Mapping[str, Sequence[AccountEvent]]
 ) -> Explanation | None:
-    taken = [row for row in rows.get(symbol, ()) if row.kind is EventKind.LIQUIDATION]
-    quantity = total(row.quantity for row in taken)
-    if not taken or quantity == 0 or quantity != holdings.difference(symbol):
+    told = [row for row in rows.get(symbol, ()) if row.kind is EventKind.LIQUIDATION]
+    quantity = total(row.quantity for row in told)
+    if not told or quantity == 0 or quantity != holdings.difference(symbol):
         return None
-    priced = [row for row in taken if row.price is not None]
+    priced = [row for row in told if row.price is not None]
     weight = total(row.quantity for row in priced)
     value = total(row.quantity * (row.price or ZERO) for row in priced)
     return Explanation(
         kind=EventKind.LIQUIDATION,
         symbol=symbol,
         quantity=quantity,
-        price=divide(value, weight) if weight else None,
-        event_ids=tuple(row.event_id for row in taken),
+        price=divide(value, weight).quantize(PRICE_STEP) if weight else None,
+        event_ids=tuple(row.event_id for row in told),
     )
 
 

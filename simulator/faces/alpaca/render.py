@@ -228,6 +228,7 @@ class Render:
             "maintenance_margin": money(margin.initial_margin()),
             "last_maintenance_margin": "0",
             "accrued_fees": "0",
+            "pending_reg_taf_fees": money(account.accrued.amount),
             "multiplier": number(exchange.config.multiplier),
             "shorting_enabled": exchange.config.shorting_enabled,
             "trading_blocked": False,
