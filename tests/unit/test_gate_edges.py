@@ -1,0 +1,318 @@
+"""What planted mutants of the gate showed to be untested: each test kills some of them (M5)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.control import BreakerState, TripReason
+from domain.entry import RiskApproved
+from domain.errors import BadInput, PriceUnavailable, Refused
+from domain.instrument import OptionRight
+from domain.order import Side
+from domain.plan import CapitalSize, FixedSize, PlanLeg, RiskSize, WalkStart
+from domain.risk import breakers
+from domain.risk.breakers import RiskBreaker
+from domain.risk.checks_order import own_opposite, permissions
+from domain.risk.checks_portfolio import order_loss_of_structure
+from domain.risk.checks_state import quote_fault
+from domain.risk.daily_loss import choose_baseline
+from domain.risk.gate import approve, evaluate
+from domain.risk.gate_types import OwnWorkingOrder, RiskRefusal
+from domain.risk.limits import read_limits
+from domain.risk.reducing import is_reducing
+from domain.risk.sizing import entry_prices, size_entry, structure_loss
+from tests.unit.risk_world import (
+    LIMIT_VALUES,
+    NOW,
+    SHARE,
+    account,
+    asset,
+    combo,
+    gate_input,
+    limits,
+    option,
+    plan,
+    quote,
+)
+from tests.unit.test_reducing import held, legs
+from tests.unit.test_sizing import walk
+
+D = Decimal
+CALM = RiskBreaker(state=BreakerState.NORMAL, changed_at=NOW)
+C100, C105 = option(OptionRight.CALL, 100), option(OptionRight.CALL, 105)
+
+
+# --- reducing ------------------------------------------------------------------------------------
+
+
+def test_refused_reductions_are_refused_and_say_why() -> None:
+    assert not is_reducing((), held((SHARE, 100)), {}).reducing
+    up = is_reducing(legs((SHARE, 5)), held((SHARE, 100)), {})
+    assert (up.reducing, up.facts) == (False, {"symbol": "AAPL", "position": "100", "order": "5"})
+    across = is_reducing(legs((SHARE, -7)), held((SHARE, 10)), {"AAPL": D(-4)})
+    assert not across.reducing
+    assert across.facts == {
+        "symbol": "AAPL",
+        "position": "10",
+        "order": "-7",
+        "pending_exits": "-4",
+    }
+
+
+def test_order_that_frees_a_short_option_of_its_cover_is_not_reducing() -> None:
+    spread = held((C100, 1), (C105, -1))
+    verdict = is_reducing(legs((C100, -1)), spread, {})
+    assert (verdict.reducing, verdict.code) == (False, "MAX_LOSS_RISES")
+
+
+def test_symbol_that_is_not_held_cannot_be_reduced() -> None:
+    verdict = is_reducing(legs((C100, -1)), held((SHARE, 10)), {})
+    assert (verdict.code, verdict.facts["position"]) == ("LEG_INCREASES", "0")
+
+
+@pytest.mark.parametrize(
+    ("position", "pending", "code"),
+    [(1, -1, "CROSSES_ZERO"), (1, 1, ""), (-1, 1, "CROSSES_ZERO"), (-1, -1, "")],
+)
+def test_pending_exit_of_one_share_uses_up_a_position_of_one_share(
+    position: int, pending: int, code: str
+) -> None:
+    order = legs((SHARE, -position))
+    assert is_reducing(order, held((SHARE, position)), {"AAPL": D(pending)}).code == code
+
+
+def test_positions_and_legs_of_one_symbol_add_up() -> None:
+    twice = held((SHARE, 60), (SHARE, 40))
+    assert is_reducing(legs((SHARE, -50), (SHARE, -50)), twice, {}).reducing
+    assert not is_reducing(legs((SHARE, -50), (SHARE, -51)), twice, {}).reducing
+
+
+# --- the decision --------------------------------------------------------------------------------
+
+
+def test_passed_decision_without_a_worst_price_approves_nothing() -> None:
+    given = gate_input()
+    decision = evaluate(given)
+    assert isinstance(approve(given, decision, NOW, "1"), RiskApproved)
+    blind = given.model_copy(update={"worst_price": None})
+    refusal = approve(blind, decision, NOW, "1")
+    assert isinstance(refusal, RiskRefusal)
+    assert (refusal.check, refusal.code) == ("gate", "PRICE_UNAVAILABLE")
+    assert refusal.text == "PRICE_UNAVAILABLE"
+
+
+def test_decision_without_all_verdicts_approves_nothing() -> None:
+    given = gate_input()
+    whole = evaluate(given)
+    partial = whole.model_copy(update={"verdicts": whole.verdicts[1:]})
+    refusal = approve(given, partial, NOW, "1")
+    assert isinstance(refusal, RiskRefusal)
+    assert (refusal.check, refusal.code) == ("gate", "VERDICTS_MISSING")
+
+
+def test_refusal_tells_the_facts_of_its_check() -> None:
+    given = gate_input(risk_breaker=breakers.trip(CALM, TripReason.DAILY_LOSS, NOW, "lost"))
+    refusal = approve(given, evaluate(given), NOW, "1")
+    assert isinstance(refusal, RiskRefusal)
+    first = evaluate(given).first_refusal
+    assert first is not None
+    assert first.facts
+    assert refusal.facts == first.facts
+    told = ", ".join(f"{key}={value}" for key, value in first.facts.items())
+    assert refusal.text == f"{first.code} {told}"
+
+
+def test_tripped_breaker_keeps_text_and_doer_and_so_does_its_reset() -> None:
+    tripped = breakers.trip(CALM, TripReason.DAILY_LOSS, NOW, "lost too much")
+    assert (tripped.text, tripped.changed_by) == ("lost too much", "holdfast")
+    calm = breakers.reset(tripped, " ann ", NOW, " looked at it ")
+    assert (calm.state, calm.text, calm.changed_by) == (BreakerState.NORMAL, "looked at it", "ann")
+    assert isinstance(calm, RiskBreaker)
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "structure", "level", "passes"),
+    [
+        (Side.BUY, False, 1, False),
+        (Side.BUY, False, 2, True),
+        (Side.SELL, False, 0, False),
+        (Side.SELL, False, 1, True),
+        (Side.BUY, True, 2, False),
+        (Side.BUY, True, 3, True),
+    ],
+)
+def test_option_level_that_the_legs_need(
+    side: Side, structure: bool, level: int, passes: bool
+) -> None:
+    """1 covered calls, 2 long options, 3 spreads."""
+    single = plan(
+        side,
+        legs=(PlanLeg(instrument=C100, side=side),),
+        symbol=C100.symbol,
+        stop=None,
+        targets=(),
+    )
+    wished = combo((C100, Side.BUY), (C105, Side.SELL)) if structure else single
+    given = gate_input(
+        plan=wished,
+        assets=(asset(C100), asset(C105)),
+        account=account(options_level=level),
+        limits=limits(options_level_min=0),
+    )
+    verdict = permissions(given)
+    assert (verdict.code == "") is passes, verdict
+
+
+def _working(**changes: Any) -> OwnWorkingOrder:
+    values: dict[str, Any] = {
+        "client_id": "0" * 32,
+        "trade_id": "other",
+        "symbol": "AAPL",
+        "side": Side.SELL,
+        "remaining_quantity": D(5),
+        "limit_price": D("100.05"),
+    }
+    return OwnWorkingOrder(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("side", "changes", "crosses"),
+    [
+        (Side.BUY, {}, True),
+        (Side.BUY, {"limit_price": D("100.06")}, False),
+        (Side.BUY, {"limit_price": None}, True),
+        (Side.BUY, {"limit_price": None, "remaining_quantity": D(0)}, False),
+        (Side.SELL, {"side": Side.BUY}, True),
+        (Side.SELL, {"side": Side.BUY, "limit_price": D("100.04")}, False),
+    ],
+)
+def test_order_of_another_trade_crosses_from_the_worst_price_on(
+    side: Side, changes: dict[str, Any], crosses: bool
+) -> None:
+    given = gate_input(plan=plan(side), working_orders=(_working(**changes),))
+    assert (own_opposite(given).code == "OPPOSITE_POSITION") is crosses
+
+
+def test_order_without_a_worst_price_may_cross_anything() -> None:
+    given = gate_input(worst_price=None, working_orders=(_working(limit_price=D(500)),))
+    assert own_opposite(given).code == "OPPOSITE_POSITION"
+
+
+def test_loss_of_a_structure_does_not_count_on_its_stop() -> None:
+    """A long share is stopped a point away, but its legs bound the loss only at zero."""
+    given = gate_input()
+    loss = order_loss_of_structure(given)
+    assert loss == 5 * D("100.05")
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask", "fault"),
+    [
+        ("0", "0", "QUOTE_EMPTY"),
+        ("0", "0.01", ""),
+        ("1", "0", "QUOTE_CROSSED"),
+        ("0.5", "0", "QUOTE_CROSSED"),
+        ("0", "1", ""),
+        (None, "1", "QUOTE_ONE_SIDED"),
+        (None, None, "QUOTE_EMPTY"),
+        ("1", "1", "QUOTE_CROSSED"),
+    ],
+)
+def test_quote_fault_at_its_edges(bid: str | None, ask: str | None, fault: str) -> None:
+    assert quote_fault(quote(bid=bid, ask=ask)) == fault
+
+
+@pytest.mark.parametrize(
+    ("equity", "after_roll_s", "believed"),
+    [("0.01", 0, True), ("0", 0, False), ("-5", 10, False), ("1000", -1, False)],
+)
+def test_baseline_is_taken_from_a_positive_equity_read_at_the_roll_or_later(
+    equity: str, after_roll_s: int, believed: bool
+) -> None:
+    read = account(equity=equity, read_at=NOW + timedelta(seconds=after_roll_s))
+    assert (choose_baseline(None, read, NOW) is not None) is believed
+
+
+def test_unknown_limit_names_the_nearest_one_and_a_bad_value_its_path() -> None:
+    with pytest.raises(BadInput) as unknown:
+        read_limits(LIMIT_VALUES | {"max_order_notionl": "1"})
+    assert "max_order_notional" in str(unknown.value)
+    with pytest.raises(BadInput) as bad:
+        read_limits(LIMIT_VALUES | {"max_open_positions": "many"}, "risk")
+    assert "risk.max_open_positions" in str(bad.value)
+
+
+# --- sizing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bid", "ask"), [(None, "100"), ("100", None), ("100.02", "100")])
+def test_prices_need_both_sides_in_order(bid: str | None, ask: str | None) -> None:
+    with pytest.raises(PriceUnavailable, match="quote of AAPL was"):
+        entry_prices(plan(), quote(bid=bid, ask=ask), D("0.02"))
+
+
+def test_locked_quote_has_prices() -> None:
+    found = entry_prices(plan(), quote(bid="100", ask="100"), D("0.02"))
+    assert found.start == 100
+
+
+@pytest.mark.parametrize(("side", "start"), [(Side.BUY, "100.00"), (Side.SELL, "100.00")])
+def test_start_beyond_the_collar_is_the_bound_on_the_near_side(side: Side, start: str) -> None:
+    wide = quote(bid="50.00", ask="150.00")
+    near = plan(side, walk=walk(start=WalkStart.NEAR))
+    found = entry_prices(near, wide, D("0.02"))
+    assert found.start == (D("98.00") if side is Side.BUY else D("102.00"))
+    assert D(start) == found.collar.reference
+
+
+def test_loss_of_a_structure_counts_ratios_and_what_it_costs() -> None:
+    legs_of_spread = (
+        PlanLeg(instrument=C100, side=Side.BUY, ratio=2),
+        PlanLeg(instrument=C105, side=Side.SELL, ratio=2),
+    )
+    spread = plan(legs=legs_of_spread, stop=None, targets=(), size=FixedSize(quantity=D(1)))
+    assert structure_loss(spread, D("1.50"), {}) == D(150)
+    long_call = plan(
+        legs=(PlanLeg(instrument=C100, side=Side.BUY),),
+        symbol=C100.symbol,
+        stop=None,
+        targets=(),
+    )
+    assert structure_loss(long_call, D("2.00"), {}) == D(200)
+
+
+@pytest.mark.parametrize(
+    ("capital", "quantity"), [("1000", "4"), ("1005.10", "5"), ("1005.09", "4")]
+)
+def test_capital_buys_whole_lots_at_the_dearest_price(capital: str, quantity: str) -> None:
+    half = plan(size=CapitalSize(position_fraction=D("0.5")))
+    found = entry_prices(half, quote(bid="100.50", ask="100.50"), D("0.0001"))
+    sized = size_entry(half, found, D(capital))
+    assert sized.quantity == D(quantity)
+
+
+@pytest.mark.parametrize("capital", [None, D(0), D(-1)])
+def test_unknown_capital_sizes_nothing(capital: Decimal | None) -> None:
+    half = plan(size=CapitalSize(position_fraction=D("0.5")))
+    found = entry_prices(half, quote(), D("0.02"))
+    with pytest.raises(Refused) as refused:
+        size_entry(half, found, capital)
+    assert refused.value.code == "CAPITAL_UNKNOWN"
+
+
+def test_risk_of_exactly_one_share_buys_one_and_a_cent_less_none() -> None:
+    """The stop is a point away from the worst price."""
+    given = plan(size=RiskSize(risk_amount=D(1)))
+    sized = size_entry(given, entry_prices(given, quote(), D("0.02")))
+    assert (sized.quantity, sized.loss_at_worst) == (D(1), D(1))
+    less = plan(size=RiskSize(risk_amount=D("0.99")))
+    with pytest.raises(Refused) as refused:
+        size_entry(less, entry_prices(less, quote(), D("0.02")))
+    assert refused.value.code == "SIZE_BELOW_LOT"
