@@ -110,6 +110,7 @@ async def _play_all(cells: list[Cell], times: Times) -> dict[Cell, CellRow | Bas
     return found
 
 
+@pytest.mark.covers("H1", "H2", "H4", "H5", "C2", "C7", "C8", "K1", "B2", "E1", "E6", "F5")
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.key)
 def test_trade_keeps_its_promises_whatever_strikes(
     rows: dict[Cell, CellRow | BaseException], cell: Cell

@@ -146,6 +146,7 @@ async def test_bc04_held_quantity_is_told_with_its_numbers(scripted: ScriptedFac
     assert "held_for_orders=10 available=0" in outcome.text
 
 
+@pytest.mark.covers("C2", "C3")
 @pytest.mark.parametrize(
     ("kind", "params"),
     [
@@ -180,6 +181,7 @@ async def test_bc06_error_before_the_commit_is_unknown_and_not_found(face: Face)
     assert await face.accepted(wish.client_id) == 0
 
 
+@pytest.mark.covers("C11")
 @pytest.mark.parametrize("kind", ["drop_reply", "error_before"])
 async def test_bc07_posting_the_same_id_again_leaves_exactly_one_order(
     strict_face: Face, kind: str
@@ -200,6 +202,7 @@ async def test_bc08_id_stays_taken_after_the_cancel(strict_face: Face) -> None:
     assert isinstance(await strict_face.broker.place(intent(1)), Duplicate)
 
 
+@pytest.mark.covers("C4")
 @pytest.mark.parametrize(
     ("header", "wait_s"),
     [
@@ -226,6 +229,7 @@ async def test_bc09_rate_limit_is_not_executed_with_a_bounded_wait(
     assert await face.accepted(wish.client_id) == 0
 
 
+@pytest.mark.covers("F6")
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -246,6 +250,7 @@ async def test_bc10_refused_keys_are_auth_needed(
     assert refused.value.code == "AUTH_NEEDED"
 
 
+@pytest.mark.covers("C3")
 @pytest.mark.parametrize(
     ("status", "content"),
     [
@@ -289,6 +294,7 @@ async def test_bc13_answer_about_another_order_is_unknown(scripted: ScriptedFace
     assert isinstance(await scripted.broker.place(intent(1)), UnknownOutcome)
 
 
+@pytest.mark.covers("D5")
 async def test_bc14_cancel_of_a_filled_order_is_not_cancelable(face: Face) -> None:
     """D5."""
     order = (await placed(face, 1)).order
@@ -304,6 +310,7 @@ async def test_bc15_cancel_of_a_missing_order_is_not_found(face: Face) -> None:
     assert await face.broker.order(MISSING) is None
 
 
+@pytest.mark.covers("D4")
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -335,6 +342,7 @@ async def test_bc17_replace_makes_a_new_order_linked_to_the_old(strict_face: Fac
     assert before.replaced_by_broker_id == outcome.order.broker_order_id
 
 
+@pytest.mark.covers("D1")
 async def test_bc18_replace_without_an_answer_is_found_by_its_own_id(strict_face: Face) -> None:
     """D1."""
     old = (await placed(strict_face, 1)).order
@@ -442,6 +450,7 @@ async def test_bc24_partial_fills_come_once_each_in_order(strict_face: Face) -> 
     assert not page.has_more
 
 
+@pytest.mark.covers("F1")
 async def test_bc25_paging_loses_and_doubles_no_execution(strict_face: Face) -> None:
     """F1: 350 fills, three to the millisecond, read page by page while more arrive."""
     order = (await placed(strict_face, 1, quantity="400")).order
@@ -535,6 +544,7 @@ async def test_bc30_order_list_that_does_not_end_is_an_error_not_a_part(
     assert stuck.value.code == "PAGE_STUCK"
 
 
+@pytest.mark.covers("R6")
 async def test_bc31_one_unreadable_order_makes_the_list_an_error(scripted: ScriptedFace) -> None:
     """R6: missing is not flat."""
     order = (await placed(scripted, 1)).order
@@ -578,6 +588,7 @@ async def test_bc33_failed_read_may_be_repeated(face: Face, kind: str, code: str
     assert await face.broker.order(order.broker_order_id) is not None
 
 
+@pytest.mark.covers("C5")
 async def test_bc34_page_of_a_proxy_is_not_a_missing_order(scripted: ScriptedFace) -> None:
     """C5: a 404 that the venue did not write proves even less."""
     scripted.answer("GET", f"/v2/orders/{MISSING}", 404, content=b"<html>no route</html>")

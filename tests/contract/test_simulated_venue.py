@@ -228,6 +228,7 @@ async def test_bc56_stream_and_activities_name_the_same_executions(face: Simulat
     assert [fill.execution_id for fill in streamed] == [row["execution_id"] for row in executions]
 
 
+@pytest.mark.covers("F1", "F2")
 async def test_bc57_lost_and_doubled_frames_are_made_good_by_the_activities(
     face: SimulatedFace,
 ) -> None:
@@ -257,6 +258,7 @@ async def test_bc58_cut_stream_raises_and_a_new_one_can_be_opened(face: Simulate
     assert isinstance((await next_events(again, 1))[0], StreamReady)
 
 
+@pytest.mark.covers("C5")
 async def test_bc59_order_that_appears_late_is_absent_before_it_is_there(
     face: SimulatedFace,
 ) -> None:
@@ -271,6 +273,7 @@ async def test_bc59_order_that_appears_late_is_absent_before_it_is_there(
     assert await face.broker.order_by_client_id(wish.client_id) is not None
 
 
+@pytest.mark.covers("C10")
 async def test_bc60_reject_after_the_accept_is_seen_by_the_next_look(face: SimulatedFace) -> None:
     """C10."""
     await face.control("faults", {"kind": "late_reject", "params": {"delay_s": 2}})
@@ -280,6 +283,7 @@ async def test_bc60_reject_after_the_accept_is_seen_by_the_next_look(face: Simul
     assert (await seen(face, order)).status is BrokerOrderStatus.REJECTED
 
 
+@pytest.mark.covers("D1")
 async def test_bc61_replace_that_doubles_shows_both_orders_alive(face: SimulatedFace) -> None:
     """D1: an accepted replace does not prove that the old order is gone."""
     old = await placed(face, 1)
@@ -290,6 +294,7 @@ async def test_bc61_replace_that_doubles_shows_both_orders_alive(face: Simulated
     assert live == {old.broker_order_id, outcome.order.broker_order_id}
 
 
+@pytest.mark.covers("D4")
 async def test_bc62_cancel_that_is_lost_leaves_the_order_working(face: SimulatedFace) -> None:
     """D4: 204 is a request taken, not a death."""
     order = await placed(face, 1)
@@ -313,6 +318,7 @@ async def test_bc63_wrong_secret_is_auth_needed_everywhere(face: SimulatedFace) 
     assert face.exchange.journal.of("accepted") == []
 
 
+@pytest.mark.covers("F5")
 async def test_bc64_reserved_pool_cancels_while_ordinary_calls_hang(face: SimulatedFace) -> None:
     """F5."""
     order = await placed(face, 1)

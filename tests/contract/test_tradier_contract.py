@@ -60,6 +60,7 @@ async def placed(face: SimulatedFace, sequence: int, **options: Any) -> str:
     return outcome.order.broker_order_id
 
 
+@pytest.mark.covers("C11")
 async def test_tc07_the_venue_takes_one_tag_twice_so_nobody_may_post_again(
     face: SimulatedFace,
 ) -> None:
@@ -77,6 +78,7 @@ async def test_tc07_the_venue_takes_one_tag_twice_so_nobody_may_post_again(
     assert found.broker_order_id == min(first.broker_order_id, second.broker_order_id)
 
 
+@pytest.mark.covers("C10")
 async def test_tc10_what_the_desk_refuses_is_ok_first_and_rejected_when_read(
     face: SimulatedFace,
 ) -> None:
@@ -102,6 +104,7 @@ async def test_tc17_replace_keeps_id_tag_and_quantity(face: SimulatedFace) -> No
     assert len(await face.broker.open_orders()) == 1
 
 
+@pytest.mark.covers("D1")
 async def test_tc18_replace_without_an_answer_shows_in_the_order_itself(
     face: SimulatedFace,
 ) -> None:
@@ -194,6 +197,7 @@ async def test_tc24_fills_are_sums_and_every_read_tells_them_again(face: Simulat
         assert [(f.fill_key, f.quantity) for f in page.fills] == [(f"{name}:10", D(10))]
 
 
+@pytest.mark.covers("C6")
 async def test_tc25_order_of_yesterday_is_not_listed_but_its_fill_is_found(
     face: SimulatedFace,
 ) -> None:
@@ -325,6 +329,7 @@ async def test_tc09_end_of_the_window_is_the_wait(expiry: str, wait_s: float | N
     assert (outcome.code, outcome.retry_after_s) == ("RATE_LIMITED", wait_s)
 
 
+@pytest.mark.covers("D4", "D5")
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [

@@ -75,6 +75,7 @@ async def closed_port() -> str:
     return f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.covers("C1")
 async def test_refused_connection_is_provably_not_sent() -> None:
     """C1."""
     async with door(await closed_port()) as http:
@@ -82,6 +83,7 @@ async def test_refused_connection_is_provably_not_sent() -> None:
             await http.send("POST", "/v2/orders", body={"qty": "1"})
 
 
+@pytest.mark.covers("C1")
 async def test_unknown_host_is_provably_not_sent() -> None:
     async with door("http://no-such-host.invalid") as http:
         with pytest.raises((NotSent, Lost)) as failed:
@@ -106,6 +108,7 @@ async def test_cut_body_is_lost() -> None:
     assert venue.requests == 1
 
 
+@pytest.mark.covers("F5")
 async def test_dripping_answer_ends_at_the_deadline_of_the_whole_call() -> None:
     """Each byte comes in time, the answer does not: the deadline holds for the call."""
     venue = Venue(GOOD, pause_s=0.05)

@@ -119,6 +119,7 @@ def test_uncrashed_run_closes_and_leaves_nothing(
     assert outcome.exit_reason
 
 
+@pytest.mark.covers("C7", "E1", "E6")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_killed_worker_changes_nothing_about_the_outcome(
     outcomes: dict[Case, Outcome | BaseException], case: Case

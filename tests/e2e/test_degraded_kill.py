@@ -161,6 +161,7 @@ def kill(stack: Stack, mode: str) -> tuple[int, dict[str, Any]]:
     return stack.command("kill", "--scope", "all", "--mode", mode, "--reason", "test")
 
 
+@pytest.mark.covers("H2", "H4", "K8")
 def test_kill_cancels_entries_and_leaves_the_stop_with_temporal_stopped(stack: Stack) -> None:
     stack.end("temporal")
     code, outcome = kill(stack, "cancel-entries")
@@ -170,6 +171,7 @@ def test_kill_cancels_entries_and_leaves_the_stop_with_temporal_stopped(stack: S
     assert seconds_to_first_cancel(stack, outcome) <= FIRST_CANCEL_MAX_S
 
 
+@pytest.mark.covers("K8", "K9")
 def test_kill_without_ledger_is_journalled_copied_and_a_restart_places_nothing(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def plan_for(stack: Stack) -> dict[str, Any]:
     }
 
 
+@pytest.mark.covers("H8", "K8")
 def test_flatten_without_any_server_closes_what_is_ours(stack: Stack) -> None:
     stack.end("temporal")
     stack.end("postgres")

@@ -48,6 +48,7 @@ def spec(rig: Rig, temporal_server: TemporalServer, ledger_dsn: str, tmp_path: P
     )
 
 
+@pytest.mark.covers("A1", "A2")
 async def test_killed_session_evaluates_every_bar_once_and_starts_one_trade(
     rig: Rig, spec: WorkerSpec, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_sigkill_of_the_supervisor_leaves_no_orphan_and_the_next_start_works(
     assert not status(data_dir).is_up
 
 
+@pytest.mark.covers("H15")
 def test_stop_signal_drains_workers_before_the_servers_and_exits_clean(data_dir: Path) -> None:
     info = start(data_dir)
     mode = stat.S_IMODE(run_file(data_dir).stat().st_mode)

@@ -80,6 +80,7 @@ async def test_kill_twice_by_the_same_command_is_one_kill(armed: Ledger) -> None
     assert raised.value.code == "COMMAND_ID_USED"
 
 
+@pytest.mark.covers("K6")
 async def test_two_kills_on_one_version_have_one_winner(armed: Ledger) -> None:
     """K6, I17: the other one gets 409."""
     version = (await armed.read_control(ACCOUNT)).version
@@ -105,6 +106,7 @@ async def test_scope_and_account_must_fit(armed: Ledger) -> None:
         assert raised.value.code == "KILL_SCOPE"
 
 
+@pytest.mark.covers("K5")
 async def test_gate_racing_a_kill_is_refused_or_named_and_never_leaks(armed: Ledger) -> None:
     """K5: start gate in the same millisecond as the kill; leaks = permits nobody knows of."""
     leaks: list[str] = []
@@ -124,6 +126,7 @@ async def test_gate_racing_a_kill_is_refused_or_named_and_never_leaks(armed: Led
     assert leaks == []
 
 
+@pytest.mark.covers("K4")
 async def test_kill_gets_through_an_unbroken_stream_of_gates(armed: Ledger) -> None:
     """Row locks alone let sharers starve the kill; the advisory lock queues them (M9)."""
     stop, running = asyncio.Event(), asyncio.Event()
@@ -146,6 +149,7 @@ async def test_kill_gets_through_an_unbroken_stream_of_gates(armed: Ledger) -> N
     assert sum(await asyncio.gather(*lanes)) > 8
 
 
+@pytest.mark.covers("K9")
 async def test_kill_is_latched_over_reconnect(armed: Ledger, ledger_dsn: str) -> None:
     """K9: everything restarts; still killed."""
     await armed.engage_kill(ACCOUNT, kill())
@@ -176,6 +180,7 @@ async def _refused_code(confirming: object) -> str:
     return raised.value.code
 
 
+@pytest.mark.covers("K9")
 async def test_two_operators_registered_need_two_people(signalled: Ledger) -> None:
     for name in ("alice", "bob"):
         await signalled.add_operator(name, SECRET)

@@ -54,6 +54,7 @@ async def test_nobody_listening_is_ledger_down_at_once() -> None:
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.covers("H5")
 async def test_half_open_server_is_ledger_down_within_the_connect_timeout() -> None:
     """A listener that never answers: the connect timeout ends it."""
     with socket.socket() as mute:
@@ -66,6 +67,7 @@ async def test_half_open_server_is_ledger_down_within_the_connect_timeout() -> N
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.covers("H5")
 async def test_restart_under_a_connected_ledger_is_named_and_healed(
     folder: Path, own_server: LocalPostgres
 ) -> None:
@@ -115,6 +117,7 @@ async def test_lost_line_ends_the_listener_with_ledger_down(armed: Ledger, ledge
             await anext(bells)
 
 
+@pytest.mark.covers("H5")
 async def test_read_only_server_is_ledger_down_for_writes(empty_dsn: str) -> None:
     await upgrade(empty_dsn)
     database = empty_dsn.rpartition("/")[2]
@@ -125,6 +128,7 @@ async def test_read_only_server_is_ledger_down_for_writes(empty_dsn: str) -> Non
     await ledger.aclose()
 
 
+@pytest.mark.covers("F5")
 async def test_kill_goes_through_while_the_work_pool_is_used_up(ledger_dsn: str) -> None:
     """F5: the kill path has connections of its own."""
     ledger = await Ledger.connect(ledger_dsn, pool_size=1)
@@ -136,6 +140,7 @@ async def test_kill_goes_through_while_the_work_pool_is_used_up(ledger_dsn: str)
     await ledger.aclose()
 
 
+@pytest.mark.covers("C8")
 async def test_process_frozen_inside_the_gate_cannot_hold_up_a_kill(armed: Ledger) -> None:
     """M9, C8: its transaction is ended by the server, so it never commits its permit."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from domain.ids import Purpose
 from ledger.records import GateAnswer, GateCode, GatePermit, GateRefused
 from ledger.repository import Ledger
@@ -23,6 +25,7 @@ def is_stale(answer: GateAnswer) -> bool:
     return isinstance(answer, GateRefused) and answer.code is GateCode.WORKER_STALE
 
 
+@pytest.mark.covers("H13")
 async def test_worker_of_another_build_is_refused_named_and_told(signalled: Ledger) -> None:
     await signalled.set_deployed(ACCOUNT, [NEXT], ["c-1"], "ann")
     answer = await knock(signalled, OLD, "c-1")
@@ -34,6 +37,7 @@ async def test_worker_of_another_build_is_refused_named_and_told(signalled: Ledg
     assert isinstance(await knock(signalled, NEXT, "c-1"), GatePermit)
 
 
+@pytest.mark.covers("H13")
 async def test_worker_with_other_settings_is_refused(signalled: Ledger) -> None:
     await signalled.set_deployed(ACCOUNT, [NEXT], ["c-2"], "ann")
     answer = await knock(signalled, NEXT, "c-1")
@@ -47,6 +51,7 @@ async def test_worker_that_cannot_say_what_it_is_is_refused(signalled: Ledger) -
     assert is_stale(await knock(signalled, "", ""))
 
 
+@pytest.mark.covers("H13")
 async def test_stale_worker_still_gets_out(signalled: Ledger) -> None:
     """Entries fail closed, exits open."""
     await signalled.set_deployed(ACCOUNT, [NEXT], ["c-1"], "ann")

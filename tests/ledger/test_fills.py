@@ -56,6 +56,7 @@ async def test_sums_are_exact_where_floats_are_not(trading: Ledger) -> None:
     )
 
 
+@pytest.mark.covers("F2", "F3")
 async def test_any_order_and_any_repeats_give_one_result(trading: Ledger) -> None:
     """I7."""
     fills = [fill(f"f-{number}", quantity=str(number + 1)) for number in range(8)]
@@ -69,6 +70,7 @@ async def test_any_order_and_any_repeats_give_one_result(trading: Ledger) -> Non
     assert (await trading.positions_by_trade(ACCOUNT))[0].quantity == Decimal(36)
 
 
+@pytest.mark.covers("C9")
 async def test_fill_with_other_numbers_under_a_known_key_is_reported(trading: Ledger) -> None:
     await trading.record_fill(ACCOUNT, fill(price="100.25"))
     again = await trading.record_fill(ACCOUNT, fill(price="100.26"))
@@ -85,6 +87,7 @@ async def test_fee_told_later_completes_the_row_once(trading: Ledger) -> None:
     assert stored.fill.fee == Decimal("0.35")
 
 
+@pytest.mark.covers("D9")
 async def test_bust_is_a_row_that_reverses_once(trading: Ledger) -> None:
     """D9."""
     await trading.record_fill(ACCOUNT, fill(fee=Decimal("0.35")))

@@ -44,6 +44,7 @@ async def test_armed_account_gets_a_permit_and_the_row_is_sending(signalled: Led
     assert await signalled.still_mine(intent().client_id, "t1")
 
 
+@pytest.mark.covers("B5")
 async def test_disarmed_account_refuses_entries_and_passes_exits(ledger: Ledger) -> None:
     await ledger.ensure_account(ACCOUNT, "alpaca")
     assert _code(await ledger.open_gate(intent(), owner(), "t1", NOW)) is GateCode.NOT_ARMED
@@ -101,6 +102,7 @@ async def test_not_after_passes_at_the_instant_and_refuses_behind_it(signalled: 
     assert _code(await signalled.open_gate(late, owner(), "t1", behind)) is GateCode.NOT_AFTER
 
 
+@pytest.mark.covers("B5")
 async def test_each_switch_refuses_entries_until_it_is_back(signalled: Ledger) -> None:
     async def code(sequence: int) -> GateCode | None:
         return _code(await signalled.open_gate(intent(sequence=sequence), owner(), "t1", NOW))
@@ -135,11 +137,13 @@ async def test_second_attempt_of_an_open_intent_must_resolve_not_send(signalled:
     assert not await signalled.still_mine(intent().client_id, "t2")
 
 
+@pytest.mark.covers("B3")
 async def test_same_token_may_knock_again_after_a_lost_commit(signalled: Ledger) -> None:
     await signalled.open_gate(intent(), owner(), "t1", NOW)
     assert isinstance(await signalled.open_gate(intent(), owner(), "t1", NOW), GatePermit)
 
 
+@pytest.mark.covers("C8")
 async def test_claim_fences_the_zombie_attempt(signalled: Ledger) -> None:
     """C8: A sleeps behind the gate, B resolves, A wakes: A must not send."""
     client_id = intent().client_id
@@ -182,6 +186,7 @@ async def test_not_sent_intent_may_be_tried_again(signalled: Ledger) -> None:
     assert (again.record.attempts, again.record.code) == (2, "")
 
 
+@pytest.mark.covers("C11")
 async def test_other_body_under_the_same_key_is_refused(armed: Ledger) -> None:
     """C11, I1: same (trade, leg, purpose, sequence), other price: never a second order."""
     await armed.open_gate(intent(price="100.25"), owner(), "t1", NOW)
@@ -239,6 +244,7 @@ async def test_answer_for_an_intent_that_never_passed_is_a_bug(armed: Ledger) ->
     assert raised.value.code == "INTENT_MISSING"
 
 
+@pytest.mark.covers("B5", "H5")
 async def test_exit_sent_while_the_ledger_was_down_is_booked_afterwards(ledger: Ledger) -> None:
     """Architecture §5 step 7; a repeat changes nothing."""
     leave = intent(purpose=Purpose.EXIT, increasing=False)

@@ -61,6 +61,7 @@ async def audited(ledger: Ledger) -> list[tuple[str, dict[str, str]]]:
     return [(r.action, json.loads(r.details)) for r in rows if r.action.startswith("limits_")]
 
 
+@pytest.mark.covers("B5")
 async def test_looser_limit_waits_until_nothing_is_open_and_each_difference_is_audited(
     armed: Ledger,
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+import pytest
+
 from domain.ids import Purpose
 from domain.order import BrokerOrderStatus
 from ledger.records import IntentState
@@ -62,6 +64,7 @@ async def test_late_news_never_revives_a_dead_order(armed: Ledger) -> None:
     assert await armed.open_orders(ACCOUNT) == ()
 
 
+@pytest.mark.covers("F4")
 async def test_older_snapshot_changes_nothing(armed: Ledger) -> None:
     client_id = await _accepted(armed)
     newer = snapshot(

@@ -66,6 +66,7 @@ async def test_exit_of_a_trade_that_holds_nothing_is_not_sent(lane: Lane) -> Non
     assert "LEG_INCREASES" in await refused(lane, leave(sequence=2))
 
 
+@pytest.mark.covers("E8")
 async def test_second_exit_beside_one_at_work_is_not_sent(lane: Lane) -> None:
     """E8: two exits of everything could both fill and turn the position round."""
     await lane.open_trade()

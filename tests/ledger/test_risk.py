@@ -35,6 +35,7 @@ from tests.ledger.samples import (
 )
 
 
+@pytest.mark.covers("B1")
 async def test_two_hundred_reserves_for_ten_places_give_exactly_ten(armed: Ledger) -> None:
     """B1; a caller that found no free connection in time asks again, as an activity does."""
 
@@ -49,6 +50,7 @@ async def test_two_hundred_reserves_for_ten_places_give_exactly_ten(armed: Ledge
     assert len(await armed.open_reservations(ACCOUNT)) == 10
 
 
+@pytest.mark.covers("B2", "B3")
 async def test_repeat_answers_the_first_decision_without_judging_again(armed: Ledger) -> None:
     """B2, B3: a lost commit is read back by trade id."""
     first = await armed.reserve(request(), decide, NOW)
@@ -63,6 +65,7 @@ async def test_repeat_answers_the_first_decision_without_judging_again(armed: Le
     assert again.decision == first.decision
 
 
+@pytest.mark.covers("A1")
 async def test_the_same_trade_fifty_times_at_once_is_judged_once(armed: Ledger) -> None:
     judged: list[RiskBook] = []
 

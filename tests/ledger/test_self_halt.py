@@ -100,6 +100,7 @@ async def test_component_that_tripped_cannot_lift_its_own_kill(lane: Lane) -> No
     assert len((await lane.ledger.read_control(ACCOUNT)).kills) == 1
 
 
+@pytest.mark.covers("A7")
 async def test_same_idea_from_two_sources_is_entered_once(lane: Lane) -> None:
     """A7: a second apart, other ids, other sessions."""
     lane.services = replace(lane.services, limits=roomy_limits(duplicate_window_s="30", **DAY))

@@ -72,6 +72,7 @@ async def test_trades_are_listed_by_every_filter(armed: Ledger) -> None:
     assert len(await armed.list_trades(symbol="AAPL", limit=2)) == 2
 
 
+@pytest.mark.covers("A1")
 async def test_signal_told_fifty_times_is_one_signal(armed: Ledger) -> None:
     """A1."""
     signal = SignalRecord(
@@ -136,6 +137,7 @@ async def test_watch_changes_ring_the_watch_bell(armed: Ledger) -> None:
     assert await armed.list_watches(ACCOUNT) == ()
 
 
+@pytest.mark.covers("R8")
 async def test_lease_has_one_holder_and_a_new_epoch_per_change_of_hands(
     armed: Ledger, ledger_dsn: str
 ) -> None:

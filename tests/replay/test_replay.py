@@ -46,6 +46,7 @@ async def replay(history: dict[str, Any], sandboxed_for: tuple[str, ...] | None 
     await replayer.replay_workflow(WorkflowHistory.from_json("recorded", json.dumps(history)))
 
 
+@pytest.mark.covers("H12")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{_name_of(path)}")
 @pytest.mark.parametrize("sandboxed_for", [None, ()], ids=["production", "sandbox"])
 async def test_recorded_history_replays(path: Path, sandboxed_for: tuple[str, ...] | None) -> None:
@@ -86,6 +87,7 @@ def texts_of(value: Any) -> Iterator[str]:
         yield str(value)
 
 
+@pytest.mark.covers("H12")
 async def test_history_with_another_activity_in_its_place_does_not_replay() -> None:
     """The corpus could prove nothing if this passed."""
     history = events_of(HISTORIES / "Trade" / "stopped_out.json")

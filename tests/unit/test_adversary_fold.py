@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+import pytest
+
 from domain import trade_state as ts
 from domain.commands import CancelOrder, Command, PlaceOrder, ResolveOrder
 from domain.facts import (
@@ -100,6 +102,7 @@ def test_paused_walk_still_ends_in_time() -> None:
     assert not [o for o in broker.orders if o.live]
 
 
+@pytest.mark.covers("C5")
 def test_entry_found_after_parking_is_protected() -> None:
     """C5, I10, I4: unknown for so long that the trade was parked, then it fills."""
     hidden = [True]
@@ -140,6 +143,7 @@ class DeafToCancels(Trade):
         ]
 
 
+@pytest.mark.covers("D4")
 def test_cancel_that_the_venue_forgot_is_asked_again() -> None:
     """D4, I11: taken with 204 and lost."""
     broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.30"))

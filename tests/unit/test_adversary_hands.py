@@ -126,6 +126,7 @@ def test_exit_filled_by_a_persons_word_comes_off_the_last_tranches() -> None:
     assert ts.rescaled_tranches(trade.state) == (D(3), D(3), D(0))
 
 
+@pytest.mark.covers("K3")
 def test_quote_that_hangs_lets_protection_back_after_three_seconds() -> None:
     """I4, K3: what an exit released must not wait for the next chance to ask."""
     trade, _broker = entered()

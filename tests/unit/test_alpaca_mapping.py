@@ -190,6 +190,7 @@ def test_any_value_in_any_field_is_read_or_refused_with_a_code(value: Any, field
     assert isinstance(found, FrameProblem | Fill)
 
 
+@pytest.mark.covers("F2")
 def test_fill_key_is_the_same_from_activity_and_stream() -> None:
     row = {
         "activity_type": "FILL",

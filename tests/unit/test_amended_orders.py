@@ -120,6 +120,7 @@ def test_ratchet_moves_the_stop_in_place_and_never_away() -> None:
     assert ts.protection(trade.state) is ts.Protection.RESTING
 
 
+@pytest.mark.covers("D1")
 @pytest.mark.parametrize("when", ["lost_before", "lost_after"])
 def test_change_without_an_answer_is_settled_by_the_order_itself(when: str) -> None:
     """D1: nothing is posted again, and the walk goes on from what the venue shows."""

@@ -20,6 +20,7 @@ def exchange(name: str, year: int = 2026) -> Calendar:
     return calendar_for(name, datetime(year, 6, 1, tzinfo=UTC))
 
 
+@pytest.mark.covers("G5")
 @pytest.mark.parametrize(
     ("name", "session", "opened", "closed"),
     [
@@ -41,6 +42,7 @@ def test_clock_changes_of_2026_move_the_utc_hours(
     assert (hours.open, hours.close) == (at(opened), at(closed))
 
 
+@pytest.mark.covers("G4")
 def test_half_day_2015_12_24_closes_at_one_in_new_york() -> None:
     calendar = exchange("XNYS", 2015)
     noon = at("2015-12-24T17:00")
@@ -51,6 +53,7 @@ def test_half_day_2015_12_24_closes_at_one_in_new_york() -> None:
     assert calendar.next_open(noon) == at("2015-12-28T14:30")
 
 
+@pytest.mark.covers("G4")
 def test_every_boundary_of_three_years_is_open_at_the_open_and_closed_at_the_close() -> None:
     for year in (2025, 2026, 2027):
         calendar = exchange("XNYS", year)

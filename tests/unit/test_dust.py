@@ -75,6 +75,7 @@ def dust_of(trade: Trade) -> list[PositionAdjusted]:
     ]
 
 
+@pytest.mark.covers("E9")
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("way", ["stop", "flatten"])
 def test_rest_below_one_lot_is_written_off_and_the_trade_closes(side: Side, way: str) -> None:

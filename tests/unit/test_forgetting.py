@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pytest
+
 from domain import trade_state as ts
 from domain.commands import Alert
 from domain.facts import FillReported, OperatorCommand, OperatorVerb
@@ -54,6 +56,7 @@ def told(trade: Trade, code: str) -> bool:
     return any(isinstance(c, Alert) and c.code == code for c in trade.commands)
 
 
+@pytest.mark.covers("H10", "H11")
 def test_hundreds_of_moves_leave_a_state_that_one_payload_holds() -> None:
     trade, broker = long_life(120)
     assert len(carried(trade.state).model_dump_json()) < STATE_BYTES_MAX
@@ -102,6 +105,7 @@ def first_dead_stop(trade: Trade, broker: ToyBroker, *, ours: bool) -> ToyOrder:
     )
 
 
+@pytest.mark.covers("D9")
 def test_late_fill_of_a_forgotten_stop_is_booked_and_told_and_the_rest_protected() -> None:
     """D9: the fill names an order of ours that the trade has forgotten."""
     trade, broker = long_life(60)

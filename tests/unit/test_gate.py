@@ -262,6 +262,7 @@ def test_walk_and_exit_must_fit_before_close_and_flat_by(seconds: int, code: str
     assert code_of(gate_input(plan=flat), "can_exit_today") == code
 
 
+@pytest.mark.covers("G1")
 @pytest.mark.parametrize(
     ("age_s", "code"), [("4", ""), ("5", ""), ("5.001", "QUOTE_STALE"), ("-6", "QUOTE_STALE")]
 )
@@ -282,6 +283,7 @@ def test_option_quotes_may_be_older(age_s: str, code: str) -> None:
     assert code_of(given, "freshness") == code
 
 
+@pytest.mark.covers("G2")
 @pytest.mark.parametrize(
     ("bid", "ask", "code"),
     [
@@ -512,6 +514,7 @@ def test_entries_of_another_strategy_do_not_count_as_repeats() -> None:
     assert code_of(gate_input(recent_entries=recent), "repeats") == ""
 
 
+@pytest.mark.covers("A7")
 @pytest.mark.parametrize(
     ("earlier", "changes", "code"),
     [
@@ -539,6 +542,7 @@ def test_no_duplicate_is_suspected_where_the_window_is_zero() -> None:
     assert code_of(given, "duplicate") == ""
 
 
+@pytest.mark.covers("B6")
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -585,6 +589,7 @@ def test_days_to_expiry(day: int, code: str) -> None:
     assert code_of(given, "expiry") == code
 
 
+@pytest.mark.covers("G6")
 @pytest.mark.parametrize(("seconds", "code"), [(3601, ""), (3600, ""), (3599, "OPTION_TOO_CLOSE")])
 def test_cut_off_on_the_last_day(seconds: int, code: str) -> None:
     call = option(OptionRight.CALL, 100, expiry=date(2026, 11, 20))

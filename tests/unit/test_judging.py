@@ -59,6 +59,7 @@ def signal(
     return made.model_copy(update=changes)
 
 
+@pytest.mark.covers("A8")
 @pytest.mark.parametrize(
     ("given", "around", "word", "code"),
     [

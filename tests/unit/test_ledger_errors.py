@@ -9,6 +9,7 @@ from ledger.connection import ledger_errors
 from ledger.errors import LedgerDown
 
 
+@pytest.mark.covers("H5", "H6")
 @pytest.mark.parametrize(
     "error",
     [

@@ -72,6 +72,7 @@ def refusal(trade: Trade, verb: str, command_id: str = "x", **values: object) ->
 # --- versions and repeats -------------------------------------------------------------------------
 
 
+@pytest.mark.covers("K6")
 def test_stale_version_is_refused_and_the_shown_one_taken() -> None:
     """K6: two operators, one winner."""
     trade, _ = entered()

@@ -79,6 +79,7 @@ def test_terminal_states_are_left_by_late_fill_bust_or_a_venue_that_has_it_after
     }
 
 
+@pytest.mark.covers("F3")
 def test_fill_is_legal_in_every_state() -> None:
     """F3: a fill proves acceptance, whatever we believed."""
     assert {next_order_state(state, OrderEvent.FILL) for state in OrderState} == {OrderState.FILLED}

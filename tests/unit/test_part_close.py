@@ -148,6 +148,7 @@ def test_part_close_in_a_closed_session_keeps_the_stop_over_everything() -> None
     assert broker.position == 5
 
 
+@pytest.mark.covers("E8")
 def test_stop_that_fires_during_a_part_close_never_oversells() -> None:
     """I4: the position ends flat, not the wrong way round."""
     trade, broker = entered(targets=THREE)

@@ -52,6 +52,7 @@ def pass_long(trade: Trade, seconds: float) -> Counter[str]:
     return kinds(trade, since)
 
 
+@pytest.mark.covers("F8")
 @pytest.mark.parametrize("complete", [True, False])
 def test_parked_trade_that_the_broker_forgot_asks_ever_more_rarely(complete: bool) -> None:
     """I10: it stays with a person and leaves the request budget to the other trades."""

@@ -70,6 +70,7 @@ def owned(*rows: tuple[str, int]) -> tuple[OwnedQuantity, ...]:
     return tuple(OwnedQuantity(owner=o, symbol="A", quantity=D(q)) for o, q in rows)
 
 
+@pytest.mark.covers("R1")
 @pytest.mark.parametrize(
     ("client", "kind"),
     [
@@ -130,6 +131,7 @@ def test_position_per_symbol_is_trades_plus_external(
         assert found[0].quantity == D(quantity) - sum(D(q) for _, q in rows)
 
 
+@pytest.mark.covers("R6")
 @pytest.mark.parametrize(
     ("is_flat", "rows", "kind"),
     [
@@ -158,6 +160,7 @@ def test_unanswered_intent_is_stuck_after_thirty_seconds(age_s: float, count: in
     assert [each.kind for each in found] == [KIND.INTENT_STUCK] * count
 
 
+@pytest.mark.covers("R7")
 def test_symbol_with_an_unanswered_order_is_not_judged_yet() -> None:
     """R7: it may be the very order that moves the position."""
     doubtful = look(positions=held("A", 15), owned=owned(("t1", 10)), intents=(intent(1),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from decimal import Decimal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,6 +117,7 @@ def test_open_trade_rebuilds_protected_and_goes_on_to_its_end() -> None:
     assert ts.stage(trade.state) == ts.Stage.CLOSED
 
 
+@pytest.mark.covers("D9")
 def test_late_fill_of_a_trade_that_ended_unfilled_is_protected_after_the_rebuild() -> None:
     """D9: reopened, bare for one look, then behind its stop."""
     trade, broker = walked(three=False)

@@ -91,6 +91,7 @@ def test_session_without_calendar_has_one_day_and_stated_days_come_in_order() ->
     assert days_of(spec_of(days=stated), OPEN) == list(stated)
 
 
+@pytest.mark.covers("G5")
 def test_windows_are_local_times_across_the_change_of_the_clocks() -> None:
     """The US left summer time on 2025-11-02: 09:45 is another instant the day after."""
     spec = spec_of(calendar="XNYS", last_day=date(2025, 11, 3), entry_windows=("09:45-11:30",))

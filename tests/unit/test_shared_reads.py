@@ -30,6 +30,7 @@ async def turns(count: int = 3) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.covers("F8")
 async def test_askers_during_a_running_call_share_the_next_one() -> None:
     shared, venue = SharedReads(), Venue()
     first = asyncio.create_task(shared.ask("orders", venue.look))

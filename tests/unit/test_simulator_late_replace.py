@@ -14,6 +14,7 @@ from tests.unit.simulator_rig import advance_s, exchange, oco, order, quote
 D = Decimal
 
 
+@pytest.mark.covers("D2", "D3")
 @pytest.mark.parametrize(
     ("meaning", "remaining"),
     [(ReplaceQuantity.TOTAL, 60), (ReplaceQuantity.REST, 60), (ReplaceQuantity.FRESH, 100)],

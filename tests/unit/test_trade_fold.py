@@ -120,6 +120,7 @@ def test_entry_that_never_fills_is_cancelled_and_settles_not_filled() -> None:
     assert not [o for o in broker.orders if o.live]
 
 
+@pytest.mark.covers("D7")
 def test_walk_never_passes_the_worst_price() -> None:
     plan = make_plan(steps_max=50)
     trade, broker = start(plan, worst=D("100.60"))
@@ -166,6 +167,7 @@ def test_short_trade_mirrors_the_ratchet_downwards() -> None:
     assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("100.10")]
 
 
+@pytest.mark.covers("D6")
 def test_partial_fill_ends_walk_and_protects_exactly_what_is_held() -> None:
     trade, broker = start()
     broker.size = D(4)
@@ -182,6 +184,7 @@ def test_partial_fill_ends_walk_and_protects_exactly_what_is_held() -> None:
     assert 1.9 <= trade.state.naked.total_s <= 2.5
 
 
+@pytest.mark.covers("C2")
 def test_lost_answer_of_the_entry_is_resolved_without_a_second_order() -> None:
     """C2: accepted, answer lost."""
     trade, broker = start(mischief=lambda c: "lost" if isinstance(c, PlaceOrder) else "")
@@ -191,6 +194,7 @@ def test_lost_answer_of_the_entry_is_resolved_without_a_second_order() -> None:
     assert trade.state.orders[0].state is OrderState.WORKING
 
 
+@pytest.mark.covers("C2", "E1")
 def test_lost_answer_of_the_stop_keeps_one_stop_and_counts_naked_time() -> None:
     lost = {"count": 0}
 
@@ -206,6 +210,7 @@ def test_lost_answer_of_the_stop_keeps_one_stop_and_counts_naked_time() -> None:
     assert len([o for o in broker.orders if o.stop_price]) == 1
 
 
+@pytest.mark.covers("E2")
 def test_rejected_protection_twice_becomes_a_market_exit() -> None:
     """E2: a stop that cannot be had ends the trade, never leaves it bare."""
 
@@ -229,6 +234,7 @@ def test_time_stop_releases_the_bracket_then_sells_at_a_marketable_limit() -> No
     assert ts.stage(trade.state) is Stage.CLOSED
 
 
+@pytest.mark.covers("K2")
 def test_flatten_while_walking_cancels_the_entry_and_closes_without_position() -> None:
     """K2."""
     trade, broker = start()
@@ -239,6 +245,7 @@ def test_flatten_while_walking_cancels_the_entry_and_closes_without_position() -
     assert ts.stage(trade.state) is Stage.NOT_FILLED
 
 
+@pytest.mark.covers("K3")
 def test_flatten_in_a_closed_session_keeps_the_stop_and_is_not_done() -> None:
     """K3: pending with its reason until the broker says flat."""
     trade, broker = start()
@@ -296,6 +303,7 @@ def test_kill_cancel_entries_leaves_protection_alone() -> None:
     assert ts.stage(trade.state) is Stage.OPEN
 
 
+@pytest.mark.covers("A5")
 def test_kill_before_reservation_sends_nothing() -> None:
     """A5: the kill is the first message the trade ever sees."""
     trade, broker = start()
@@ -328,6 +336,7 @@ def test_operator_moves_the_live_stop() -> None:
     assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("97.5")]
 
 
+@pytest.mark.covers("E6")
 def test_refused_ratchet_keeps_the_old_stop_and_alerts() -> None:
     """Peers row 9: old stop live, new stop live or market exit; never none."""
 
@@ -343,6 +352,7 @@ def test_refused_ratchet_keeps_the_old_stop_and_alerts() -> None:
     assert any(isinstance(c, Alert) and c.code == "RATCHET_REFUSED" for c in trade.commands)
 
 
+@pytest.mark.covers("D9")
 def test_fill_after_cancel_confirmed_is_protected_not_forgotten() -> None:
     """D9, peers row 8: the cancel lost the race."""
     trade, broker = start()
@@ -359,6 +369,7 @@ def test_fill_after_cancel_confirmed_is_protected_not_forgotten() -> None:
     assert any(isinstance(c, Alert) and c.code == "LATE_FILL" for c in trade.commands)
 
 
+@pytest.mark.covers("E4")
 def test_both_oco_legs_filling_is_bought_back_once() -> None:
     """E4: the excess is closed once, then the trade is flat."""
     trade, broker = start()
@@ -432,6 +443,7 @@ def test_stale_knowledge_is_read_before_the_stop_is_replaced() -> None:
     assert kinds.count("replace_order") == 2
 
 
+@pytest.mark.covers("E9")
 @pytest.mark.parametrize("quantity", range(1, 60))
 @pytest.mark.parametrize("tranches", range(1, 8))
 def test_tranches_always_sum_to_the_filled_quantity(quantity: int, tranches: int) -> None:
@@ -472,6 +484,7 @@ def test_refused_exit_is_tried_again_without_widening_and_then_the_stop_comes_ba
     assert ts.stage(trade.state) is Stage.CLOSED
 
 
+@pytest.mark.covers("D2")
 def test_replace_that_restores_the_full_size_is_cancelled_before_it_can_overfill() -> None:
     """D2, peers row 7: a venue whose replacement works for the whole number again."""
 
@@ -488,6 +501,7 @@ def test_replace_that_restores_the_full_size_is_cancelled_before_it_can_overfill
     assert not [o for o in broker.orders if o.live and o.side is Side.BUY]
 
 
+@pytest.mark.covers("C11")
 @pytest.mark.parametrize("code", ["INTENT_BODY_DIFFERS", "NOT_REDUCING"])
 def test_parked_trade_sends_no_further_entry_until_a_person_resumes_it(code: str) -> None:
     """C11, ADR 0011: what the last hop found wrong parks the trade; nothing new is tried."""
@@ -514,6 +528,7 @@ def test_paused_trade_does_not_walk_and_resumes_where_it_was() -> None:
     assert broker.position == 10
 
 
+@pytest.mark.covers("F3")
 def test_partner_told_dead_before_the_answer_that_names_it_is_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -571,6 +586,7 @@ def test_news_of_an_order_that_no_answer_explains_is_told() -> None:
     assert broker.orders
 
 
+@pytest.mark.covers("F3")
 def test_ratcheted_stop_seen_in_its_group_before_its_own_answer_is_ours() -> None:
     """F3: the parent's snapshot shows the replacement while our replace is still on its way."""
     trade, broker = start(make_plan(targets=THREE, ratchet=RATCHET))

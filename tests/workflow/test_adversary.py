@@ -77,6 +77,7 @@ async def finish(rig: Rig, handle: Handle) -> TradeResult:
 # --- one order per intent -------------------------------------------------------------------------
 
 
+@pytest.mark.covers("C5", "K2")
 async def test_flatten_while_the_entry_is_hidden_leaves_nothing_behind(rig: Rig) -> None:
     """C5, I10: the answer is lost, look-ups say 404; the order list is the proof."""
     play.fault(rig, "drop_reply", {"method": "POST", "client_id": play.ENTRY_IDS})
@@ -87,6 +88,7 @@ async def test_flatten_while_the_entry_is_hidden_leaves_nothing_behind(rig: Rig)
     await finish(rig, handle)
 
 
+@pytest.mark.covers("C5", "D1")
 async def test_lost_walk_replace_with_lookup_lag_keeps_one_live_entry(rig: Rig) -> None:
     """D1 with C5: each replace loses its answer, and none can be looked up by our id."""
     play.fault(rig, "drop_reply", {**REPLACE, "count": 2})
@@ -102,6 +104,7 @@ async def test_lost_walk_replace_with_lookup_lag_keeps_one_live_entry(rig: Rig) 
     assert result.quantity == 10
 
 
+@pytest.mark.covers("D1")
 async def test_doubled_walk_replace_is_cut_back_to_one_entry(rig: Rig) -> None:
     """D1, nautilus #4564: old and new both live."""
     play.fault(rig, "replace_doubles", {"client_id": play.ENTRY_IDS})
@@ -141,6 +144,7 @@ async def test_price_gaps_through_the_stop_before_it_is_placed(rig: Rig) -> None
     assert result.quantity == 10
 
 
+@pytest.mark.covers("C4")
 async def test_429_storm_on_protection_is_survived(rig: Rig) -> None:
     """C4, I4."""
     play.fault(
@@ -155,6 +159,7 @@ async def test_429_storm_on_protection_is_survived(rig: Rig) -> None:
     await finish(rig, handle)
 
 
+@pytest.mark.covers("D4")
 async def test_cancel_lost_on_flatten_is_asked_again(rig: Rig) -> None:
     """D4, I11."""
     handle = await rig.start_trade(play.plan_of(rig, "1"))
@@ -177,6 +182,7 @@ async def test_kill_flatten_while_protection_is_unknown_sells_once(rig: Rig) -> 
     assert sold(rig) == 10
 
 
+@pytest.mark.covers("E4")
 async def test_both_legs_fill_and_the_excess_is_closed_once(rig: Rig) -> None:
     """E4."""
     play.fault(rig, "oco_both", {})

@@ -234,6 +234,7 @@ async def test_combo_that_is_not_filled_within_its_worst_price_leaves_nothing(
     await check_books(rig, result)
 
 
+@pytest.mark.covers("K2")
 async def test_flatten_while_a_combo_walks_leaves_nothing(rig: Rig) -> None:
     """K2, GT11."""
     rig.quote(CALL_600.symbol, "12.00", "13.00")

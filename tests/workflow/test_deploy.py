@@ -230,6 +230,7 @@ async def test_gateway_deployed_alone_loses_and_doubles_nothing(
 # --- a build that decides otherwise ---------------------------------------------------------------
 
 
+@pytest.mark.covers("H12")
 async def test_build_that_decides_otherwise_is_caught_before_it_starts(rig: Rig) -> None:
     """H12: the check before a deploy replays what is open; today's code passes it."""
     async with build(rig, OLD_BUILD):
@@ -244,6 +245,7 @@ async def test_build_that_decides_otherwise_is_caught_before_it_starts(rig: Rig)
         assert await flattened(rig, plan) == ["closed"]
 
 
+@pytest.mark.covers("H12", "K4")
 async def test_kill_works_on_a_trade_that_a_forced_build_has_stuck_and_rollback_frees_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

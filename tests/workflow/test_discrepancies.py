@@ -193,6 +193,7 @@ async def test_missed_fill_is_booked_without_an_alarm(desk: Desk) -> None:
     assert await desk.owned() == {(EXTERNAL, "ESX"): D(5)}
 
 
+@pytest.mark.covers("R1")
 async def test_orphan_entry_is_cancelled(desk: Desk) -> None:
     """R1."""
     await desk.rig.broker.place(order_of(desk.rig, Purpose.ENTRY))
@@ -207,6 +208,7 @@ async def test_orphan_exit_without_a_trade_is_cancelled(desk: Desk) -> None:
     assert desk.rig.exchange.open_orders == []
 
 
+@pytest.mark.covers("R1")
 async def test_foreign_order_is_told_once_and_never_touched(desk: Desk) -> None:
     """R1."""
     wish = OrderRequest(
@@ -237,6 +239,7 @@ async def test_intent_stuck_is_a_question_to_its_trade(desk: Desk) -> None:
 # --- positions -----------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("R2")
 async def test_position_mismatch_goes_to_external(desk: Desk) -> None:
     """R2, I20: five that nothing explains; the trade's ten stay its own."""
     await desk.hold("ESX", 10, "100")
@@ -246,6 +249,7 @@ async def test_position_mismatch_goes_to_external(desk: Desk) -> None:
     assert desk.adjusted == []
 
 
+@pytest.mark.covers("R3")
 async def test_position_vanished_is_booked_to_its_trade(desk: Desk) -> None:
     """R3: gone for the market's money, and nothing says why."""
     await desk.hold("ESX", 10, "100")
@@ -273,6 +277,7 @@ class Emptied:
         return () if "open_orders" in self._names else await self._broker.open_orders()
 
 
+@pytest.mark.covers("R6")
 async def test_positions_untrusted_repairs_nothing(desk: Desk) -> None:
     """R6: missing is not flat, three times in a row."""
     await desk.hold("ESX", 10, "100")
@@ -314,6 +319,7 @@ async def test_external_trade_with_two_owners_is_only_told(desk: Desk) -> None:
     assert desk.adjusted == []
 
 
+@pytest.mark.covers("R3")
 async def test_liquidation_is_booked_at_the_venues_price(desk: Desk) -> None:
     """R3: the statement says what it took, and at what."""
     await desk.hold("ESX", 10, "100")
@@ -327,6 +333,7 @@ async def test_liquidation_is_booked_at_the_venues_price(desk: Desk) -> None:
 # --- options and shares --------------------------------------------------------------------------
 
 
+@pytest.mark.covers("R4")
 async def test_assignment_moves_the_premium_into_the_shares(desk: Desk) -> None:
     """R4: cash and shares booked to the cent, the shares at strike less premium."""
     await desk.hold(PUT, -1, "2")
@@ -340,6 +347,7 @@ async def test_assignment_moves_the_premium_into_the_shares(desk: Desk) -> None:
     assert (fact.quantity, fact.adjustment) == (D(1), AdjustmentKind.ASSIGNMENT)
 
 
+@pytest.mark.covers("R4")
 async def test_assignment_waits_for_the_next_morning(desk: Desk) -> None:
     """R4: the venue books at night; before that there is nothing to see."""
     await desk.hold(PUT, -1, "2")
@@ -351,6 +359,7 @@ async def test_assignment_waits_for_the_next_morning(desk: Desk) -> None:
     await only(desk, KIND.ASSIGNMENT)
 
 
+@pytest.mark.covers("R4")
 async def test_exercise_delivers_the_shares_of_a_call(desk: Desk) -> None:
     """R4."""
     await desk.hold(CALL, 1, "2")
@@ -359,6 +368,7 @@ async def test_exercise_delivers_the_shares_of_a_call(desk: Desk) -> None:
     assert await desk.owned() == {(EXTERNAL, "ESX"): D(100)}
 
 
+@pytest.mark.covers("R4")
 async def test_expiry_is_worthless_the_next_morning(desk: Desk) -> None:
     """R4: out of the money at the close of the expiry day."""
     await desk.hold(CALL, 1, "2")
@@ -380,6 +390,7 @@ async def test_option_gone_without_a_row_waits(desk: Desk) -> None:
     assert await desk.alerts(KIND.OPTION_GONE) == [AlertSeverity.WARNING]
 
 
+@pytest.mark.covers("R5")
 async def test_split_gives_every_owner_new_shares(desk: Desk) -> None:
     """R5: the trade's and nobody's alike."""
     await desk.hold("ESX", 10, "100")
@@ -403,6 +414,7 @@ async def test_split_told_late_is_taken_back_from_external(desk: Desk) -> None:
     assert await desk.owned() == {(TRADE, "ESX"): D(20)}
 
 
+@pytest.mark.covers("R5")
 async def test_symbol_change_parks_the_position(desk: Desk) -> None:
     """R5: the plan is of the old symbol; nobody trades the new one until a person adopts it."""
     await desk.hold("ESX", 10, "100")
@@ -415,6 +427,7 @@ async def test_symbol_change_parks_the_position(desk: Desk) -> None:
 # --- money ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("R9")
 async def test_fee_mismatch_is_corrected_by_a_row(desk: Desk) -> None:
     """R9: what the broker says now is what it costs."""
     exchange, account = desk.rig.exchange, desk.rig.services.account
@@ -432,6 +445,7 @@ async def test_fee_mismatch_is_corrected_by_a_row(desk: Desk) -> None:
     assert "fee_mismatch" not in kinds(await desk.reconcile())
 
 
+@pytest.mark.covers("R9")
 @pytest.mark.parametrize(
     ("amount", "severity", "is_tripped"),
     [

@@ -72,6 +72,7 @@ async def test_flatten_closes_the_position_and_the_receipt_says_so(rig: Rig) -> 
     assert all(alert.occurrences == 1 for alert in told)
 
 
+@pytest.mark.covers("K3", "G3")
 async def test_flatten_in_a_halt_is_pending_and_the_stop_stays(rig: Rig) -> None:
     await rig.start_trade(plan_of(rig))
     await rig.until(lambda: stop_rests(rig), "protected")
@@ -139,6 +140,7 @@ async def test_direct_flatten_without_ledger_closes_only_what_is_ours(rig: Rig) 
     assert position(rig) == 0
 
 
+@pytest.mark.covers("K3")
 async def test_direct_flatten_in_a_halt_releases_nothing(rig: Rig) -> None:
     await rig.start_trade(plan_of(rig))
     await rig.until(lambda: stop_rests(rig), "protected")

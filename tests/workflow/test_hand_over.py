@@ -32,6 +32,7 @@ async def build_of(handle: WorkflowHandle[Any, TradeResult]) -> str:
     return info.deployment_version.build_id
 
 
+@pytest.mark.covers("H12")
 async def test_open_trade_moves_to_the_new_build_with_its_stop_and_closes_there(rig: Rig) -> None:
     handle = await rig.start_trade(plan_of(rig))
     await rig.until(

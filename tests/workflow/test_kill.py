@@ -75,6 +75,7 @@ def accepted_buys(rig: Rig) -> int:
     return len([row for row in rig.journal("accepted") if row["side"] == "buy"])
 
 
+@pytest.mark.covers("K4")
 async def test_kill_while_walking_leaks_nothing_and_is_acknowledged_by_receipt(rig: Rig) -> None:
     async with sweeping(rig) as sweeper:
         handles = [await rig.start_trade(patient(rig, str(number))) for number in range(4)]
@@ -114,6 +115,7 @@ async def test_cancel_entries_takes_entries_and_leaves_the_protection(rig: Rig) 
     assert result.exit_reason == "target"
 
 
+@pytest.mark.covers("K5")
 async def test_killed_account_refuses_entries_at_the_last_hop_but_not_exits(rig: Rig) -> None:
     await engage(rig.ledger, rig.services.account, kill_of(rig, KillMode.BLOCK))
     handle = await rig.start_trade(plan_of(rig, "late"))
@@ -122,6 +124,7 @@ async def test_killed_account_refuses_entries_at_the_last_hop_but_not_exits(rig:
     assert rig.journal("accepted") == []
 
 
+@pytest.mark.covers("K6")
 async def test_second_operator_with_the_old_version_gets_a_conflict(rig: Rig) -> None:
     account = rig.services.account
     seen = (await rig.ledger.read_control(account)).version
@@ -139,6 +142,7 @@ async def test_second_operator_with_the_old_version_gets_a_conflict(rig: Rig) ->
     assert len((await rig.ledger.read_control(account)).kills) == 1
 
 
+@pytest.mark.covers("K6")
 async def test_same_command_twice_has_one_effect(rig: Rig) -> None:
     account, kill = rig.services.account, kill_of(rig, KillMode.BLOCK)
     first = await engage(rig.ledger, account, kill)
@@ -149,6 +153,7 @@ async def test_same_command_twice_has_one_effect(rig: Rig) -> None:
     assert len((await rig.ledger.read_control(account)).kills) == 1
 
 
+@pytest.mark.covers("K9")
 async def test_kill_stays_over_a_restart_and_the_new_sweeper_works_it_off(rig: Rig) -> None:
     await rig.start_trade(patient(rig, "1"))
     await rig.until(lambda: len(entries(rig)) == 1, "the entry works")

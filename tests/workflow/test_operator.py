@@ -156,6 +156,7 @@ async def test_taken_over_trade_leaves_its_stops_and_comes_back_then_is_released
     assert ended.value.code == "ALREADY_CLOSED"
 
 
+@pytest.mark.covers("R2")
 async def test_foreign_position_is_adopted_protected_and_ends_with_its_own_result(
     rig: Rig,
 ) -> None:
@@ -239,6 +240,7 @@ async def buy_by_hand(rig: Rig) -> None:
     await passes.aclose()
 
 
+@pytest.mark.covers("R8")
 async def test_what_a_person_books_is_booked_once_with_its_counterpart(rig: Rig) -> None:
     """R8: a repeated activity changes nothing; the answered order is open no more."""
     plan = play.plan_of(rig, "1")

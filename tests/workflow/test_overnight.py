@@ -47,6 +47,7 @@ def stops(rig: Rig) -> list[SimOrder]:
     return [order for order in rig.exchange.open_orders if order.stop_price is not None]
 
 
+@pytest.mark.covers("G4")
 @pytest.mark.parametrize(
     ("quantity", "time_in_force", "renewed"),
     [("10.5", TimeInForce.DAY, True), ("10", TimeInForce.GTC, False)],

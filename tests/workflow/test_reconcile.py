@@ -85,6 +85,7 @@ async def protected_trade(rig: Rig) -> Any:
     return handle
 
 
+@pytest.mark.covers("R1", "R8")
 async def test_orphan_of_ours_is_cancelled_and_a_foreign_order_is_left_alone(rig: Rig) -> None:
     """R1, and R8: the second pass finds nothing new to do."""
     orphan = order_of(rig, "nobody", Purpose.ENTRY, Side.BUY)
@@ -119,6 +120,7 @@ async def test_fill_that_nobody_told_is_booked_and_closes_its_trade(rig: Rig) ->
     assert (result.outcome, result.exit_reason) == ("closed", "target")
 
 
+@pytest.mark.covers("R7")
 async def test_quiet_account_with_an_open_trade_has_no_findings(rig: Rig) -> None:
     """R7: live orders and a held position are not differences."""
     handle = await protected_trade(rig)
@@ -160,6 +162,7 @@ async def test_empty_position_list_is_not_believed_and_only_alerts(rig: Rig) -> 
     await handle.terminate("done")
 
 
+@pytest.mark.covers("R2", "R8")
 async def test_unexplained_quantity_goes_to_external_once_and_freezes_the_symbol(rig: Rig) -> None:
     """R2, I20: a person bought five in the same account."""
     handle = await protected_trade(rig)
@@ -178,6 +181,7 @@ async def test_unexplained_quantity_goes_to_external_once_and_freezes_the_symbol
     await handle.terminate("done")
 
 
+@pytest.mark.covers("R3")
 async def test_vanished_position_is_booked_to_its_trade_and_its_exits_are_cancelled(
     rig: Rig,
 ) -> None:

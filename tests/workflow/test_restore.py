@@ -30,6 +30,7 @@ def is_protected(rig: Rig) -> bool:
     return any(o.stop_price is not None for o in rig.exchange.open_orders)
 
 
+@pytest.mark.covers("D9")
 async def test_fill_after_the_end_reopens_the_trade_behind_its_stop(rig: Rig) -> None:
     """D9: the venue had traded before our cancel; the trade was already closed unfilled."""
     rig.exchange.state.faults.add({"kind": "late_fill", "params": {"delay_s": 5}})
@@ -54,6 +55,7 @@ async def test_fill_after_the_end_reopens_the_trade_behind_its_stop(rig: Rig) ->
     assert rig.exchange.holdings() == []
 
 
+@pytest.mark.covers("H3")
 async def test_trade_lost_with_the_temporal_store_is_restored_and_ends_as_planned(rig: Rig) -> None:
     handle = await rig.start_trade(plan_of(rig))
     await rig.until(lambda: is_protected(rig), "protected")

@@ -99,6 +99,7 @@ def is_protected(rig: Rig) -> bool:
     return any(order.stop_price is not None for order in rig.exchange.open_orders)
 
 
+@pytest.mark.covers("H3")
 @pytest.mark.parametrize("copied_when", [entry_works, is_protected], ids=lambda when: when.__name__)
 async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
     server: Server, ledger: Ledger, unique: str, copied_when: Callable[[Rig], bool]

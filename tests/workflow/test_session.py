@@ -193,6 +193,7 @@ async def test_decisions_are_recorded_and_the_signals_trade_outlives_the_session
     assert rig.exchange.open_orders == []
 
 
+@pytest.mark.covers("A1")
 async def test_same_signal_from_outside_twice_is_one_trade(
     rig: Rig, strategy: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ async def test_same_signal_from_outside_twice_is_one_trade(
     assert sorted(started) == sorted([signal.signal_id, last.signal_id])
 
 
+@pytest.mark.covers("A6")
 async def test_unreadable_signals_are_audited_and_the_session_goes_on(
     rig: Rig, strategy: Path, tmp_path: Path
 ) -> None:

@@ -206,6 +206,7 @@ async def test_requests_are_obeyed_once_and_refused_on_a_stale_version(
     assert (actions.count("session.pause"), actions.count("session.resume")) == (1, 1)
 
 
+@pytest.mark.covers("G3")
 async def test_entry_windows_and_halts_refuse_by_name(rig: Rig, tmp_path: Path) -> None:
     """Row 27 and G3: outside the window ENTRY_WINDOW, in a halt HALTED; the session lives on."""
     changes = {"entry_blocked_first_s": 7_200}  # a minute of wall time

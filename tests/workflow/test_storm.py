@@ -46,6 +46,7 @@ def is_protected(rig: Rig) -> bool:
 # --- our own sender -------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("A4")
 async def test_twelve_thousand_fills_leave_the_doorbell_as_twenty_signals_a_second(
     rig: Rig,
 ) -> None:
@@ -137,6 +138,7 @@ async def outlive(rig: Rig, offered: int) -> None:
     play.assert_one_order_per_intent(rig)
 
 
+@pytest.mark.covers("A4")
 async def test_strangers_signals_stop_neither_the_kill_nor_the_trades(rig: Rig) -> None:
     await outlive(rig, 2 * SIGNALS_OF_A_RUN_MAX + 400)
 

@@ -49,6 +49,7 @@ async def check_books(rig: Rig) -> None:
     assert sum(truth.values()) >= 2
 
 
+@pytest.mark.covers("F1", "F2", "F3")
 @pytest.mark.parametrize("kind", ["stream_drop", "stream_duplicate", "stream_reorder"])
 async def test_damaged_stream_still_closes_the_trade_with_equal_books(rig: Rig, kind: str) -> None:
     rig.exchange.state.faults.add({"kind": kind, "match": {"count": None}})
@@ -62,6 +63,7 @@ async def test_damaged_stream_still_closes_the_trade_with_equal_books(rig: Rig, 
     await check_books(rig)
 
 
+@pytest.mark.covers("F1")
 async def test_cut_stream_is_connected_again_and_the_gap_is_read_from_rest(rig: Rig) -> None:
     handle = await opened(rig)
     rig.exchange.state.faults.add({"kind": "stream_disconnect"})
@@ -73,6 +75,7 @@ async def test_cut_stream_is_connected_again_and_the_gap_is_read_from_rest(rig: 
     await check_books(rig)
 
 
+@pytest.mark.covers("F2")
 async def test_two_streamers_tell_each_fill_once(rig: Rig) -> None:
     async with running_streams(rig.client, rig.services, rig.queue, number=2):
         handle = await opened(rig)
@@ -108,6 +111,7 @@ async def test_volatility_spike_is_seen_by_the_exit_watch_and_flattens_the_trade
     await check_books(rig)
 
 
+@pytest.mark.covers("G3")
 async def test_halt_is_told_to_the_open_trade(rig: Rig) -> None:
     handle = await opened(rig)
 

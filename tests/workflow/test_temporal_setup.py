@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
+import pytest
 from temporalio import workflow
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -53,6 +54,7 @@ async def test_prepare_run_twice_leaves_one_schedule_and_thirty_days_of_history(
     await temporal_client.get_schedule_handle(schedule_id).delete()
 
 
+@pytest.mark.covers("F8")
 async def test_lane_rate_is_sixty_percent_of_the_brokers_limit_for_two_requests_each(
     temporal_client: Client, unique: str
 ) -> None:

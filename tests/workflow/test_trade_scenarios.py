@@ -123,6 +123,7 @@ async def test_stage_is_a_search_attribute_and_the_story_is_told(rig: Rig) -> No
 # --- the venue misbehaves -------------------------------------------------------------------------
 
 
+@pytest.mark.covers("C2", "C3")
 @pytest.mark.parametrize(
     ("kind", "ids", "method"),
     [
@@ -148,6 +149,7 @@ async def test_accepted_but_not_told_is_found_out_and_not_sent_twice(
     play.assert_nothing_left(rig)
 
 
+@pytest.mark.covers("C4")
 async def test_429_on_the_exit_is_waited_out_and_the_exit_goes(rig: Rig) -> None:
     """C4: not sent, so the exit goes again; the position is closed once."""
     handle = await rig.start_trade(play.plan_of(rig, "1"))
@@ -168,6 +170,7 @@ async def test_429_on_the_exit_is_waited_out_and_the_exit_goes(rig: Rig) -> None
 # --- people and other programs --------------------------------------------------------------------
 
 
+@pytest.mark.covers("A5")
 async def test_kill_as_the_very_first_message_ends_without_an_order(rig: Rig) -> None:
     """A5: signal-with-start; the handler runs before the main loop has looked once."""
     plan = play.plan_of(rig, "1")
@@ -205,6 +208,7 @@ POISON_FACTS: tuple[Any, ...] = (
 UNDECODABLE: tuple[Any, ...] = (17, "text", [], {"mode": {"a": 1}, "version": "x", "by": []})
 
 
+@pytest.mark.covers("A6")
 async def test_poison_facts_are_quarantined_and_the_trade_lives(
     rig: Rig, alerts: list[AlertMessage]
 ) -> None:
@@ -219,6 +223,7 @@ async def test_poison_facts_are_quarantined_and_the_trade_lives(
     assert (await handle.result()).exit_reason == "stop"
 
 
+@pytest.mark.covers("A6")
 async def test_undecodable_signals_neither_fail_nor_stop_the_trade(rig: Rig) -> None:
     """A6: what the SDK cannot decode is dropped whole; the trade goes on."""
     handle = await rig.start_trade(play.plan_of(rig, "1"))
@@ -269,6 +274,7 @@ async def test_operator_moves_the_stop_and_it_fills_there(rig: Rig) -> None:
 # --- continue-as-new ------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("A9")
 async def test_state_is_equal_across_continue_as_new_and_a_command_counts_once(rig: Rig) -> None:
     """A9, I17: the same command id before and after the hand-over has one effect."""
     handle = await rig.start_trade(play.plan_of(rig, "1"))

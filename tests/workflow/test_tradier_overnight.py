@@ -54,6 +54,7 @@ async def wedged_overnight(rig: Rig) -> str:
     return handle.id.removeprefix("trade/")
 
 
+@pytest.mark.covers("G4")
 async def test_direct_flatten_takes_yesterdays_stop_back_before_it_sells(rig: Rig) -> None:
     """K-rows, I4: a stop and an exit for the same shares would sell them twice."""
     trade_id = await wedged_overnight(rig)

@@ -36,6 +36,7 @@ def assert_each_tag_once(rig: Rig) -> None:
     assert max(sent.values(), default=0) <= 1, sent
 
 
+@pytest.mark.covers("D1", "C2")
 async def test_lost_reply_of_a_change_is_known_by_the_prices_of_the_order(rig: Rig) -> None:
     """C2, C11, D1: the order itself tells whether it was changed; GT13 is the lost entry."""
     match = {"method": "PUT", "path": "*/orders*", "client_id": play.ENTRY_IDS}
@@ -49,6 +50,7 @@ async def test_lost_reply_of_a_change_is_known_by_the_prices_of_the_order(rig: R
     play.assert_nothing_left(rig)
 
 
+@pytest.mark.covers("C10")
 async def test_exit_that_is_rejected_after_its_ok_is_placed_again(rig: Rig) -> None:
     """C10: usual at this venue; the position does not stay bare."""
     play.fault(rig, "late_reject", {"client_id": play.OCO_IDS}, delay_s=0)
