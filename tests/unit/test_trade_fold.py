@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from domain import trade_state as ts
-from domain.commands import Alert, CancelOrder, PlaceOrder, WalkStep
+from domain.commands import Alert, CancelOrder, Command, PlaceOrder, Urgency, WalkStep
 from domain.control import KillMode
 from domain.facts import (
     BrokerSnapshot,
@@ -605,3 +605,23 @@ def test_ratcheted_stop_seen_in_its_group_before_its_own_answer_is_ours() -> Non
     record = trade.state.order(replace.intent.client_id)
     assert record is not None
     assert record.broker_order_id is not None
+
+
+def test_protection_that_is_refused_in_a_closed_session_is_told_once() -> None:
+    """E2, I18: each alert wakes the trade, which may not tell the same again for that."""
+
+    def refuses_protection(command: Command) -> str:
+        if not isinstance(command, PlaceOrder) or command.urgency is not Urgency.PROTECT:
+            return ""
+        broker.open_session = False
+        return "reject"
+
+    trade, broker = start(mischief=refuses_protection)
+    trade.pass_time(90)
+    assert trade.state.exit.reason == "protection_rejected"
+    assert ts.held_units(trade.state) == 10
+    told = [c for c in trade.commands if c.kind == "alert" and c.code == "PROTECTION_REJECTED"]
+    assert len(told) == 1
+    broker.open_session = True
+    trade.pass_time(30)
+    assert broker.position == 0
