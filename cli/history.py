@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from temporalio.client import WorkflowHistory
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer
 
@@ -96,12 +98,20 @@ async def replay_history(
     """Verdict `ok` if this code, or these `workflows`, decide as the history says."""
     from worker import WORKFLOWS  # heavy; only replays need the workflow classes
 
-    replayer = Replayer(workflows=list(workflows or WORKFLOWS), plugins=[holdfast_plugin()])
+    replayer = Replayer(
+        workflows=list(workflows or WORKFLOWS), plugins=[holdfast_plugin()], runtime=_quiet()
+    )
     result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
     failure = result.replay_failure
     if failure is None:
         return {"verdict": "ok", "text": f"{len(history.events)} events"}
     return {"verdict": "FAILED", "text": str(failure)[:300]}
+
+
+@lru_cache(maxsize=1)
+def _quiet() -> Runtime:
+    """A replay that fails says so in its verdict; the SDK would print it before our JSON."""
+    return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
 def _text_of(path: Path) -> str:
