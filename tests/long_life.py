@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from temporalio.api.enums.v1 import EventType
@@ -28,11 +29,15 @@ from temporalio.worker import (
 )
 
 import worker
-from domain.messages import TradeInput, TradeResult
+from domain.messages import OperatorRequest, TradeInput, TradeResult
+from domain.plan import PlanPrice, TargetPlan
 from domain.trade_state import TradeState
 from observability.plugin import holdfast_plugin
+from tests import trade_scenarios as play
 from tests.rig import Rig
 
+D = Decimal
+DAYS = 30
 AnyHandle = WorkflowHandle[Any, TradeResult]
 EVENTS_OF_A_RUN_MAX = 2_000
 BYTES_OF_A_RUN_MAX = 2_000_000
@@ -56,6 +61,38 @@ class Days:
         self.skipped += duration
         rig.exchange.advance_to(rig.exchange.now + duration)
         assert await skipper.fast_forward(handle, duration), "the trade has ended"
+
+
+ONE_TARGET = (TargetPlan(price=PlanPrice(offset=D(1)), fraction=D(1)),)
+
+
+async def move_stop(rig: Rig, handle: AnyHandle, number: int, price: Decimal) -> None:
+    """A person's move of the stop, sent twice under one command id: often in two runs (A9)."""
+    request = OperatorRequest(command_id=f"move-{number}", by="ann", price=price, widen=True)
+    await handle.execute_update("move_stop", request)
+    stops = sum(order.stop_price is not None for order in rig.exchange.open_orders)
+    await rig.until(lambda: play.stops_at(rig, price) == stops, f"every stop at {price}")
+    await handle.execute_update("move_stop", request)
+
+
+async def live_a_month(
+    rig: Rig, skipper: TimeSkipper, days: Days, moves_a_day: int, **changes: Any
+) -> AnyHandle:
+    """Enters, holds for thirty days while the stop moves, and leaves by the targets.
+
+    `changes` are those of the standard plan with its three tranches.
+    """
+    plan = play.plan_of(rig, "month", **changes)
+    handle: AnyHandle = await rig.start_trade(plan)
+    await play.fill_entry(rig)
+    await rig.until(lambda: play.stops_at(rig, play.STOP) == len(plan.targets), "protected")
+    newest = play.newest_run(rig, handle)
+    for day in range(DAYS):
+        for number in range(day * moves_a_day, (day + 1) * moves_a_day):
+            await move_stop(rig, newest, number, D("99.30") + D(number % 50) / 100)
+        await days.skip(rig, skipper, newest, timedelta(days=1))
+    rig.quote(play.SYMBOL, "106.00", "106.25")
+    return newest
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [trade|recovery|kill|scale|indicators ...]`: the goals of speed and size.
+"""`python -m tests.bench [trade|recovery|kill|life|scale|indicators …]`: goals of speed and size.
 
 Measured: ratios and rates within one run on real parts; nothing here is a test with a time limit.
 Exit code 0 says that it ran, not that every goal was met: the lines say `met` or `MISSED`.
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from tests.bench.figures import context_lines
 from tests.bench.indicator_rate import measure_indicators
 from tests.bench.kill_latency import measure_kill
+from tests.bench.long_life import measure_long_life
 from tests.bench.recovery import measure_recovery
 from tests.bench.scale import measure_scale
 from tests.bench.servers import Servers, running_servers
@@ -24,6 +25,7 @@ PARTS: dict[str, tuple[str, Callable[[Servers], Awaitable[list[str]]]]] = {
     "trade": ("standard trade against a bare workflow", measure_trade_cost),
     "recovery": ("SIGKILL of the only worker with 50 open trades", measure_recovery),
     "kill": ("kill while 50 trades walk", measure_kill),
+    "life": ("a trade of thirty days: its runs and their cold replay", measure_long_life),
     "scale": ("1,000 open trades: kill of the entries, restart against a floor", measure_scale),
 }
 # Pure computation: no servers are started for these.

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
-from decimal import Decimal
+from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 from temporalio.testing import TimeSkipper
 
-from domain.messages import OperatorRequest
 from ledger.repository import Ledger
 from tests import trade_scenarios as play
-from tests.long_life import AnyHandle, Days, assert_handed_over, assert_small, count, runs_of
+from tests.long_life import (
+    DAYS,
+    ONE_TARGET,
+    AnyHandle,
+    Days,
+    assert_handed_over,
+    assert_small,
+    count,
+    live_a_month,
+    runs_of,
+)
 from tests.rig import Rig, running_rig
 from workflows import _lifecycle as life
-from workflows.trade import TradeWorkflow
 
-D = Decimal
-DAYS = 30
+HAND_OVERS_MIN, MOVES_A_DAY = 10, 14
 UPDATE_ACCEPTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
 
 
@@ -39,41 +45,38 @@ async def rig(
         yield replace(made, client=virtual_time.client)
 
 
-async def move_stop(rig: Rig, handle: AnyHandle, number: int, price: Decimal) -> None:
-    """A person's move of the stop, sent twice under one command id (A9)."""
-    request = OperatorRequest(command_id=f"move-{number}", by="ann", price=price, widen=True)
-    await handle.execute_update("move_stop", request)
-    await rig.until(lambda: play.stops_at(rig, price) == 3, f"three stops at {price}")
-    await handle.execute_update("move_stop", request)
-
-
-async def month(
-    rig: Rig, skipper: TimeSkipper, days: Days, moves_a_day: int
-) -> tuple[AnyHandle, int]:
-    """Enters and holds for thirty days, then the target; answers how often the stop moved."""
-    plan = play.plan_of(rig, "month")
-    handle: AnyHandle = await rig.start_trade(plan)
-    await play.enter_protected(rig)
-    newest = play.newest_run(rig, handle)
-    moves = 0
-    for _ in range(DAYS):
-        for _ in range(moves_a_day):
-            moves += 1
-            price = D("99.30") + D(moves % 50) / 100
-            await move_stop(rig, newest, moves, price)
-        await days.skip(rig, skipper, newest, timedelta(days=1))
-        print(days.skipped, len(rig.exchange.open_orders))
-    return newest, moves
-
-
-async def test_month_in_ten_runs(
-    rig: Rig, virtual_time: TimeSkipper, days: Days, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(life, "EVENTS_WISH_MAX", 150)
-    handle, moves = await month(rig, virtual_time, days, 2)
-    rig.quote("ESX", "106.00", "106.25")
+async def judge(rig: Rig, handle: AnyHandle, moves: int, tranches: int) -> None:
+    """The month was lived without a loss, in small runs (I16, I17, M13)."""
     result = await handle.result()
+    assert (result.outcome, result.exit_reason) == ("closed", "target")
+    replaced = [row for row in play.accepted(rig, side="sell") if row.get("replaces")]
+    assert len(replaced) == tranches * moves, "each command had one effect"
     runs = await runs_of(rig.client, handle.id)
     assert_small(runs)
-    print(result, len(runs), count(runs, UPDATE_ACCEPTED), moves)
     assert_handed_over(runs)
+    assert len(runs) > HAND_OVERS_MIN
+    assert count(runs, UPDATE_ACCEPTED) == 2 * moves, "no update was lost"
+    play.assert_one_order_per_intent(rig)
+    play.assert_nothing_left(rig)
+
+
+@pytest.mark.covers("A9", "H10")
+@pytest.mark.timeout(900)
+async def test_month_is_lived_in_small_runs_that_hand_over_an_equal_state(
+    rig: Rig, virtual_time: TimeSkipper, days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H10, A9: thirty days, ten hand-overs, each after a twentieth of the events of real life."""
+    monkeypatch.setattr(life, "EVENTS_WISH_MAX", 65)
+    plain: dict[str, Any] = {"targets": ONE_TARGET, "ratchet": ()}
+    handle = await live_a_month(rig, virtual_time, days, 1, **plain)
+    await judge(rig, handle, moves=DAYS, tranches=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+async def test_month_at_full_length_keeps_every_run_within_its_bounds(
+    rig: Rig, virtual_time: TimeSkipper, days: Days
+) -> None:
+    """M13: ten hand-overs at the events at which a trade really hands over."""
+    handle = await live_a_month(rig, virtual_time, days, MOVES_A_DAY)
+    await judge(rig, handle, moves=DAYS * MOVES_A_DAY, tranches=3)
