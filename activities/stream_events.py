@@ -7,6 +7,7 @@ order (F1–F3), so everything here is idempotent and the compare pass finds wha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 from temporalio import activity
@@ -168,7 +169,33 @@ class StreamBooker:
             order_now = await services.broker.order(broker_order_id)
             if order_now is not None:
                 news += await self.book_order(order_now)
+        for client_id in self._unanswered(intents, listed):
+            found = await services.broker.order_by_client_id(client_id)
+            if found is not None:
+                news += await self.book_order(found)
         return news
+
+    def _unanswered(
+        self, intents: tuple[IntentRecord, ...], listed: Sequence[OrderSnapshot]
+    ) -> list[str]:
+        """Client ids whose send is long over and whose answer is in no row.
+
+        The ledger was away when the broker answered (H5): the trade knows its order, but the row
+        knows no broker id, so that executions of it would be nobody's. An order that is listed
+        was booked above. A change in place is no order of its own and is not looked for.
+        """
+        services = self._services
+        wait = timedelta(seconds=services.request_timeout_s + IN_FLIGHT_S)
+        young, shown = services.now() - wait, {order.client_id for order in listed}
+        has_own_id = services.broker.capabilities.replace_makes_new_id
+        return [
+            record.intent.client_id
+            for record in intents
+            if record.broker_order_id is None
+            and record.gate_at < young
+            and record.intent.client_id not in shown
+            and (has_own_id or record.intent.replaces is None)
+        ][:VANISHED_READS_MAX]
 
     def _in_turn(self, gone: list[str]) -> list[str]:
         """Those to ask for by id in this pass, who was not asked for longest first."""

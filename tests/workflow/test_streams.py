@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
 
+from domain.ids import Purpose, parse_client_order_id
 from domain.messages import TradeResult
 from domain.plan import ExitRule, PlanPrice, RuleKind, StopPlan, TradePlan
+from ledger.errors import LedgerDown
+from ledger.records import IntentRecord
 from ledger.repository import Ledger
 from tests.rig import Rig, running_rig, running_streams
 from tests.workflow.test_trade_thread import plan_of
@@ -124,3 +129,34 @@ async def test_halt_is_told_to_the_open_trade(rig: Rig) -> None:
         await rig.breathe()
     rig.quote("ESX", "103.50", "103.75")
     assert (await handle.result()).outcome == "closed"
+
+
+class ForgetfulLedger(Ledger):
+    """PostgreSQL is away whenever the answer of a protective order is to be booked (H5)."""
+
+    async def record_answer(self, client_id: str, *rest: Any, **values: Any) -> IntentRecord:
+        parts = parse_client_order_id(client_id)
+        if parts is not None and parts.purpose in (Purpose.OCO, Purpose.STOP):
+            raise LedgerDown("planted")
+        return await super().record_answer(client_id, *rest, **values)
+
+
+async def test_order_whose_answer_was_not_booked_and_that_filled_unseen_is_found(
+    temporal_client: Client, ledger_dsn: str, unique: str
+) -> None:
+    """Found by make chaos: its row stayed `sending`, its fill nobody's, its trade open."""
+    ledger = await ForgetfulLedger.connect(ledger_dsn)
+    try:
+        async with running_rig(temporal_client, ledger, f"acct-{unique}") as rig:
+            rig.exchange.state.faults.add({"kind": "stream_drop", "match": {"count": None}})
+            rig.quote("ESX", "99.75", "100.25")
+            handle = await opened(rig)
+            rig.quote("ESX", "103.50", "103.75")
+            async with asyncio.timeout(rig.deadline_s):
+                result = await handle.result()
+            assert (result.outcome, result.exit_reason) == ("closed", "target")
+            await check_books(rig)
+            left = await ledger.unresolved_intents(rig.services.account)
+            assert [record.intent.client_id for record in left] == []
+    finally:
+        await ledger.aclose()
