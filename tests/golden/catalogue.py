@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -46,7 +47,8 @@ class Golden:
     """One golden trade, or several that belong together.
 
     `script` starts the trades and moves the market; `fills` are the executions of the clean run
-    as side, quantity and price, in any order; `check` looks at what only the clean run shows.
+    as side, quantity and price, in any order, `alerts` all that a person is told in it; `check`
+    looks at what only the clean run shows.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Golden:
     brokers: tuple[WireFace, ...] = BOTH
     limit_changes: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[Play], list[str]] = lambda _play: []
+    alerts: frozenset[str] = frozenset()
 
     def config(self, face: WireFace) -> ExchangeConfig:
         """The exchange of this trade, with this broker's protocol and rules."""
@@ -91,17 +94,41 @@ async def judge(
     golden: Golden, play: Play, results: Sequence[TradeResult], *, is_disturbed: bool = False
 ) -> list[str]:
     """Everything that was not as it should be, in words; empty if all is well."""
-    rows, rules = play.journal, play.rules()
-    found = broken(rows, rules)
-    found += await books.differences(
-        play.rig.ledger, play.rig.services.account, rows, rules, results
-    )
+    found = await violations(play, results)
     if is_disturbed:
-        found += [f"end of {r.trade_id}: {r}" for r in results if r.outcome not in DISTURBED_ENDS]
-        return found
-    if play.cut_short:
-        found.append(f"script ended at: {play.cut_short}")
+        return found + [
+            f"end of {r.trade_id}: {r}" for r in results if r.outcome not in DISTURBED_ENDS
+        ]
+    return found + await deviations(golden, play, results)
+
+
+async def violations(play: Play, results: Sequence[TradeResult]) -> list[str]:
+    """Broken invariants, of the exchange's journal and of our ledger beside it."""
+    rows, rules = play.journal, play.rules()
+    ledger, account = play.rig.ledger, play.rig.services.account
+    return broken(rows, rules) + await books.differences(ledger, account, rows, rules, results)
+
+
+async def deviations(golden: Golden, play: Play, results: Sequence[TradeResult]) -> list[str]:
+    """How a clean run differs from what is written down; a stalled machine is reason enough."""
+    found = [f"script ended at: {play.cut_short}"] if play.cut_short else []
+    told = await _alerts(play)
+    if told != golden.alerts:
+        found.append(f"alerts were {sorted(told)}")
     return found + _unlike(golden, play, results) + golden.check(play)
+
+
+async def _alerts(play: Play) -> set[str]:
+    """Codes of everything that the trades told a person (I18: no noise either)."""
+    found: set[str] = set()
+    for plan in play.plans:
+        rows = await play.rig.ledger.find_audit(
+            since=play.rig.clock.wall0 - timedelta(minutes=1),
+            action="alert.",
+            subject=plan.trade_id,
+        )
+        found |= {row.action.removeprefix("alert.") for row in rows}
+    return found
 
 
 def _unlike(golden: Golden, play: Play, results: Sequence[TradeResult]) -> list[str]:
@@ -286,6 +313,7 @@ CATALOGUE: dict[str, Golden] = {
             ),
             prepare=equities.four_at_most_and_two_late,
             check=equities.no_order_refused,
+            alerts=frozenset({"LATE_FILL"}),
         ),
     )
 }

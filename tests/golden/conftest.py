@@ -14,12 +14,13 @@ from observability.plugin import holdfast_plugin
 from simulator.config import WireFace
 from tests.conftest import TEST_MODULES, TemporalServer
 from tests.fixtures_postgres import dsn_of, run_as_superuser
-from tests.golden.catalogue import CATALOGUE, Golden, judge, perform
+from tests.golden.catalogue import CATALOGUE, Golden, deviations, perform, violations
 from tests.golden.playing import Play
 from tests.rig import running_rig
 from tests.workflow.test_kill import sweeping
 
-AT_ONCE = 4
+AT_ONCE = 3
+TRIES_MAX = 3
 ALONE = ("gt12",)
 """Kills every account of the ledger."""
 LONG = ("gt04", "gt03", "gt06")
@@ -75,15 +76,30 @@ async def _play_all(
 
 
 async def play_one(golden: Golden, face: WireFace, client: Client, dsn: str) -> list[str]:
-    """One clean run with a ledger connection of its own, judged."""
+    """What is wrong with a golden trade: a broken invariant, or no run that goes as written.
+
+    A machine that stalls for seconds makes a walk skip a step or a quote too old, so the least
+    disturbed of three runs tells; an invariant may be broken in none of them.
+    """
+    deviating: list[str] = []
+    for number in range(TRIES_MAX):
+        found, deviating = await _run_once(golden, face, client, dsn, number)
+        if found or not deviating:
+            return found
+    return deviating
+
+
+async def _run_once(
+    golden: Golden, face: WireFace, client: Client, dsn: str, number: int
+) -> tuple[list[str], list[str]]:
+    """Violations and deviations of one run, with a ledger connection of its own."""
     ledger = await Ledger.connect(dsn)
-    account = f"{golden.name}-{face}"
     try:
         async with (
             running_rig(
                 client,
                 ledger,
-                account,
+                f"{golden.name}-{face}-{number}",
                 config=golden.config(face),
                 limits=golden.limits,
                 with_wall_times=True,
@@ -92,7 +108,9 @@ async def play_one(golden: Golden, face: WireFace, client: Client, dsn: str) -> 
         ):
             golden.prepare(rig)
             play = Play(rig, kill_all=golden.name in ALONE)
-            return await judge(golden, play, await perform(golden, play))
+            results = await perform(golden, play)
+            found = await violations(play, results)
+            return found, await deviations(golden, play, results)
     finally:
         await ledger.aclose()
 
