@@ -79,7 +79,9 @@ class TradeActivities:
             other_fees=total(row.amount for row in booked),
             account_currency=input.plan.instrument.currency,
         )
-        estimated = result.fees_estimated and not booked
+        # Funding and income come under the broker's row and word; they are no execution's fee.
+        told = any("/" not in row.activity_id for row in booked)
+        estimated = result.fees_estimated and not told
         net, fees = as_amount(result.net), as_amount(result.fees)
         await services.ledger.delete_watch(trade_id)
         await services.ledger.release_reservation(trade_id, input.command.outcome)

@@ -12,7 +12,10 @@ from simulator.orders import Side
 
 @dataclass(slots=True)
 class Book:
-    """`bid_left` and `ask_left` are what this event's displayed size still gives us."""
+    """`bid_left` and `ask_left` are what this event's displayed size still gives us.
+
+    `is_restricted`: short sales may not take the bid (Rule 201 of Reg SHO, after a 10 % fall).
+    """
 
     symbol: str
     bid: Decimal | None = None
@@ -28,6 +31,7 @@ class Book:
     trade_time: datetime | None = None
     is_halted: bool = False
     is_synthetic: bool = False
+    is_restricted: bool = False
 
     def touch(self, side: Side) -> Decimal | None:
         """Price at which an order of `side` takes: the ask for a buy, the bid for a sell."""

@@ -32,11 +32,24 @@ class FeeSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class PerpetualTerms:
+    """Leverage and its price: `funding_rate` of the value each `funding_interval_s` market
+    seconds, paid by longs; the rates are shares of a position's value."""
+
+    leverage: Decimal
+    maintenance_rate: Decimal = Decimal("0.005")
+    funding_rate: Decimal = Decimal("0.0001")
+    funding_interval_s: Decimal = Decimal(28_800)
+    liquidation_fee_rate: Decimal = ZERO
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """One instrument as this exchange trades it.
 
     `synthetic_quote_ticks` makes a quote of last trade ± n ticks at every trade or bar of the
-    tape, each side `synthetic_size` large; None leaves the quote to the tape.
+    tape, each side `synthetic_size` large; None leaves the quote to the tape. A short sale waits
+    `locate_s` market seconds for shares to borrow; where there are none it is rejected then.
     """
 
     instrument: Instrument
@@ -46,6 +59,9 @@ class Listing:
     synthetic_quote_ticks: int | None = None
     synthetic_size: Decimal = Decimal(1000)
     name: str = ""
+    perpetual: PerpetualTerms | None = None
+    locate_s: Decimal = ZERO
+    can_borrow: bool = True
 
     @property
     def symbol(self) -> str:
@@ -254,10 +270,17 @@ def _listing(raw: Mapping[str, Any]) -> Listing:
         "synthetic_quote_ticks": lambda value: None if value is None else int(value),
         "synthetic_size": exact,
         "name": str,
+        "perpetual": _perpetual,
+        "locate_s": exact,
+        "can_borrow": bool,
     }
     contract = {key: value for key, value in raw.items() if key in Instrument.model_fields}
     rest = {key: value for key, value in raw.items() if key not in contract}
     return Listing(instrument=Instrument.model_validate(contract), **_read(rest, own))
+
+
+def _perpetual(raw: Mapping[str, Any]) -> PerpetualTerms:
+    return PerpetualTerms(**_read(raw, dict.fromkeys(PerpetualTerms.__slots__, exact)))
 
 
 def _fees(raw: Mapping[str, Any]) -> FeeSchedule:

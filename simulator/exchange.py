@@ -17,7 +17,7 @@ from simulator.account import Holding
 from simulator.book import Book
 from simulator.building import OrderBuilder
 from simulator.checks import Checks
-from simulator.config import ExchangeConfig
+from simulator.config import ExchangeConfig, Listing
 from simulator.events import Events
 from simulator.faults import FaultKind
 from simulator.generated import generated_events, merged
@@ -33,6 +33,7 @@ from simulator.orders import (
     Status,
     TimeInForce,
 )
+from simulator.perpetuals import Perpetuals
 from simulator.refusals import Reason, Refusal
 from simulator.replacing import Replacer
 from simulator.state import Listener, MarketListener, State
@@ -60,6 +61,7 @@ class Exchange:
         self.matcher = Matcher(self.state, self.lifecycle)
         self.checks = Checks(self.state, self.margin)
         self.events = Events(self.state, self.lifecycle)
+        self.perpetuals = Perpetuals(self.state, self.events)
         self._builder = OrderBuilder(self.state)
         self._replacer = Replacer(self.state, self.checks, self.margin)
         sources = [iter(tape)]
@@ -262,6 +264,13 @@ class Exchange:
         self.state.record("halted", symbol=symbol)
         self.state.tell_market("status", book)
 
+    def restrict_short_sales(self, symbol: str, *, on: bool = True) -> None:
+        """The short-sale restriction of a symbol: no short sale takes the bid."""
+        book = self.state.books[self.state.listing(symbol).symbol]
+        book.is_restricted = on
+        self.state.record("short_sales", symbol=symbol, restricted=on)
+        self.matcher.match(symbol)
+
     def resume(self, symbol: str) -> None:
         book = self.state.books[self.state.listing(symbol).symbol]
         book.is_halted = False
@@ -387,6 +396,10 @@ class Exchange:
             if observer is not None:
                 observer(order)
             return
+        if self._is_short_sale(order) and self._locate(order):
+            if observer is not None:
+                observer(order)
+            return
         latency_s = float(self.config.matching.accept_latency_s)
         if latency_s > 0:
             if observer is not None:
@@ -394,6 +407,30 @@ class Exchange:
             self.state.schedule(latency_s, lambda: self._go_live(order, None))
         else:
             self._go_live(order, observer)
+
+    def _is_short_sale(self, order: SimOrder) -> bool:
+        if order.side is Side.BUY or order.legs or order.symbol not in self.state.listings:
+            return False
+        return self.state.account.quantity(order.symbol) <= 0
+
+    def _locate(self, order: SimOrder) -> bool:
+        """Looks for shares to borrow; True if the order waits for them, queued."""
+        listing = self.state.listings[order.symbol]
+        if listing.locate_s == 0:
+            return False
+        self.lifecycle.queue(order)
+        self.state.record("locate", order_id=order.id, symbol=order.symbol)
+        self.state.schedule(float(listing.locate_s), lambda: self._located(order, listing))
+        return True
+
+    def _located(self, order: SimOrder, listing: Listing) -> None:
+        if order.is_done:
+            return
+        self.state.record("located", order_id=order.id, found=listing.can_borrow)
+        if listing.can_borrow:
+            self._go_live(order, None)
+        else:
+            self.lifecycle.reject(order, f"no shares of {order.symbol} to borrow")
 
     def _go_live(self, order: SimOrder, observer: Observer | None) -> None:
         if order.is_done or order.is_working:

@@ -245,7 +245,7 @@ class Matcher:
             if touch is None or (touch - limit) * order.side.sign > 0:
                 order.has_rested = True
                 return False
-        if touch is None:
+        if touch is None or self._takes_the_bid_short(order, book):
             return False
         quantity = self._allowed(order, min(order.remaining, book.left(order.side)))
         if quantity <= 0:
@@ -256,6 +256,12 @@ class Matcher:
         book.take(order.side, quantity)
         self._lifecycle.fill(order, quantity, price)
         return True
+
+    def _takes_the_bid_short(self, order: SimOrder, book: Book) -> bool:
+        """Under the short-sale restriction a short sale waits above the bid until it is lifted."""
+        if not book.is_restricted or order.side is Side.BUY or order.has_rested:
+            return False
+        return self._state.account.quantity(order.symbol) <= 0
 
     def _allowed(self, order: SimOrder, quantity: Decimal) -> Decimal:
         """Applies the minimum partial size and the partial-fill fault."""
