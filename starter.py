@@ -72,6 +72,7 @@ def add_commands() -> None:
         deploy,
         history,
         init,
+        limits,
         preflight,
         record,
         recovery,
@@ -97,6 +98,7 @@ def add_commands() -> None:
     app.add_typer(control.reset_app, name="reset")
     app.add_typer(control.operator_app, name="operator")
     app.add_typer(control.breaker_app, name="breaker")
+    app.add_typer(limits.app, name="limits")
     app.add_typer(session.app, name="session")
     app.add_typer(contest.app, name="contest")
     app.add_typer(strategy.app, name="strategy")

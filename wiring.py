@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from pydantic import ValidationError
+
 from activities.market_parts import MarketParts, OpenRecorder
 from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaMode
@@ -25,7 +27,7 @@ from deploy.local.kill_journal import KillJournal
 from domain.alerts import AlertChannel, AlertPolicy, AlertText, QuietHours
 from domain.errors import BadInput, Refused
 from domain.instrument import Instrument
-from domain.risk.limit_changes import changes, strictest
+from domain.risk.limit_changes import LimitProposal, changes, strictest
 from domain.risk.limits import Limits
 from keyring_store import read_keyring, service_name
 from ledger.records import RecordingRecord
@@ -145,23 +147,51 @@ async def limits_in_force(ledger: Ledger, account: str, wanted: Limits) -> Limit
     """The limits of the settings, but none looser than before while trades are open (row 52).
 
     A stricter limit counts at once. Every difference goes into the audit; what was held back is
-    taken over by a start at which nothing is open. Limits judge entries only.
+    taken over by a start at which nothing is open, or at which two people have agreed to exactly
+    these limits. Limits judge entries only.
     """
     cursor = f"limits/{account}"
     stored = await ledger.get_cursor(cursor)
-    before = wanted if stored is None else _known_limits(stored, wanted)
+    before = await limits_known(ledger, account, wanted)
     found = changes(before, wanted)
     is_held = any(change.looser for change in found) and bool(
         await ledger.list_trades(account=account, open_only=True, limit=1)
     )
+    agreed = await limit_proposal(ledger, account) if is_held else None
+    if agreed is not None and agreed.allows(wanted, datetime.now(UTC)):
+        is_held = False
+    else:
+        agreed = None
     in_force = strictest(before, wanted) if is_held else wanted
     if found:
         action = "limits_held" if is_held else "limits_changed"
         details = {each.name: f"{each.before} -> {each.after}" for each in found}
+        if agreed is not None:
+            details |= {"proposed_by": agreed.by, "approved_by": agreed.approved_by}
         await ledger.append_audit("settings", action, account, details)
     if stored is None or in_force != before:
         await ledger.set_cursor(cursor, in_force.model_dump_json())
     return in_force
+
+
+def proposal_cursor(account: str) -> str:
+    """Where the newest proposal of other limits is kept."""
+    return f"limits-proposal/{account}"
+
+
+async def limit_proposal(ledger: Ledger, account: str) -> LimitProposal | None:
+    """The newest proposal of the account; None if there is none that this build can read."""
+    stored = await ledger.get_cursor(proposal_cursor(account))
+    try:
+        return None if not stored else LimitProposal.model_validate_json(stored)
+    except ValidationError:
+        return None
+
+
+async def limits_known(ledger: Ledger, account: str, wanted: Limits) -> Limits:
+    """The limits that were in force last; those of the settings where there were none."""
+    stored = await ledger.get_cursor(f"limits/{account}")
+    return wanted if stored is None else _known_limits(stored, wanted)
 
 
 def _known_limits(stored: str, wanted: Limits) -> Limits:

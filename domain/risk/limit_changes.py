@@ -1,12 +1,16 @@
 """What changed between two sets of limits, and which side of each change is the stricter one.
 
-A looser limit while trades are open is not taken over: the risk of the day was accepted under the
-stricter one (faults.md §3 row 52). Limits only ever judge entries; exits do not know them.
+A looser limit while trades are open is not taken over by itself: the risk of the day was accepted
+under the stricter one. Two people can decide it: one proposes, another one approves in time
+(faults.md §3 row 52). Limits only ever judge entries; exits do not know them.
 """
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
+
+from pydantic import AwareDatetime
 
 from domain.base import Frozen
 from domain.risk.limits import Limits
@@ -25,6 +29,44 @@ _SMALLER_IS_LOOSER = frozenset(
         "repeat_window_s",
     }
 )
+
+
+PROPOSAL_LIFE = timedelta(minutes=30)
+"""So long after it was made a proposal may be approved, and so long after that taken over."""
+
+
+class LimitProposal(Frozen):
+    """Limits that one person wants in force although trades are open, and who agreed.
+
+    It names every limit: a settings file that was edited since is another proposal.
+    """
+
+    proposal_id: str
+    account: str
+    limits: Limits
+    by: str
+    reason: str
+    at: AwareDatetime
+    approved_by: str = ""
+    approved_at: AwareDatetime | None = None
+
+    def why_not_approve(self, by: str, wanted: Limits, now: datetime) -> str:
+        """`CODE text` why this person may not approve it now; empty if they may."""
+        if self.approved_at is not None:
+            return f"PROPOSAL_DONE {self.approved_by} approved it before"
+        if by == self.by:
+            return f"SAME_PERSON {by} proposed it and cannot approve it as well"
+        if not self.at <= now <= self.at + PROPOSAL_LIFE:
+            return f"PROPOSAL_EXPIRED it was made at {self.at:%Y-%m-%d %H:%M:%S} UTC"
+        if self.limits != wanted:
+            return "LIMITS_DIFFER the settings file was changed since it was proposed"
+        return ""
+
+    def allows(self, wanted: Limits, now: datetime) -> bool:
+        """True if exactly these limits were approved, not too long ago."""
+        if self.approved_at is None or self.limits != wanted:
+            return False
+        return self.approved_at <= now <= self.approved_at + PROPOSAL_LIFE
 
 
 class LimitChange(Frozen):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from domain.risk.limit_changes import changes, strictest
+from domain.risk.limit_changes import LimitProposal, changes, strictest
 from domain.risk.limits import Limits
 from ledger.repository import Ledger
 from tests.ledger.samples import ACCOUNT, plan
 from tests.rig import roomy_limits
-from wiring import limits_in_force
+from wiring import limits_in_force, proposal_cursor
 
 LOOSER: dict[str, Any] = {
     "max_order_notional": "100001",
@@ -95,3 +96,70 @@ async def test_limits_that_another_build_stored_are_read_by_name(ledger: Ledger)
     kept = await ledger.get_cursor(f"limits/{ACCOUNT}")
     assert kept is not None
     assert Limits.model_validate_json(kept) == wanted
+
+
+def proposed(**changed: Any) -> LimitProposal:
+    return LimitProposal(
+        proposal_id="p-1",
+        account=ACCOUNT,
+        limits=roomy_limits(**changed),
+        by="alice",
+        reason="quiet day",
+        at=datetime.now(UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "minutes", "changed", "code"),
+    [
+        ("bob", 1, LOOSER, ""),
+        ("bob", 30, LOOSER, ""),
+        ("bob", 30.01, LOOSER, "PROPOSAL_EXPIRED"),
+        ("bob", -1, LOOSER, "PROPOSAL_EXPIRED"),
+        ("alice", 1, LOOSER, "SAME_PERSON"),
+        ("bob", 1, LOOSER | {"max_open_positions": 52}, "LIMITS_DIFFER"),
+    ],
+)
+def test_another_person_approves_exactly_these_limits_in_time(
+    by: str, minutes: float, changed: dict[str, Any], code: str
+) -> None:
+    """Row 52: who proposed is not who approved; it expires."""
+    proposal = proposed(**LOOSER)
+    refusal = proposal.why_not_approve(
+        by, roomy_limits(**changed), proposal.at + timedelta(minutes=minutes)
+    )
+    assert refusal.partition(" ")[0] == code
+
+
+def test_proposal_is_approved_once() -> None:
+    proposal = proposed(**LOOSER)
+    done = proposal.model_copy(update={"approved_by": "bob", "approved_at": proposal.at})
+    assert done.why_not_approve("carol", done.limits, done.at).startswith("PROPOSAL_DONE")
+
+
+@pytest.mark.parametrize(
+    ("approved_minutes_ago", "file", "taken"),
+    [
+        (1.0, {"max_open_positions": 60}, True),
+        (31.0, {"max_open_positions": 60}, False),
+        (1.0, {"max_open_positions": 61}, False),
+        (None, {"max_open_positions": 60}, False),
+    ],
+)
+async def test_looser_limits_are_taken_over_beside_open_trades_if_two_people_agreed(
+    armed: Ledger, approved_minutes_ago: float | None, file: dict[str, Any], taken: bool
+) -> None:
+    await limits_in_force(armed, ACCOUNT, roomy_limits())
+    await armed.create_trade(plan())
+    proposal = proposed(max_open_positions=60)
+    if approved_minutes_ago is not None:
+        at = datetime.now(UTC) - timedelta(minutes=approved_minutes_ago)
+        proposal = proposal.model_copy(update={"approved_by": "bob", "approved_at": at})
+    await armed.set_cursor(proposal_cursor(ACCOUNT), proposal.model_dump_json())
+    wanted = roomy_limits(**file)
+    in_force = await limits_in_force(armed, ACCOUNT, wanted)
+    assert (in_force == wanted) is taken
+    ((action, details),) = await audited(armed)
+    assert action == ("limits_changed" if taken else "limits_held")
+    people = {"proposed_by": "alice", "approved_by": "bob"}
+    assert (people.items() <= details.items()) is taken
