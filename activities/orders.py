@@ -18,6 +18,7 @@ from activities.executions import (
     fills_of_trade,
     fresh_fill_facts,
 )
+from activities.late_rows import LateRows
 from activities.making_room import cancel_entries_against
 from activities.order_facts import (
     any_filled,
@@ -87,6 +88,7 @@ class OrderActivities:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._late_rows = LateRows()
 
     # --- place ----------------------------------------------------------------------------------
 
@@ -176,15 +178,24 @@ class OrderActivities:
         self, trade: TradeRef, intent: OrderIntent, replaces: str | None, token: str
     ) -> PlaceOutcome:
         """Exits stay open: the scheduled activity is the durable intent (architecture §5.7)."""
-        services = self._services
+        services, asked_at = self._services, activity.info().scheduled_time
         outcome = await self._send_once(intent, replaces, services.monotonic())
         state, snapshot, code = intent_state(outcome, replaces)
-        try:
+        answered_at = services.now()
+
+        async def write() -> None:
             await services.ledger.book_sent_intent(
-                intent, trade.owner, token, state, services.now(), snapshot=snapshot, code=code
+                intent,
+                trade.owner,
+                token,
+                state,
+                asked_at,
+                snapshot=snapshot,
+                code=code,
+                answered_at=answered_at,
             )
-        except HoldfastError as error:
-            activity.logger.warning("row of %s is written later: %s", intent.client_id, error.code)
+
+        await self._late_rows.book(intent.client_id, write)
         return outcome
 
     async def _earlier(self, answer: IntentExists) -> PlaceOutcome | OrderSnapshot:

@@ -213,18 +213,25 @@ class GateStore(ControlStore):
         snapshot: OrderSnapshot | None = None,
         code: str = "",
         text: str = "",
+        answered_at: datetime | None = None,
     ) -> IntentRecord:
         """Writes the row of a reducing order afterwards, when the ledger was down at the send.
 
-        The durable intent was the scheduled activity (architecture §5 step 7). Idempotent; an
-        existing row only takes the answer.
+        The durable intent was the scheduled activity (architecture §5 step 7), so `at` is the
+        moment of its scheduling. Idempotent; an existing row only takes the answer.
         """
         asked = _Asked(intent, owner, attempt_token, at, "", "", False)
         columns = _new_row(asked, IntentState.SENDING, "", "booked after the send")
         async with self._statement() as connection:
             await connection.execute(upsert(orders).values(**columns).on_conflict_do_nothing())
         return await self.record_answer(
-            intent.client_id, None, state, snapshot=snapshot, code=code, text=text, at=at
+            intent.client_id,
+            None,
+            state,
+            snapshot=snapshot,
+            code=code,
+            text=text,
+            at=answered_at or at,
         )
 
 

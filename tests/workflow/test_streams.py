@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -13,9 +14,10 @@ from temporalio.client import Client, WorkflowHandle
 
 from domain.ids import Purpose, parse_client_order_id
 from domain.messages import TradeResult
+from domain.order import OrderIntent
 from domain.plan import ExitRule, PlanPrice, RuleKind, StopPlan, TradePlan
 from ledger.errors import LedgerDown
-from ledger.records import IntentRecord
+from ledger.records import GateAnswer, IntentRecord
 from ledger.repository import Ledger
 from tests.rig import Rig, running_rig, running_streams
 from tests.workflow.test_trade_thread import plan_of
@@ -158,5 +160,49 @@ async def test_order_whose_answer_was_not_booked_and_that_filled_unseen_is_found
             await check_books(rig)
             left = await ledger.unresolved_intents(rig.services.account)
             assert [record.intent.client_id for record in left] == []
+    finally:
+        await ledger.aclose()
+
+
+class AwayLedger(Ledger):
+    """PostgreSQL is away while a protective order goes out, and for two tries behind it (H5)."""
+
+    missed = 0
+
+    async def open_gate(self, intent: OrderIntent, *rest: Any, **values: Any) -> GateAnswer:
+        if intent.key.purpose in (Purpose.OCO, Purpose.STOP):
+            raise LedgerDown("planted")
+        return await super().open_gate(intent, *rest, **values)
+
+    async def book_sent_intent(self, *rest: Any, **values: Any) -> IntentRecord:
+        if self.missed < 2:
+            self.missed += 1
+            raise LedgerDown("planted")
+        return await super().book_sent_intent(*rest, **values)
+
+
+async def test_row_of_an_exit_that_went_out_without_the_ledger_is_written_when_it_is_back(
+    temporal_client: Client, ledger_dsn: str, unique: str
+) -> None:
+    """I12. Found by make chaos: nobody tried again, and the order had no row for ever."""
+    ledger = await AwayLedger.connect(ledger_dsn)
+    try:
+        async with running_rig(
+            temporal_client, ledger, f"acct-{unique}", with_wall_times=True
+        ) as rig:
+            rig.exchange.state.faults.add({"kind": "stream_drop", "match": {"count": None}})
+            rig.quote("ESX", "99.75", "100.25")
+            handle = await opened(rig)
+            rig.quote("ESX", "103.50", "103.75")
+            async with asyncio.timeout(rig.deadline_s):
+                result = await handle.result()
+            assert (result.outcome, result.exit_reason) == ("closed", "target")
+            assert ledger.missed == 2
+            await check_books(rig)
+            rows = {
+                r.intent.client_id: r for r in await ledger.orders_of_account(rig.services.account)
+            }
+            for asked in rig.journal("request"):
+                assert rows[asked["client_id"]].gate_at <= datetime.fromisoformat(asked["wall"])
     finally:
         await ledger.aclose()
