@@ -145,6 +145,12 @@ FAILPOINTS = (
     "workflow_task",
 )
 OPERATOR = ("flatten", "kill", "close_part", "pause", "new_build")
+NOT_AT: dict[str, frozenset[str]] = {
+    # It changes an order in its place: there is no second one, and a total stays a total.
+    "tradier": frozenset({"replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST}),
+    "alpaca": frozenset(),
+}
+"""What a venue cannot do by the nature of its protocol."""
 METHODS = ("POST", "PATCH", "PUT", "DELETE", "GET", "*")
 
 
@@ -153,7 +159,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     dice = random.Random(f"stormy:{broker}:{seed}")
     symbols = SYMBOLS if dice.random() < 0.3 else SYMBOLS[:1]
     names = ("t1", "t2") if dice.random() < 0.5 else ("t1",)
-    mishaps = [_mishap(dice) for _ in range(dice.randint(1, MISHAPS_MAX))]
+    mishaps = [_mishap(dice, broker) for _ in range(dice.randint(1, MISHAPS_MAX))]
     slow_ends = any(m.kind == "fault" and m.get("fault") == "late_fill" for m in mishaps)
     return Scenario(
         seed=seed,
@@ -162,7 +168,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
         starts_s=tuple(round(0.5 + 3 * dice.random(), 3) for _ in names),
         market=market_of(dice, symbols),
         mishaps=tuple(sorted(mishaps, key=lambda mishap: mishap.at_s)),
-        matching=_matching(dice),
+        matching=_matching(dice, broker),
         json_payloads=dice.random() < 0.06,
         through_httpx=dice.random() < 0.06,
         slow_network=dice.random() < KNOB_CHANCE,
@@ -171,7 +177,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     )
 
 
-def _matching(dice: random.Random) -> dict[str, Any]:
+def _matching(dice: random.Random, broker: str) -> dict[str, Any]:
     """Each knob of the venue is turned in one seed of four."""
     knobs: dict[str, Any] = {
         "accept_latency_s": dice.choice((D("0.02"), D("0.3"), D("1.5"))),
@@ -179,12 +185,14 @@ def _matching(dice: random.Random) -> dict[str, Any]:
         "replace_latency_s": dice.choice((D("0.02"), D("0.3"), D("1.5"))),
         "participation": dice.choice((D("0.1"), D("0.5"))),
         "min_partial": D(1),
-        "replace_quantity": dice.choice(tuple(ReplaceQuantity)),
+        "replace_quantity": dice.choice(
+            [each for each in ReplaceQuantity if each not in NOT_AT[broker]]
+        ),
     }
     return {name: value for name, value in knobs.items() if dice.random() < KNOB_CHANCE}
 
 
-def _mishap(dice: random.Random) -> Mishap:
+def _mishap(dice: random.Random, broker: str) -> Mishap:
     at_s = round(dice.choice((4.0, 12.0, HEAL_S)) * dice.random(), 3)
     kind = dice.choice(
         ("reply",) * 4
@@ -201,7 +209,8 @@ def _mishap(dice: random.Random) -> Mishap:
         match = {"method": dice.choice(METHODS), "nth": dice.randint(1, 3)}
         return _fault(at_s, fault, match | {"count": dice.randint(1, 3)}, dice)
     if kind == "order":
-        return _fault(at_s, dice.choice(ORDER_FAULTS), {"nth": dice.randint(1, 2)}, dice)
+        fault = dice.choice([each for each in ORDER_FAULTS if each not in NOT_AT[broker]])
+        return _fault(at_s, fault, {"nth": dice.randint(1, 2)}, dice)
     if kind == "stream":
         match = {"nth": dice.randint(1, 3), "count": dice.randint(1, 4)}
         return _fault(at_s, dice.choice(STREAM_FAULTS), match, dice)
@@ -317,6 +326,6 @@ def market_of(dice: random.Random, symbols: tuple[str, ...]) -> tuple[Move, ...]
             size = D(dice.choice((2, 50, 1000)))
             moves.append(Move(at_s, symbol, mid - half, mid + half, size))
             lively = at_s < FLAT_BY_S
-            at_s += dice.choice((0.4, 1.0, 2.0)) if lively else 5.0
-            mid += D(dice.randint(-20, 20) + 5 * drift) / 100 if lively else D(0)
+            at_s += dice.choice((0.5, 1.0, 2.0, 3.0)) if lively else 10.0
+            mid += D(dice.randint(-25, 25) + 5 * drift) / 100 if lively else D(0)
     return tuple(sorted(moves, key=lambda move: move.at_s))

@@ -1,0 +1,36 @@
+"""The seeds of `make test`: four files of 500, so that two pytest workers share them.
+
+Each file runs its seeds in chunks, and in the end demands that every kind of mishap struck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_seeds
+
+CHUNK = 50
+EXPLAINED_MAX = 3
+
+
+def storm_tests(broker: str, first: int) -> tuple[Callable[[int], None], Callable[[], None]]:
+    """Two tests: the chunks from this seed on, and what must have happened in all of them."""
+    sums = Tally()
+
+    @pytest.mark.parametrize("start", range(first, first + SOMETIMES_SEEDS, CHUNK))
+    def test_no_seed_violates_an_invariant(start: int) -> None:
+        tally = run_seeds(range(start, start + CHUNK), broker)
+        sums.seeds += tally.seeds
+        sums.happened.update(tally.happened)
+        text = "\n".join(explain(outcome) for outcome in tally.failed[:EXPLAINED_MAX])
+        assert not tally.failed, f"{len(tally.failed)} seeds failed\n{text}"
+
+    def test_every_kind_of_mishap_struck() -> None:
+        """A fault that never strikes proves nothing ("sometimes" assertions)."""
+        if sums.seeds < SOMETIMES_SEEDS:
+            pytest.skip(f"{sums.seeds} of {SOMETIMES_SEEDS} seeds were run")
+        assert sums.never_happened(broker) == []
+
+    return test_no_seed_violates_an_invariant, test_every_kind_of_mishap_struck

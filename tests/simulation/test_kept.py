@@ -1,0 +1,48 @@
+"""Every scenario that once failed, and the shrinker and oracle that would find it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from domain import doubts
+from tests.simulation import kept
+from tests.simulation.campaign import names
+from tests.simulation.scenario import stormy
+from tests.simulation.shrinking import shrunk
+from tests.simulation.world import run_scenario
+
+PARKED = "cancels-refused-by-a-network-that-was-away"
+
+
+@pytest.mark.parametrize("path", kept.every(), ids=lambda path: path.stem)
+def test_kept_scenario_violates_nothing_any_more(path: Path) -> None:
+    assert run_scenario(kept.read(path)).violations == ()
+
+
+def test_scenario_survives_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
+    for seed in range(1, 12):
+        scenario = stormy(seed, "tradier")
+        again = kept.read(kept.write("same", scenario, "nothing"))
+        assert again == scenario
+
+
+def test_planted_bug_is_found_and_shrunk_to_its_cause() -> None:
+    """The oracle bites: without the mend of I11 the kept scenario fails again, and mishaps that
+    have nothing to do with it are left out."""
+    noise = stormy(5).mishaps
+    scenario = kept.read(kept.FOLDER / f"{PARKED}.json")
+    noisy = replace(scenario, mishaps=(*scenario.mishaps, *noise))
+
+    def mutant() -> object:
+        return mock.patch("domain.fold.lift_answered", lambda state: state)
+
+    outcome = run_scenario(scenario, mutant=mutant)  # type: ignore[arg-type]
+    assert "I11" in names(outcome)
+    small = shrunk(noisy, lambda each: "I11" in names(run_scenario(each, mutant=mutant)))  # type: ignore[arg-type]
+    assert {m.kind for m in small.mishaps} <= {m.kind for m in scenario.mishaps}
+    assert doubts.lift_answered is not None
