@@ -168,7 +168,9 @@ class GuardedBroker:
     async def _note(self, outcome: CallOutcome) -> None:
         before = self.breaker
         self.breaker = record(before, outcome, self._now())
-        if self.breaker.state is not before.state:
+        # A probe that failed opens it anew: the ledger must not count from the first opening.
+        is_anew = self.breaker.opened_at != before.opened_at
+        if self.breaker.state is not before.state or is_anew:
             await self._on_change(self.breaker.state, len(self.breaker.failed_at))
 
 

@@ -73,6 +73,26 @@ async def test_five_unknown_answers_open_the_breaker_and_an_answer_after_30_s_cl
     assert states[-1] is ApiBreakerState.CLOSED
 
 
+async def test_probe_that_fails_opens_it_anew_and_is_told_so_that_others_wait_as_well() -> None:
+    """The row in the ledger is what a restart and the risk gate of other processes go by."""
+    broker, inner, states, clock = guarded(UnknownOutcome(reason="timeout"))
+    for _ in range(FAILURES_TO_OPEN):
+        await broker.place(INTENT)
+    clock.now += timedelta(seconds=31)
+    inner.reads_fail = True
+    for _ in range(3):
+        with pytest.raises(Transient):
+            await broker.positions()
+    assert states == [ApiBreakerState.OPEN] * 2, "the first is the probe, the others say nothing"
+    inner.reads_fail = False
+    clock.now += timedelta(seconds=29)
+    await broker.positions()
+    assert states[-1] is ApiBreakerState.OPEN, "thirty seconds from the probe, not from before"
+    clock.now += timedelta(seconds=2)
+    await broker.positions()
+    assert states[-1] is ApiBreakerState.CLOSED
+
+
 async def test_a_hundred_business_rejects_leave_the_breaker_closed() -> None:
     broker, _, states, _ = guarded(Rejected(code="40310000"))
     for _ in range(100):
