@@ -29,6 +29,8 @@ from brokers.alpaca.config import AlpacaConfig, AlpacaMode, MarketFeed
 from brokers.tradier.config import TradierConfig
 from domain.commands import AlertSeverity
 from domain.errors import BadInput
+from domain.money import ZERO, Amount
+from domain.risk.fees import FeeRates
 from domain.risk.limits import Limits, RestrictedList, read_limits
 from keyring_store import KEYRING_KEYS, read_keyring
 from marketdata.zones import zone
@@ -42,6 +44,7 @@ OTHER_VARIABLES = frozenset(
     f"{ENVIRONMENT_PREFIX}{name}"
     for name in (
         *("CONFIG", "DATA_DIR", "FAILPOINT", "FAILPOINT_ONCE", "OPERATOR", "OPERATOR_SECRET"),
+        "APPROVER_SECRET",
         *("HYPOTHESIS_PROFILE", "ROLE", "BUILD_ID", "READY_FILE"),
     )
 )
@@ -159,6 +162,12 @@ class BrokerSection(Section):
     requests_per_minute: Annotated[
         Count, Field(description="the broker's limit; the order lane takes 60 % of it")
     ]
+    fee_per_share: Annotated[
+        Amount, Field(description="worst fee of one share bought, account currency", ge=0)
+    ] = ZERO
+    fee_per_contract: Annotated[
+        Amount, Field(description="the same of one option or future", ge=0)
+    ] = ZERO
     request_timeout_s: Annotated[
         Seconds,
         Field(
@@ -403,6 +412,12 @@ class Settings(Section):
         return (
             key_id or (_SIMULATOR_KEY_ID if simulated else ""),
             SecretStr(secret or (_SIMULATOR_SECRET if simulated else "")),
+        )
+
+    def fee_rates(self) -> FeeRates:
+        """What an entry costs beside its price, at worst."""
+        return FeeRates(
+            per_share=self.broker.fee_per_share, per_contract=self.broker.fee_per_contract
         )
 
     def restricted_list(self) -> RestrictedList:

@@ -456,6 +456,7 @@ async def build_services(
         request_timeout_s=settings.broker.request_timeout_s,
         settle_window_s=settings.trade.settle_window_s,
         disallow_market_orders=settings.safety.disallow_market_orders,
+        fees=settings.fee_rates(),
         failpoint=parse_failpoints(os.environ).hit,
         meter=NoMeter() if observed is None else observed.meter.of(account.name),
         entry_blocked=lambda: blocked if journal is not None and journal.is_pending() else "",

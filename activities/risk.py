@@ -30,6 +30,7 @@ from domain.plan import TradePlan
 from domain.risk import gate
 from domain.risk.breakers import ApiBreaker, RiskBreaker
 from domain.risk.daily_loss import DailyBaseline, DailyLoss, judge
+from domain.risk.fees import entry_fee
 from domain.risk.gate_types import (
     ActiveCondition,
     AgedQuote,
@@ -351,6 +352,7 @@ def _gate_input(
         daily_loss=_daily_loss(services, market, book),
         messages_last_minute=book.messages_last_60_s,
         recent_entries=_recent(plan, clock, book, now),
+        fee_estimate=ZERO if sized is None else entry_fee(plan, sized.quantity, services.fees),
     )
 
 

@@ -29,6 +29,7 @@ from domain.commands import (
 from domain.errors import HoldfastError, Transient
 from domain.ids import TRADE_QUEUE
 from domain.plan import TradePlan
+from domain.risk.fees import FeeRates
 from domain.risk.limits import Limits, RestrictedList
 from ledger.records import OrderOwner
 from ledger.repository import Ledger
@@ -63,6 +64,7 @@ class Services:
     live: bool = False
     universe: tuple[str, ...] = ()
     disallow_market_orders: bool = True
+    fees: FeeRates = field(default_factory=FeeRates)
     request_timeout_s: float = 3.0
     settle_window_s: float = 2.0
     failpoint: Callable[[str], None] = field(default=lambda name: None)

@@ -160,6 +160,7 @@ def _services(settings: Settings, ledger: Ledger, broker: Broker) -> Services:
         limits=settings.limits,
         restricted=settings.restricted_list(),
         config_hash=config_hash(settings),
+        fees=settings.fee_rates(),
     )
 
 
