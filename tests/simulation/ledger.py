@@ -244,11 +244,18 @@ class MemoryLedger:
         snapshot: OrderSnapshot | None = None,
         code: str = "",
         text: str = "",
+        answered_at: datetime | None = None,
     ) -> IntentRecord:
         if intent.client_id not in self.intents:
             self._insert(_Asked(intent, owner, attempt_token, at, "", "", False), None)
         return await self.record_answer(
-            intent.client_id, None, state, snapshot=snapshot, code=code, text=text, at=at
+            intent.client_id,
+            None,
+            state,
+            snapshot=snapshot,
+            code=code,
+            text=text,
+            at=answered_at or at,
         )
 
     # --- orders -----------------------------------------------------------------------------------
