@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from domain.facts import FlattenRequested
 from domain.messages import OperatorRequest
 from domain.outcomes import Progress
 from domain.restore_hand import Hand, ToldByHand
@@ -15,6 +16,7 @@ from ledger.records import AuditRow, TradeRecord
 from ledger.repository import Ledger
 
 ACTION = "trade."
+FLATTEN = "flatten"
 ROWS_MAX = 1000
 _TAKES_BACK = ("resume", "hand_back")
 
@@ -62,7 +64,14 @@ def hand_in(rows: Sequence[AuditRow]) -> Hand:
             continue
         try:
             request = OperatorRequest.model_validate({**details, "by": row.actor})
-            told.append(ToldByHand(command=request.fact(verb, row.at), done=end == Progress.DONE))
+            command = _flatten(request, row) if verb == FLATTEN else request.fact(verb, row.at)
+            told.append(ToldByHand(command=command, done=end == Progress.DONE))
         except (ValidationError, ValueError):
             unsure = f"{verb} {command_id} could not be read"
     return Hand(told=tuple(told), unsure=unsure)
+
+
+def _flatten(request: OperatorRequest, row: AuditRow) -> FlattenRequested:
+    return FlattenRequested(
+        at=row.at, command_id=request.command_id, by=request.by, reason=request.reason
+    )

@@ -58,12 +58,24 @@ async def flatten_scope(
     given = FlattenInput(
         command_id=command_id, account=settings.account.name, scope=scope, by=by, reason=reason
     )
+    await _audit(target, given)
     with contextlib.suppress(Transient, RPCError):
         client = await target.temporal()
         receipt = await _by_workflow(client, given, wait_s)
         if receipt is not None:
             return receipt
     return await flatten_directly(target, settings, given)
+
+
+async def _audit(target: Target, given: FlattenInput) -> None:
+    """Who wanted a trade out: a rebuilt trade goes on with it. Nothing waits for a dead ledger."""
+    if given.scope.kind is not KillScopeKind.TRADE:
+        return
+    details = {"command_id": given.command_id, "what": "asked", "reason": given.reason}
+    async with ledger_if_up(target) as ledger:
+        if ledger is not None:
+            with contextlib.suppress(HoldfastError):
+                await ledger.append_audit(given.by, "trade.flatten", given.scope.value, details)
 
 
 async def _by_workflow(client: Client, given: FlattenInput, wait_s: float) -> FlattenReceipt | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from domain.base import Frozen
-from domain.facts import CloseRequested, OperatorCommand, OperatorVerb
+from domain.facts import CloseRequested, FlattenRequested, OperatorCommand, OperatorVerb
+from domain.fold import apply
 from domain.money import ONE
 from domain.operator_fold import operate
 from domain.trade_state import Role, TradeState
@@ -31,7 +32,7 @@ RESTORE = "restore"
 class ToldByHand(Frozen):
     """A command that the trade took, or may have taken; `done`: its answer said so."""
 
-    command: OperatorCommand | CloseRequested
+    command: OperatorCommand | CloseRequested | FlattenRequested
     done: bool = False
 
 
@@ -49,7 +50,9 @@ class Hand(Frozen):
 def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
     """State with the hand of people on it, as it was before the trade was lost."""
     for each in hand.told:
-        if _still_counts(state, each):
+        if isinstance(each.command, FlattenRequested):
+            state = apply(state, each.command, now)
+        elif _still_counts(state, each.command, each.done):
             # The version and the market that they saw then were checked then.
             seen = {"version": None}
             if isinstance(each.command, OperatorCommand):
@@ -67,11 +70,10 @@ def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
     return state
 
 
-def _still_counts(state: TradeState, told: ToldByHand) -> bool:
-    command = told.command
+def _still_counts(state: TradeState, command: OperatorCommand | CloseRequested, done: bool) -> bool:
     if isinstance(command, CloseRequested):
-        return command.fraction == ONE and not told.done
+        return command.fraction == ONE and not done
     if command.verb is OperatorVerb.MOVE_STOP:
         # Where a stop rests the order itself shows the price, and what the ratchet made of it.
-        return not (told.done and state.live(Role.STOP))
+        return not (done and state.live(Role.STOP))
     return command.verb in _STANDING

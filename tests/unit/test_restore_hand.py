@@ -11,7 +11,7 @@ import pytest
 
 from activities.restore_hand import hand_in
 from domain import trade_state as ts
-from domain.facts import CloseRequested, FlattenRequested, OperatorVerb
+from domain.facts import FlattenRequested, OperatorCommand, OperatorVerb
 from domain.order import Side
 from domain.restore import rebuild
 from domain.restore_hand import Hand
@@ -162,10 +162,20 @@ def test_flatten_of_a_trade_in_a_persons_hand_still_works_after_the_rebuild() ->
     assert broker.position == 0
 
 
+def test_flatten_that_waits_for_the_open_is_not_forgotten() -> None:
+    """It had sent no exit yet, so no order shows it."""
+    trade, broker = entered()
+    again(trade, broker, command("flatten", end=None))
+    assert ts.wants_exit(trade.state)
+    trade.pass_time(10)
+    assert broker.position == 0
+    assert ts.exit_reason(trade.state) == "flatten"
+
+
 def test_rows_become_commands_in_the_order_in_which_they_were_asked() -> None:
     hand = hand_in([*command("pause"), *command("close", fraction="1"), *command("resume")])
     verbs = [
-        "close" if isinstance(each.command, CloseRequested) else each.command.verb
+        each.command.verb if isinstance(each.command, OperatorCommand) else "close"
         for each in hand.told
     ]
     assert verbs == [OperatorVerb.PAUSE, "close", OperatorVerb.RESUME]
