@@ -1,13 +1,16 @@
-"""What nobody reports about itself: a trade whose workflow cannot go on, a reconcile that stopped.
+"""What nobody reports about itself: trades that are stuck or were ended, a reconcile that stopped.
 
 Runs beside the alert sender and looks every few seconds. A wedged workflow task is seen by
-Temporal's own search attribute; the ledger says which trades are this account's.
+Temporal's own search attribute; the ledger says which trades are this account's. A trade that
+somebody terminated while it is open is rebuilt from the ledger (faults.md K7, B4): it finds its
+orders at the broker, never enters again, and gives its reservation back when it has closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
 
@@ -16,9 +19,10 @@ from temporalio.service import RPCError
 
 from activities.reconcile import reconcile_age_s
 from activities.reporting import report
+from activities.restore import Restorer
 from activities.services import Services
 from domain.errors import HoldfastError
-from domain.ids import trade_workflow_id
+from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.money import ZERO
 from domain.occ import OPTION_MULTIPLIER, looks_like_option
 from domain.order import Position, Quote
@@ -31,17 +35,27 @@ STUCK = (
     "WorkflowType = 'Trade' AND ExecutionStatus = 'Running'"
     " AND TemporalReportedProblems IS NOT NULL"
 )
+ENDED = (
+    "WorkflowType = 'Trade' AND ExecutionStatus IN ('Terminated', 'Failed', 'TimedOut', 'Canceled')"
+    " AND CloseTime > '{since}'"
+)
+ENDED_WITHIN = timedelta(minutes=15)
+REOPEN_MAX = 3
 LIST_TIMEOUT = timedelta(seconds=3)
 
 _log = logging.getLogger(__name__)
 
 
 class HealthWatch:
-    """Raises TRADE_STUCK and RECONCILE_LATE for one account."""
+    """Raises TRADE_STUCK and RECONCILE_LATE and brings back ended trades, for one account."""
 
-    def __init__(self, services: Services, client: Client) -> None:
+    def __init__(
+        self, services: Services, client: Client, *, task_queue: str = TRADE_QUEUE
+    ) -> None:
         self._services = services
         self._client = client
+        self._restorer = Restorer(services, client, task_queue)
+        self._reopened: Counter[str] = Counter()
         self._began_s = services.monotonic()
         self._stuck: frozenset[str] = frozenset()
         self._is_late = False
@@ -59,6 +73,7 @@ class HealthWatch:
     async def look(self) -> None:
         """One look at workflows and reconcile; each trouble is told when it begins."""
         await self._look_for_stuck()
+        await self._look_for_ended()
         await self._look_at_reconcile()
         now_s = self._services.monotonic()
         if self._valued_s is None or now_s - self._valued_s >= VALUE_EVERY_S:
@@ -96,6 +111,29 @@ class HealthWatch:
             text = f"the workflow cannot go on (see its Web UI page); protection: {protection}"
             await report(self._services, "TRADE_STUCK", text, trade_id)
         self._stuck = frozenset(stuck)
+
+    async def _look_for_ended(self) -> None:
+        """Trades that the ledger has open and whose workflow came to no end of its own."""
+        since = (self._services.now() - ENDED_WITHIN).strftime("%Y-%m-%dT%H:%M:%SZ")
+        found = self._client.list_workflows(ENDED.format(since=since), rpc_timeout=LIST_TIMEOUT)
+        ended = {each.id: each.status async for each in found}
+        if not ended:
+            return
+        trades = await self._services.ledger.list_trades(
+            account=self._services.account, open_only=True
+        )
+        for trade in trades:
+            status = ended.get(trade_workflow_id(trade.trade_id))
+            if status is None or self._reopened[trade.trade_id] >= REOPEN_MAX:
+                continue
+            try:
+                reason = f"its workflow was {status.name.lower()} while it was open"
+                self._reopened[trade.trade_id] += await self._restorer.reopen(
+                    trade.trade_id, reason
+                )
+            except HoldfastError as error:
+                self._reopened[trade.trade_id] += 1
+                await report(self._services, "RESTORE_FAILED", error.text, trade.trade_id)
 
     async def _look_at_reconcile(self) -> None:
         age_s = await reconcile_age_s(self._services)

@@ -62,6 +62,7 @@ from brokers.port import (
 from domain.errors import HoldfastError
 from domain.facts import (
     CancelAsked,
+    DiscrepancyFound,
     Fact,
     FactBatch,
     OrderAccepted,
@@ -76,7 +77,15 @@ from domain.facts import (
 )
 from domain.fold_orders import AMENDED
 from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
-from ledger.records import SELF_HALTING, GatePermit, GateRefused, IntentExists, IntentState
+from domain.trade_state import HISTORY_REWOUND
+from ledger.records import (
+    SELF_HALTING,
+    GatePermit,
+    GateRefused,
+    IntentExists,
+    IntentRecord,
+    IntentState,
+)
 
 GATE_AGE_MAX_S = 0.150
 READ_BACK_S = 1.0
@@ -105,7 +114,7 @@ class OrderActivities:
 
     async def _send(
         self, trade: TradeRef, intent: OrderIntent, replaces: str | None, *, resend: bool = False
-    ) -> PlaceOutcome | OrderSnapshot:
+    ) -> PlaceOutcome | OrderSnapshot | DiscrepancyFound:
         """Gate, send, record. An earlier attempt's order comes back as its snapshot."""
         services, token = self._services, attempt_token()
         if intent.increasing and (why := services.entry_blocked()):
@@ -137,7 +146,8 @@ class OrderActivities:
                     await self._stop_ourselves(intent, answer)
                 return NotExecuted(code=answer.code, text=answer.text)
             case IntentExists():
-                return await self._earlier(answer)
+                rewound = None if resend else self._sent_by_another_run(answer.record, token)
+                return rewound or await self._earlier(answer)
             case GatePermit():
                 outcome = await self._send_once(intent, replaces, gate_passed_s)
         await self._record(intent, token, outcome, replaces)
@@ -154,6 +164,17 @@ class OrderActivities:
             await stop_account(self._services, intent.client_id, text)
         except HoldfastError as error:
             activity.logger.error("%s, and no kill was engaged: %s", text, error.code)
+
+    def _sent_by_another_run(self, known: IntentRecord, token: str) -> DiscrepancyFound | None:
+        """A new order that another run of this trade has sent: the history was set back (K7, H3).
+
+        A run that goes on from an earlier one knows its orders and never places them again.
+        """
+        run, earlier = token.partition("/")[0], known.attempt_token.partition("/")[0]
+        if run == earlier:
+            return None
+        text = f"{known.intent.client_id} was sent by run {earlier}"
+        return DiscrepancyFound(at=self._services.now(), code=HISTORY_REWOUND, text=text)
 
     def _is_banned_market_order(self, intent: OrderIntent) -> bool:
         """DISALLOW_MARKET_ORDERS covers entries; stops and the last rung of an exit may be one."""
@@ -225,11 +246,16 @@ class OrderActivities:
             activity.logger.warning("answer of %s not booked: %s", intent.client_id, error.code)
 
     async def _facts_of(
-        self, trade: TradeRef, intent: OrderIntent, outcome: PlaceOutcome | OrderSnapshot
+        self,
+        trade: TradeRef,
+        intent: OrderIntent,
+        outcome: PlaceOutcome | OrderSnapshot | DiscrepancyFound,
     ) -> tuple[Fact, ...]:
         """Facts for the fold from the outcome of a place."""
         now, client_id = self._services.now(), intent.client_id
         match outcome:
+            case DiscrepancyFound():
+                return (outcome,)
             case Accepted(order=order):
                 pass
             case OrderSnapshot():

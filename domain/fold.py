@@ -199,7 +199,8 @@ def _broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> 
 
 def _discrepancy(state: TradeState, fact: DiscrepancyFound, now: datetime) -> TradeState:
     return alert(state, fact.code, fact.text, AlertSeverity.CRITICAL).changed(
-        read_needed=f"discrepancy {fact.code}"
+        read_needed=f"discrepancy {fact.code}",
+        rewound=state.rewound or fact.code == ts.HISTORY_REWOUND,
     )
 
 

@@ -59,7 +59,7 @@ def decide(
         now: wall UTC.
         busy: keys of commands still in flight.
     """
-    if ts.is_final(state):
+    if ts.is_final(state) or state.rewound:
         return state.changed(alerts=()), state.alerts
     before = state
     state = _pass_deadlines(state, now)
@@ -134,7 +134,7 @@ def _time_stop_at(state: TradeState) -> datetime | None:
 
 def next_deadline(state: TradeState, now: datetime) -> datetime | None:
     """The next wall instant at which time alone may change the decision; None if it cannot."""
-    if ts.is_final(state):
+    if ts.is_final(state) or state.rewound:
         return None
     entry = walk_deadlines if state.plan.slices is None else slices.slice_deadlines
     candidates = [*entry(state), *_order_deadlines(state), *exit_deadlines(state)]

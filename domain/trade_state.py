@@ -33,6 +33,7 @@ from domain.order import (
 from domain.plan import EntryStyle, TradePlan
 
 KNOWLEDGE_MAX_AGE_S = 15.0
+HISTORY_REWOUND = "HISTORY_REWOUND"
 _OF_TRADE = 16  # characters of a client order id that all orders of a trade share (domain.ids)
 _AVERAGE_PLACES = Decimal("1e-10")
 
@@ -138,8 +139,7 @@ class WalkProgress(Frozen):
 class ExitProgress(Frozen):
     """A reducing exit on its way. `reason` empty means none. `rung` widens the collar.
 
-    `asking_since` is when the first of the questions for a quote that are still open was asked,
-    `unpriced_since` since when the quotes that came had no price for the exit.
+    `asking_since` is when the first of the questions for a quote that are still open was asked.
     `keep` > 0 makes it a part close: the units that shall stay. `releasing` is True while the
     resting exits stand back to those units, so that the rest of them can be sold.
     """
@@ -154,7 +154,6 @@ class ExitProgress(Frozen):
     began_at: AwareDatetime | None = None
     asked_at: AwareDatetime | None = None
     asking_since: AwareDatetime | None = None
-    unpriced_since: AwareDatetime | None = None
     pending: str = ""
 
 
@@ -206,6 +205,7 @@ class TradeState(Frozen):
     `reads_in_vain` counts reads in a row that settled nothing: each doubles the pause to the next.
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
+    `rewound` says that this history was set back: the ledger knows orders of it that it does not.
     `unclaimed` are fills of an order whose broker ids are still on their way to us,
     `unclaimed_orders` news of such an order. `forgotten` counts dead orders that were not carried
     into a next run (domain/forgetting.py).
@@ -264,6 +264,7 @@ class TradeState(Frozen):
     realised: Amount | None = None
     new_build: str = ""
     restored: bool = False
+    rewound: bool = False
     forgotten: int = 0
 
     @classmethod

@@ -84,6 +84,8 @@ class TradeWorkflow:
             self._tell()
             if self._is_done():
                 break
+            if self._state.rewound:
+                await self._give_up()
             if self._wants_new_run() and self._running.is_quiet and not self._inbox:
                 await self._continue_as_new()
             await self._wait_for_facts_or_deadline()
@@ -268,6 +270,14 @@ class TradeWorkflow:
             or workflow.info().get_current_history_size() >= life.BYTES_WISH_MAX
             or workflow.info().is_continue_as_new_suggested()
         )
+
+    async def _give_up(self) -> None:
+        """A history that was set back knows less than the ledger: it ends, and the health watch
+        builds the trade again from there (faults.md K7, H3). What rests at the broker stays."""
+        await workflow.wait_condition(lambda: self._running.is_quiet)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        text = "an order of this trade was sent by another run; the ledger knows more than this one"
+        raise ApplicationError(text, type=ts.HISTORY_REWOUND, non_retryable=True)
 
     async def _continue_as_new(self) -> None:
         """Hands the state to a new run, of the new build if there is one (architecture §4)."""
