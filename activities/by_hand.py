@@ -149,21 +149,26 @@ def booked_facts(
     fills: Sequence[Fill], rows: Sequence[AdjustmentRecord]
 ) -> tuple[PositionAdjusted, ...]:
     """The rows as the facts that the trade heard."""
-    ratios = {
-        (symbol, split.at): split.ratio
+    known = {
+        (symbol, split.at): split
         for symbol, splits in booked_splits(fills, rows).items()
         for split in splits
     }
-    return tuple(
-        PositionAdjusted(
-            at=row.at,
-            adjustment_id=row.adjustment_id,
-            symbol=row.symbol,
-            quantity=row.quantity,
-            price=row.price,
-            adjustment=row.kind,
-            ratio=ratios.get((row.symbol, row.at)) if row.kind is AdjustmentKind.SPLIT else None,
-            effective_at=row.at if row.kind is AdjustmentKind.SPLIT else None,
+    facts: list[PositionAdjusted] = []
+    for row in rows:
+        is_split = row.kind is AdjustmentKind.SPLIT
+        split = known.get((row.symbol, row.at)) if is_split else None
+        facts.append(
+            PositionAdjusted(
+                at=row.at,
+                adjustment_id=row.adjustment_id,
+                symbol=row.symbol,
+                quantity=row.quantity,
+                price=row.price,
+                adjustment=row.kind,
+                split_from=None if split is None else split.old,
+                split_to=None if split is None else split.new,
+                effective_at=row.at if is_split else None,
+            )
         )
-        for row in rows
-    )
+    return tuple(facts)

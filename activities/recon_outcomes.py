@@ -253,7 +253,7 @@ class Outcomes:
                 trade_id = None if owner == EXTERNAL else owner
                 kind = AdjustmentKind.SPLIT
                 await self._book(
-                    await self._row(finding, trade_id, change, kind, at=at), ratio=finding.ratio
+                    await self._row(finding, trade_id, change, kind, at=at), held=quantity
                 )
         await self._alert(finding)
 
@@ -394,14 +394,15 @@ class Outcomes:
         number = sum(1 for r in rows if r.symbol == symbol and (r.trade_id or EXTERNAL) == owner)
         return f"recon/{owner}/{symbol}/{number + 1}"
 
-    async def _book(self, *rows: AdjustmentRecord, ratio: Decimal | None = None) -> None:
-        """All rows or none, then their trades are told."""
+    async def _book(self, *rows: AdjustmentRecord, held: Decimal | None = None) -> None:
+        """All rows or none, then their trades are told; `held` is what was split."""
         account = self._services.account
         if not await self._services.ledger.move_positions(account, rows, takes={}):
             return
         for row in rows:
             if row.trade_id is not None:
                 fact = booked_facts((), [row])[0]
-                if ratio is not None:
-                    fact = fact.model_copy(update={"ratio": ratio, "effective_at": row.at})
+                if held is not None:
+                    update = {"split_from": held, "split_to": held + row.quantity}
+                    fact = fact.model_copy(update=update)
                 self._doorbell.ring(row.trade_id, fact)

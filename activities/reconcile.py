@@ -196,6 +196,10 @@ class ReconcilePass:
         await self._booker.delivered(trade_id, facts)
         await self._outcomes.delivered(facts)
 
+    async def told(self) -> None:
+        """Waits until trades have taken what they were told."""
+        await self._doorbell.drain()
+
     async def aclose(self) -> None:
         """Sends what still waits, for a moment."""
         await self._booker.aclose()

@@ -6,6 +6,7 @@ around the discriminated union, so that decoding stays cheap (style.md 5a).
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from pydantic import AwareDatetime, Field, JsonValue, TypeAdapter, ValidationErr
 from domain.base import Frozen
 from domain.control import KillMode
 from domain.entry import EntryTicket
-from domain.money import Amount, Calculated, NetPrice, Number, Quantity, SignedQuantity
+from domain.money import Amount, NetPrice, Number, Quantity, SignedQuantity, divide
 from domain.order import Fill, OrderSnapshot, Position, Quote
 
 
@@ -282,8 +283,8 @@ ENDINGS = (
 class PositionAdjusted(_Fact):
     """A change of position that no fill explains, with its price if it has one.
 
-    Of a split `ratio` is new shares per old one and `effective_at` the market instant from which
-    on quantities and prices are new.
+    Of a split `split_from` were held and `split_to` are; from the market instant `effective_at` on
+    quantities and prices are new.
     """
 
     kind: Literal["position_adjusted"] = "position_adjusted"
@@ -292,8 +293,16 @@ class PositionAdjusted(_Fact):
     quantity: SignedQuantity
     price: NetPrice | None = None
     adjustment: AdjustmentKind
-    ratio: Calculated | None = None
+    split_from: SignedQuantity | None = None
+    split_to: SignedQuantity | None = None
     effective_at: AwareDatetime | None = None
+
+    @property
+    def ratio(self) -> Decimal | None:
+        """New shares for each old one; None if it is no split, or of nothing."""
+        if not self.split_from or self.split_to is None:
+            return None
+        return divide(self.split_to, self.split_from)
 
 
 class BookedByHand(_Fact):

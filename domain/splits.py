@@ -18,7 +18,7 @@ from domain.base import Frozen
 from domain.changes import alert, end_walk
 from domain.commands import AlertSeverity
 from domain.facts import AdjustmentKind, PositionAdjusted
-from domain.money import ONE, ZERO, Calculated, divide, multiply
+from domain.money import ONE, ZERO, SignedQuantity, divide, multiply
 from domain.order import Fill, OrderState
 from domain.plan import ExitRule, PlanPrice, RuleKind, TradePlan
 from domain.protecting import PROTECTION_REJECTED
@@ -30,10 +30,15 @@ _BY_PERSON = (AdjustmentKind.ADOPTED, AdjustmentKind.BY_HAND)
 
 
 class Split(Frozen):
-    """`ratio` new shares for each old one, from the market instant `at` on."""
+    """`old` shares became `new` ones at the market instant `at`."""
 
     at: AwareDatetime
-    ratio: Calculated
+    old: SignedQuantity
+    new: SignedQuantity
+
+    @property
+    def ratio(self) -> Decimal:
+        return divide(self.new, self.old)
 
 
 def scaled_fill(fill: Fill, splits: Iterable[Split]) -> Fill:
@@ -66,23 +71,25 @@ def splits_of(
         before = sum((quantity for time, quantity in known if time < at), changed)
         changed += change
         if before != 0 and before + change != 0:
-            found.append(Split(at=at, ratio=divide(before + change, before)))
+            found.append(Split(at=at, old=before, new=before + change))
     return tuple(found)
 
 
 def known_splits(state: TradeState) -> tuple[Split, ...]:
     """The splits that this trade has heard of."""
     return tuple(
-        Split(at=each.effective_at, ratio=each.ratio)
+        Split(at=each.effective_at, old=each.split_from, new=each.split_to)
         for each in state.adjustments
-        if each.ratio is not None and each.effective_at is not None
+        if each.split_from and each.split_to is not None and each.effective_at is not None
     )
 
 
 def split_trade(state: TradeState, fact: PositionAdjusted, now: datetime) -> TradeState:
     """State in new shares. What was rounded away stays as the quantity of the adjustment."""
-    assert fact.ratio is not None, "a split has a ratio"
-    split = Split(at=fact.effective_at or state.clock.market(now), ratio=fact.ratio)
+    assert fact.split_from is not None, "a split is of something"
+    assert fact.split_to is not None, "a split makes something"
+    at = fact.effective_at or state.clock.market(now)
+    split = Split(at=at, old=fact.split_from, new=fact.split_to)
     after = ts.position_of(state, fact.symbol) + fact.quantity
     fills = tuple(scaled_fill(fill, (split,)) for fill in state.fills)
     state = end_walk(state, "split") if not state.walk.ended else state
@@ -104,7 +111,7 @@ def split_trade(state: TradeState, fact: PositionAdjusted, now: datetime) -> Tra
         state = state.changed(stop_price=stop)
     rest = after - ts.position_of(state, fact.symbol)
     booked = fact.model_copy(update={"quantity": rest, "effective_at": split.at})
-    text = f"{fact.symbol} {fact.ratio} for 1: {after} held, stop {state.stop_price}"
+    text = f"{fact.symbol} {split.old} to {split.new}: stop {state.stop_price}"
     state = state.changed(adjustments=(*state.adjustments, booked))
     return alert(state, "SPLIT", text, AlertSeverity.CRITICAL)
 

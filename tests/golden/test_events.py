@@ -83,7 +83,9 @@ async def reconcile(rig: Rig) -> ReconcileReport:
     """One pass, as the schedule makes it."""
     one = ReconcilePass(rig.services, temporal_sender(rig.client))
     try:
-        return await one.run(ReconcileInput(account=rig.services.account, settle_s=0.3))
+        report = await one.run(ReconcileInput(account=rig.services.account, settle_s=0.3))
+        await one.told()
+        return report
     finally:
         await one.aclose()
 

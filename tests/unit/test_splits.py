@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from domain import trade_state as ts
-from domain.facts import AdjustmentKind, FillReported, PositionAdjusted
+from domain.facts import AdjustmentKind, FactEnvelope, FillReported, PositionAdjusted
 from domain.fold import apply
 from domain.money import divide
 from domain.order import OrderState, Side
@@ -36,14 +36,16 @@ def protected(side: Side = Side.BUY) -> TradeState:
 
 
 def split(state: TradeState, new: int, old: int = 1) -> PositionAdjusted:
-    held, ratio = ts.position_of(state, state.plan.symbol), D(new) / D(old)
+    held = ts.position_of(state, state.plan.symbol)
+    after = split_quantity(held, D(new) / D(old))
     return PositionAdjusted(
         at=START,
         adjustment_id="event/1/t/x",
         symbol=state.plan.symbol,
-        quantity=split_quantity(held, ratio) - held,
+        quantity=after - held,
         adjustment=AdjustmentKind.SPLIT,
-        ratio=ratio,
+        split_from=held,
+        split_to=after,
         effective_at=START + timedelta(days=1),
     )
 
@@ -70,7 +72,9 @@ def test_money_and_protection_are_the_same_in_new_shares(side: Side, new: int, o
         assert scaled is not None
         assert abs(scaled - price / ratio) <= D("0.01")
     assert after.read_needed == "split"
-    # Every value can still be stored and read: the state travels over continue-as-new.
+    # The fact travels in a signal, the state over continue-as-new: both must be readable again.
+    fact = split(before, new, old)
+    assert FactEnvelope.of(fact).as_facts(START) == (fact,)
     assert TradeState.model_validate_json(after.model_dump_json()) == after
 
 
@@ -110,6 +114,6 @@ def test_ratio_is_read_from_what_was_held_before() -> None:
 def test_fill_after_the_split_stays_as_it_is() -> None:
     fill = protected().fills[0]
     at = fill.venue_time
-    assert scaled_fill(fill, [Split(at=at, ratio=D(2))]) == fill
-    scaled = scaled_fill(fill, [Split(at=at + timedelta(seconds=1), ratio=D(4))])
+    assert scaled_fill(fill, [Split(at=at, old=D(1), new=D(2))]) == fill
+    scaled = scaled_fill(fill, [Split(at=at + timedelta(seconds=1), old=D(5), new=D(20))])
     assert scaled.quantity * scaled.price == fill.quantity * fill.price

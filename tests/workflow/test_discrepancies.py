@@ -65,7 +65,9 @@ class Desk:
         services = replace(self.rig.services, **changes)
         one = ReconcilePass(services, self.send)
         try:
-            return await one.run(ReconcileInput(account=services.account, settle_s=0.01))
+            report = await one.run(ReconcileInput(account=services.account, settle_s=0.01))
+            await one.told()
+            return report
         finally:
             await one.aclose()
 
@@ -485,3 +487,40 @@ async def test_cash_difference_is_none_for_money_that_the_statement_tells(desk: 
     costs = {fee.text.split()[0]: fee.amount for fee in await desk.rig.ledger.fees(account)}
     assert costs == {"DIV": D("-12.50"), "INT": D("3.10"), "FUND": D("0.75")}
     assert [f.amount for _, f in desk.heard if isinstance(f, FundingPaid)].count(D("0.75")) == 1
+
+
+# --- at a broker that tells no rows --------------------------------------------------------------
+
+at_tradier = pytest.mark.parametrize("desk", [WireFace.TRADIER], indirect=True)
+
+
+@at_tradier
+async def test_assignment_is_seen_by_option_and_shares_alone(desk: Desk) -> None:
+    """R4: the pair is the proof; the day after expiry an option without shares was worthless."""
+    await desk.hold(PUT, -1, "2")
+    await desk.hold(CALL, 1, "2")
+    desk.rig.exchange.events.assign(PUT)
+    await only(desk, KIND.ASSIGNMENT)
+    assert await desk.owned() == {(TRADE, CALL): D(1), (EXTERNAL, "ESX"): D(100)}
+    desk.rig.exchange.advance_to(desk.rig.exchange.now + timedelta(days=20))
+    await only(desk, KIND.EXPIRY)
+    assert await desk.owned() == {(EXTERNAL, "ESX"): D(100)}
+
+
+@at_tradier
+async def test_split_without_a_row_is_parked(desk: Desk) -> None:
+    """R5: twice as many shares are nobody's until a person says so; entries in them stop."""
+    await desk.hold("ESX", 10, "100")
+    desk.rig.exchange.events.split("ESX", 2)
+    await only(desk, KIND.POSITION_MISMATCH)
+    assert await desk.owned() == {(TRADE, "ESX"): D(10), (EXTERNAL, "ESX"): D(10)}
+
+
+@at_tradier
+async def test_cash_difference_of_fees_that_nobody_tells_is_no_finding(desk: Desk) -> None:
+    """R9: small sums say nothing where fees have no rows; a large one does."""
+    desk.rig.exchange.events.cash("", D("-35.10"))
+    assert kinds(await desk.reconcile()) == []
+    desk.rig.exchange.events.cash("", D("-1000"))
+    assert kinds(await desk.reconcile()) == ["cash_difference"]
+    assert await desk.alerts(KIND.CASH_DIFFERENCE) == [AlertSeverity.CRITICAL]
