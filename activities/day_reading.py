@@ -31,7 +31,7 @@ from domain.day_report import (
     gap_risk,
 )
 from domain.errors import HoldfastError
-from domain.facts import AdjustmentKind
+from domain.facts import ENDINGS, AdjustmentKind
 from domain.ids import Purpose
 from domain.instrument import Instrument, InstrumentKind
 from domain.lots import fold_lots
@@ -345,7 +345,7 @@ async def _differences(
     """What the passes of the day found and booked, and what one look shows now."""
     told = list(await _audited(ledger, wanted, _DIFFERENCES))
     for row in await ledger.adjustments(wanted.account):
-        is_found = row.kind in (AdjustmentKind.EXTERNAL, AdjustmentKind.LIQUIDATION)
+        is_found = row.kind in (AdjustmentKind.EXTERNAL, AdjustmentKind.SPLIT, *ENDINGS)
         if is_found and wanted.begin <= wanted.clock.market(row.at) < wanted.end:
             told.append(f"booked {row.kind}: {row.quantity:+f} {row.symbol} {row.text}".strip())
     if market.orders is None or market.positions is None:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from domain.money import exact
 from simulator.clock import SimClock
 from simulator.exchange import Exchange
+from simulator.happening import happen
 from simulator.journal import plain
 from simulator.refusals import Refusal
 from simulator.venue import Venue
@@ -39,8 +40,7 @@ class ControlPlane:
     - `POST /sim/quote` `{"symbol","bid","ask","bid_size","ask_size","last"}`
     - `POST /sim/trade` `{"symbol","price","size"}`
     - `POST /sim/halt` `{"symbol","halted": true|false}`
-    - `POST /sim/event` `{"kind": "position"|"bust", ...}`: vanished position, liquidation (`LIQ`),
-      assignment (`OPASN`), trade bust
+    - `POST /sim/event` `{"kind": ..., ...}`: what the venue or others do (`happen`)
     """
 
     def __init__(
@@ -218,17 +218,7 @@ class ControlPlane:
     async def _event(self, request: Request) -> Response:
         self._catch_up()
         body = await _object(request)
-        if body["kind"] == "bust":
-            self._of(request).bust(str(body["execution_id"]))
-        elif body["kind"] == "position":
-            self._of(request).set_position(
-                str(body["symbol"]),
-                exact(body["quantity"]),
-                str(body.get("reason", "VANISHED")),
-                _number(body, "price") or Decimal(0),
-            )
-        else:
-            raise ValueError(f"kind was {body['kind']}, allowed: position, bust")
+        happen(self._of(request), body)
         self._changed()
         return await self._health(request)
 
