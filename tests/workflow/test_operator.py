@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 
 from activities.adoption import adopt, carry_on, prepare
+from activities.as_flat import what_is_left
 from activities.by_hand import ByHandActivities, ByHandInput
 from activities.doorbell import temporal_sender
 from activities.reconcile import ReconcileInput, ReconcilePass
@@ -267,3 +269,30 @@ async def test_what_a_person_books_is_booked_once_with_its_counterpart(rig: Rig)
     booked = await book(ByHandInput(trade=trade, command=BookByHand(answers=(answer,))))
     assert isinstance(booked.facts[0], BookedByHand)
     assert booked.facts[0].client_ids == ("nobody",)
+
+
+async def test_trade_that_the_exchange_forgot_is_closed_by_evidence_and_its_rows_with_it(
+    rig: Rig,
+) -> None:
+    """I10: orders and position are gone at the venue; nobody but a person can end the trade."""
+    handle = await rig.start_trade(play.plan_of(rig, "1"))
+    await play.enter_protected(rig)
+    book = await rig.ledger.trade_book(handle.id.removeprefix("trade/"))
+    assert book is not None
+    look = partial(what_is_left, rig.broker, rig.ledger, rig.services.installation, book)
+    assert any(text.startswith("position 10") for text in await look())
+
+    rig.exchange.state.orders.clear()
+    rig.exchange.state.open_orders.clear()
+    rig.exchange.state.by_client.clear()
+    rig.exchange.state.account.set_quantity(play.SYMBOL, D(0), D(100))
+    assert await look() == ()
+    closed = await command(rig, handle, "close_as_flat", "x", evidence="the venue began anew")
+    assert closed["progress"] == "done", closed
+    result = await handle.result()
+    assert result.exit_reason == "as-flat"
+    account = rig.services.account
+    assert await rig.ledger.open_orders(account) == ()
+    assert await rig.ledger.open_children(account) == ()
+    assert await rig.ledger.positions_by_trade(account) == ()
+    assert await rig.ledger.open_reservations(account) == ()

@@ -31,6 +31,7 @@ from ledger.repository import Ledger
 from marketdata.events import write_tape
 from simulator.config import ExchangeConfig, Listing
 from strategies.registry import StrategyProcess
+from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
 from tests.workflow.test_session import ESX, SPEED, STRATEGY, Started, bar_at
 from workflows import _lifecycle as life
@@ -184,6 +185,22 @@ async def test_stop_with_flatten_ends_flat_with_an_empty_receipt(rig: Rig, tmp_p
     assert (result.trades, result.flatten) == ((), True)
     assert rig.exchange.holdings() == []
     assert not (await rig.ledger.read_control(session.spec.account)).kills, "no kill of the account"
+
+
+async def test_stop_with_flatten_reaches_a_trade_of_an_earlier_run(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """It is the session's by the ledger, though this run did not start it."""
+    session = await Plan(rig, tmp_path).start()
+    earlier = await rig.start_trade(play.plan_of(rig, "earlier", session=session.spec.name))
+    await rig.until(lambda: protected(rig), "protected")
+    await session.handle.execute_update(
+        SessionWorkflow.request_stop, request("s1", flatten=True), id="s1"
+    )
+    result = await session.handle.result()
+    assert result.trades == ()
+    assert rig.exchange.holdings() == []
+    assert (await earlier.result()).exit_reason == "flatten"
 
 
 async def test_requests_are_obeyed_once_and_refused_on_a_stale_version(
