@@ -23,7 +23,7 @@ from tests.long_life import (
 from tests.rig import running_rig
 
 COLD_REPLAY_MAX_S = 1.0
-MOVES_A_DAY = 14
+MOVES_A_DAY = 24
 """Ten hand-overs in thirty days."""
 
 

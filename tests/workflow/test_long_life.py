@@ -27,7 +27,7 @@ from tests.long_life import (
 from tests.rig import Rig, running_rig
 from workflows import _lifecycle as life
 
-HAND_OVERS_MIN, MOVES_A_DAY = 10, 14
+HAND_OVERS_MIN, MOVES_A_DAY = 10, 24
 UPDATE_ACCEPTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
 
 
