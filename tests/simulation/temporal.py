@@ -13,7 +13,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import temporalio.activity
@@ -74,6 +74,7 @@ class Step:
     seq: int
     name: str
     queue: str
+    scheduled_at: datetime
     argument: Any
     wait_s: float | None
     limit_s: float
@@ -405,6 +406,7 @@ class Server:
             seq=body.seq,
             name=body.activity_type,
             queue=body.task_queue,
+            scheduled_at=self._loop.now(),
             argument=self.converter.from_payloads(
                 list(body.arguments), self._types.get(body.activity_type)
             )[0],
@@ -542,6 +544,7 @@ def _info_of(step: Step, attempt: int) -> temporalio.activity.Info:
     fields: dict[str, Any] = dict(vars(_DEFAULT_INFO))
     fields |= {"activity_id": str(step.seq), "activity_type": step.name, "attempt": attempt}
     fields |= {"workflow_id": step.run.workflow_id, "workflow_run_id": step.run.run_id}
+    fields |= {"scheduled_time": step.scheduled_at}
     return temporalio.activity.Info(**fields)
 
 
