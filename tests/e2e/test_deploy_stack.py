@@ -156,6 +156,7 @@ def app(tmp_path: Path) -> Iterator[Installation]:
         control.down(made.data_dir)
 
 
+@pytest.mark.covers("H12", "H13", "K9")
 def test_code_is_changed_on_disk_and_deployed_over_an_open_trade_then_all_is_killed(
     app: Installation,
 ) -> None:
