@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.simulation.storms import storm_tests
+
+pytestmark = pytest.mark.covers("B3", "C2", "C5", "C8", "D1", "D4", "F1", "F7", "K1")
 
 test_no_seed_violates_an_invariant, test_every_kind_of_mishap_struck = storm_tests("tradier", 1)

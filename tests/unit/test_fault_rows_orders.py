@@ -17,12 +17,14 @@ from domain.facts import (
     Fact,
     FillBusted,
     FillReported,
+    FlattenRequested,
     KillEngaged,
+    OrderNotSent,
     OrderReported,
     OrderUnknown,
     ReplaceConfirmed,
 )
-from domain.order import BrokerOrderStatus, OrderSnapshot, OrderState, Side
+from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, OrderState, Side
 from domain.trade_state import Stage
 from tests.unit.paced import Paced, twin
 from tests.unit.test_trade_fold import make_plan, start
@@ -55,6 +57,79 @@ def assert_protected_and_known(trade: Trade, broker: ToyBroker) -> None:
     assert ts.held_units(trade.state) == broker.position
     assert live_exit_quantity(broker, Side.SELL) == broker.position
     assert not [o for o in broker.orders if o.live and o.side is Side.BUY]
+
+
+# --- A, F ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.covers("A8")
+@pytest.mark.parametrize("late_s", [601, 3600, 86400])
+def test_signal_that_waited_too_long_ends_without_an_order_and_frees_its_limit(late_s: int) -> None:
+    """It was good when it was given; the worker comes back much later."""
+    plan = make_plan().model_copy(update={"signal_max_age_s": D(600)})
+    trade, broker = start(plan)
+    broker.now += timedelta(seconds=late_s)
+    trade.pass_time(30)
+    assert broker.journal == []
+    assert trade.state.walk.ended == "signal_expired"
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
+    assert len([c for c in trade.commands if isinstance(c, Settle)]) == 1, "the limit is free"
+
+
+@pytest.mark.covers("A8", "K5")
+@pytest.mark.parametrize("looks", [0, 1])
+def test_trade_born_with_the_kill_never_sends(looks: int) -> None:
+    """The kill is told before, or between, the reservation and the first order."""
+    trade, broker = start()
+    for _ in range(looks):
+        trade.look()
+    kill_entries(trade)
+    trade.pass_time(30)
+    assert broker.journal == []
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
+
+
+@pytest.mark.covers("F6")
+@pytest.mark.parametrize("out_s", [5, 120])
+def test_keys_that_are_refused_for_a_while_stop_no_exit_and_start_no_storm(out_s: int) -> None:
+    """401 in the middle of a trade: entries end, exits are tried again until the keys are good."""
+    refused = {"on": False}
+
+    class LockedOut(Trade):
+        def _placed(self, intent: OrderIntent, fault: str) -> list[Fact]:
+            if refused["on"]:
+                return [OrderNotSent(at=self.now, client_id=intent.client_id, code="AUTH")]
+            return super()._placed(intent, fault)
+
+    market = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.00"))
+    trade = LockedOut(make_plan(), market)
+    trade.pass_time(5)
+    refused["on"] = True
+    before = len(trade.commands)
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="a", reason="r"))
+    trade.pass_time(out_s)
+    assert market.position == 10
+    assert ts.stage(trade.state) is Stage.EXITING
+    sends = [c for c in trade.commands[before:] if isinstance(c, PlaceOrder)]
+    assert 1 <= len(sends) <= 2 + out_s, "one a second at most (I14)"
+    refused["on"] = False
+    trade.pass_time(60)
+    assert market.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+
+
+@pytest.mark.covers("F6")
+def test_entry_with_refused_keys_is_given_up() -> None:
+    trade, broker = start()
+
+    class LockedOut(Trade):
+        def _placed(self, intent: OrderIntent, fault: str) -> list[Fact]:
+            return [OrderNotSent(at=self.now, client_id=intent.client_id, code="AUTH")]
+
+    trade = LockedOut(make_plan(), broker)
+    trade.pass_time(60)
+    assert len([c for c in trade.commands if isinstance(c, PlaceOrder)]) == 1
+    assert ts.stage(trade.state) is Stage.NOT_FILLED
 
 
 # --- C ------------------------------------------------------------------------------------------
