@@ -84,12 +84,12 @@ bench: install
 	$(BIN)/python -m tests.bench
 
 # One run per cell trade x broker x fault x failpoint; rows in reports/chaos/cells.jsonl. Goes on
-# with the cells that are left; FRESH=1 forgets them. Also BROKERS=, EVERY=n (a sample), PACE=2
-# (longer deadlines for a busy machine).
+# with the cells that are left; FRESH=1 forgets them, AGAIN=1 plays only those that are violated.
+# Also BROKERS=, EVERY=n (a sample), PACE=2 (longer deadlines for a busy machine).
 chaos: install
 	$(BIN)/python -m tests.chaos --trades "$(TRADES)" --brokers "$(BROKERS)" --faults "$(FAULTS)" \
 	  --from $(or $(FROM),0) --every $(or $(EVERY),1) --jobs $(or $(JOBS),6) \
-	  --minutes $(or $(MINUTES),0) --pace $(or $(PACE),1) $(if $(FRESH),--fresh)
+	  --minutes $(or $(MINUTES),0) --pace $(or $(PACE),1) $(if $(FRESH),--fresh) $(if $(AGAIN),--again)
 
 # Trades without end, one fault a second, memory watched: MINUTES=n.
 soak: install

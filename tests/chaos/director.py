@@ -53,10 +53,11 @@ class WorkerUnderTest:
     passes: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, spec: WorkerSpec) -> WorkerUnderTest:
+    async def start(cls, spec: WorkerSpec) -> WorkerUnderTest:
         ours, theirs = _forks.Pipe(duplex=True)
         process = _forks.Process(target=run_worker, args=(spec, theirs), daemon=True)
-        process.start()
+        # The first one waits until the fork server has imported everything.
+        await asyncio.to_thread(process.start)
         theirs.close()
         made = cls(spec, process, ours)
         asyncio.get_running_loop().add_reader(ours.fileno(), made._listen)
@@ -135,7 +136,7 @@ class Director:
 
     async def start(self) -> None:
         """Starts the worker that has the failpoint and watches over it."""
-        first = WorkerUnderTest.start(self.spec)
+        first = await WorkerUnderTest.start(self.spec)
         self.workers.append(first)
         await first.until_serving()
         if self.cell is not None:
@@ -179,7 +180,7 @@ class Director:
         """The worker does it all by itself."""
 
     async def _successor(self, fired_at: float) -> None:
-        after = WorkerUnderTest.start(replace(self.spec, target=None))
+        after = await WorkerUnderTest.start(replace(self.spec, target=None))
         self.workers.append(after)
         await after.until_serving()
         self.downtime.append((fired_at, time.time()))

@@ -44,6 +44,7 @@ class Driver:
     times: Times = field(default_factory=Times)
     first: int = 0
     every: int = 1
+    again: bool = False
     deadline: float = float("inf")
     commit: str = field(default_factory=commit)
     played: Counter[str] = field(default_factory=Counter)
@@ -61,6 +62,8 @@ class Driver:
     def left(self) -> list[Cell]:
         """Cells of this run that are not played yet: of trades in shares the share that is due."""
         numbered = self.cells()[self.first :: self.every]
+        if self.again:
+            return [cell for cell in numbered if self.results.is_violated(cell)]
         waiting = [cell for cell in numbered if not self.results.is_done(cell)]
         due: dict[str, int] = {}
         for cell in waiting:
@@ -188,6 +191,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--faults", default="", help=",".join(fault.value for fault in Fault))
     parser.add_argument("--from", dest="first", type=int, default=0, help="number of a cell")
     parser.add_argument("--every", type=int, default=1, help="a sample: every n-th cell")
+    parser.add_argument("--again", action="store_true", help="only cells that are violated")
     parser.add_argument("--jobs", type=int, default=6, help="cells at a time")
     parser.add_argument("--pace", type=float, default=1.0, help="2 doubles every deadline")
     parser.add_argument("--minutes", type=float, default=0.0, help="no new cell after that long")
@@ -233,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Times(options.pace),
         first=options.first,
         every=options.every,
+        again=options.again,
     )
     driver.times.shorten_workflows()
     if options.minutes:

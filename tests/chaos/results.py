@@ -74,6 +74,10 @@ class Results:
         row = self.rows.get(cell.key)
         return row is not None and row["outcome"] in DONE
 
+    def is_violated(self, cell: Cell) -> bool:
+        row = self.rows.get(cell.key)
+        return row is not None and row["outcome"] == "violated"
+
 
 def coverage_table(cells: Iterable[Cell], results: Results) -> str:
     """Trade and broker down, faults across: played of possible, `!` violated, `?` never fired."""

@@ -73,6 +73,17 @@ def test_coverage_shows_what_was_violated_and_what_never_fired(tmp_path: Path) -
     assert table[1].split() == ["gt01/alpaca", "2/4", "!1", "?1"]
 
 
+def test_only_violated_cells_are_played_again_behind_a_mend(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path, "gt01")
+    first, second, *_ = driver.cells()
+    driver.results.keep(row_of(first.key, "violated"), {})
+    driver.results.keep(row_of(second.key), {})
+    driver.again = True
+    assert driver.left() == [first]
+    driver.results.keep(row_of(first.key), {})
+    assert driver.left() == []
+
+
 def test_downtime_counts_once_and_only_where_it_overlaps() -> None:
     zero = datetime(2026, 3, 2, tzinfo=UTC)
     away = windows_of([(zero.timestamp() + a, zero.timestamp() + b) for a, b in ((1, 3), (2, 4))])
