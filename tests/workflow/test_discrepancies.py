@@ -21,6 +21,7 @@ from activities.reconcile import ReconcileInput, ReconcilePass, ReconcileReport
 from docs import discrepancy_table
 from domain.commands import AlertSeverity
 from domain.discrepancies import CLASSES, MISSED_FILL
+from domain.errors import Transient
 from domain.facts import (
     AdjustmentKind,
     DiscrepancyFound,
@@ -41,6 +42,7 @@ from simulator.events import OrdersOnSplit
 from simulator.orders import Kind, OrderRequest
 from simulator.orders import Side as SimSide
 from tests.rig import Rig, running_rig
+from tests.workflow.test_trade_thread import plan_of
 
 D = Decimal
 KIND = DiscrepancyKind
@@ -487,6 +489,33 @@ async def test_cash_difference_is_none_for_money_that_the_statement_tells(desk: 
     costs = {fee.text.split()[0]: fee.amount for fee in await desk.rig.ledger.fees(account)}
     assert costs == {"DIV": D("-12.50"), "INT": D("3.10"), "FUND": D("0.75")}
     assert [f.amount for _, f in desk.heard if isinstance(f, FundingPaid)].count(D("0.75")) == 1
+
+
+# --- repeated and broken passes ------------------------------------------------------------------
+
+
+async def test_pass_that_dies_before_it_tells_is_made_good_by_the_next(desk: Desk) -> None:
+    """R8: the row was booked, the trade never heard of it; two passes book it once."""
+    rig = desk.rig
+    plan = plan_of(rig)
+    await rig.ledger.create_trade(plan, stage="open")
+    await desk.hold("ESX", 10, "100", plan.trade_id)
+    rig.exchange.events.liquidate("ESX", D("91.25"))
+
+    async def nobody_listens(*_: Any) -> bool:
+        raise Transient("the server is away", code="AWAY")
+
+    dying = ReconcilePass(rig.services, nobody_listens)
+    await dying.run(ReconcileInput(account=rig.services.account, settle_s=0.01))
+    await dying.aclose()
+    assert desk.adjusted == []
+    assert await desk.owned() == {}
+
+    for _ in range(2):
+        assert kinds(await desk.reconcile()) == []
+    assert [(f.quantity, f.price) for f in desk.adjusted] == [(D(-10), D("91.25"))]
+    rows = await rig.ledger.adjustments(rig.services.account, plan.trade_id)
+    assert len([row for row in rows if row.kind is AdjustmentKind.LIQUIDATION]) == 1
 
 
 # --- at a broker that tells no rows --------------------------------------------------------------
