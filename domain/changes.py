@@ -15,6 +15,7 @@ from domain.trade_state import OrderRecord, TradeState
 
 CANCEL_REFUSALS_MAX = 5
 SEEN_COMMANDS_MAX = 256
+TOLD_MAX = 64
 
 
 def alert(
@@ -26,6 +27,23 @@ def alert(
     """State with an alert queued; equal alerts queue once."""
     entry = Alert(code=code, severity=severity, text=text[:500])
     return state if entry in state.alerts else state.changed(alerts=(*state.alerts, entry))
+
+
+def alert_once(
+    state: TradeState,
+    code: str,
+    text: str,
+    severity: AlertSeverity = AlertSeverity.WARNING,
+) -> TradeState:
+    """State with an alert of something that lasts: told the first time that it is seen.
+
+    Every alert wakes the trade, which looks again: what still is so must not be told again (I18).
+    """
+    known = f"{code} {text}"
+    if known in state.told:
+        return state
+    told = (*state.told, known)[-TOLD_MAX:]
+    return alert(state, code, text, severity).changed(told=told)
 
 
 def take_command_id(state: TradeState, command_id: str) -> TradeState | None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import takewhile
 
 from domain import trade_state as ts
-from domain.changes import alert, start_exit
+from domain.changes import alert, alert_once, start_exit
 from domain.commands import (
     AlertSeverity,
     Command,
@@ -227,7 +227,7 @@ def _ratchet(
     assert state.ticket is not None
     assert wanted.stop_price is not None
     if stop.refusals >= RATCHET_REFUSALS_MAX:
-        return alert(
+        return alert_once(
             state,
             "RATCHET_REFUSED",
             f"{stop.client_id} stays at {stop.stop_price}",

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from domain import doubts, slices
 from domain import trade_state as ts
-from domain.changes import alert, count_version, end_walk, start_exit
+from domain.changes import alert, alert_once, count_version, end_walk, start_exit
 from domain.closing import close_part
 from domain.commands import (
     AlertSeverity,
@@ -30,6 +30,7 @@ from domain.intents import is_due, urgency_of
 from domain.leaving import exit_deadlines, get_out
 from domain.moves import (
     CANCEL_RECHECK_S,
+    CRITICAL,
     GROUP_DEATH_S,
     Step,
     cancel_orders,
@@ -203,7 +204,7 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
             state = state.changed(needs_operator=doubts.unknown(record.client_id))
             state = alert(state, "ORDER_UNKNOWN_PARKED", record.client_id, AlertSeverity.CRITICAL)
         elif unknown_s >= PROTECT_UNKNOWN_S and record.role in (Role.STOP, Role.TARGET):
-            state = alert(state, "PROTECTION_UNKNOWN", record.client_id, AlertSeverity.CRITICAL)
+            state = alert_once(state, "PROTECTION_UNKNOWN", record.client_id, CRITICAL)
         command = ResolveOrder(
             intent=record.intent,
             replaces_broker_id=_broker_id_of(state, record.replaces),
@@ -274,7 +275,7 @@ def _drop_doubles(state: TradeState, now: datetime, busy: Collection[str]) -> St
         and any(new.replaces == o.client_id and is_settled(new) for new in state.orders)
     )
     for double in doubles:
-        state = alert(state, "REPLACE_DOUBLED", double.client_id, AlertSeverity.CRITICAL)
+        state = alert_once(state, "REPLACE_DOUBLED", double.client_id, CRITICAL)
     commands = tuple(
         CancelOrder(
             client_id=o.client_id,

@@ -202,6 +202,7 @@ class TradeState(Frozen):
 
     `version` counts what a person should know before acting; `booking` and `answers` are what the
     ledger does not have yet; `giving_back` waits for the read after which automation goes on.
+    `told` names alerts of things that last, so that each is told once.
     `reads_in_vain` counts reads in a row that settled nothing: each doubles the pause to the next.
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
@@ -259,6 +260,7 @@ class TradeState(Frozen):
     seen_commands: tuple[str, ...] = ()
     naked: NakedClock = NakedClock()
     alerts: tuple[Alert, ...] = ()
+    told: tuple[str, ...] = ()
     proven_closed: bool = False
     settled: bool = False
     realised: Amount | None = None

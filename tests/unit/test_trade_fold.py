@@ -8,11 +8,21 @@ from decimal import Decimal
 import pytest
 
 from domain import trade_state as ts
-from domain.commands import Alert, CancelOrder, Command, PlaceOrder, Urgency, WalkStep
+from domain.commands import (
+    Alert,
+    CancelOrder,
+    Command,
+    PlaceOrder,
+    ReplaceOrder,
+    ResolveOrder,
+    Urgency,
+    WalkStep,
+)
 from domain.control import KillMode
 from domain.facts import (
     BrokerSnapshot,
     DiscrepancyFound,
+    Fact,
     FillReported,
     FlattenRequested,
     KillEngaged,
@@ -20,6 +30,7 @@ from domain.facts import (
     OperatorVerb,
     OrderNotSent,
     OrderReported,
+    OrderUnknown,
 )
 from domain.instrument import Instrument
 from domain.order import (
@@ -620,8 +631,50 @@ def test_protection_that_is_refused_in_a_closed_session_is_told_once() -> None:
     trade.pass_time(90)
     assert trade.state.exit.reason == "protection_rejected"
     assert ts.held_units(trade.state) == 10
-    told = [c for c in trade.commands if c.kind == "alert" and c.code == "PROTECTION_REJECTED"]
+    told = [c for c in trade.commands if isinstance(c, Alert) and c.code == "PROTECTION_REJECTED"]
     assert len(told) == 1
     broker.open_session = True
     trade.pass_time(30)
     assert broker.position == 0
+
+
+def test_protection_whose_fate_stays_unknown_is_told_once() -> None:
+    """E2, I10, I18: GT14 with a late answer told it thirty times within a second."""
+
+    class Doubtful(Trade):
+        def _resolved(self, command: ResolveOrder) -> list[Fact]:
+            unknown = OrderUnknown(
+                at=self.now, client_id=command.intent.client_id, reason="not seen yet"
+            )
+            return [unknown]
+
+    def loses_protection(command: Command) -> str:
+        if not isinstance(command, PlaceOrder) or command.urgency is not Urgency.PROTECT:
+            return ""
+        return "lost"
+
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.30"))
+    trade = Doubtful(make_plan(), broker, mischief=loses_protection)
+    trade.pass_time(45)
+    codes = [c.code for c in trade.commands if isinstance(c, Alert)]
+    assert codes.count("PROTECTION_UNKNOWN") == 1
+    assert codes.count("ORDER_UNKNOWN_PARKED") <= 1
+
+
+def test_ratchet_that_keeps_being_refused_is_told_once() -> None:
+    """I18: the stop stays where it is, and one alert says so."""
+
+    def refuses_ratchet(command: Command) -> str:
+        return "reject" if isinstance(command, ReplaceOrder) else ""
+
+    targets = (
+        TargetPlan(price=PlanPrice(offset=D(2)), fraction=D("0.5")),
+        TargetPlan(price=PlanPrice(offset=D(5)), fraction=D("0.5")),
+    )
+    ratchet = (RatchetStep(after_target=1, kind=RatchetKind.BREAK_EVEN),)
+    trade, broker = start(make_plan(targets=targets, ratchet=ratchet), mischief=refuses_ratchet)
+    trade.pass_time(25)
+    broker.move(D("102.60"), D("102.80"))
+    trade.pass_time(60)
+    told = [c for c in trade.commands if isinstance(c, Alert) and c.code == "RATCHET_REFUSED"]
+    assert len(told) == 1
