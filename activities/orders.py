@@ -31,6 +31,7 @@ from activities.order_facts import (
     not_sent,
     same_order,
     why_not_quoted,
+    why_not_restricted,
     why_not_step,
 )
 from activities.quotes import net_quote, read_quotes
@@ -75,11 +76,12 @@ from domain.facts import (
     ReplaceConfirmed,
     ReplaceRejected,
 )
-from domain.fold_orders import AMENDED
+from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
 from domain.trade_state import HISTORY_REWOUND
 from ledger.records import (
     SELF_HALTING,
+    GateAnswer,
     GatePermit,
     GateRefused,
     IntentExists,
@@ -88,6 +90,8 @@ from ledger.records import (
 )
 
 GATE_AGE_MAX_S = 0.150
+REDUCING_GATE_AGE_MAX_S = 1.0
+KNOCKS_MAX = 3
 READ_BACK_S = 1.0
 LIST_MARGIN_S = 60.0
 
@@ -125,20 +129,11 @@ class OrderActivities:
             return NotExecuted(code=NOT_REDUCING, text=why, retry_after_s=ASK_AGAIN_S)
         services.failpoint("before_intent_row")
         try:
-            answer = await services.ledger.open_gate(
-                intent,
-                trade.owner,
-                token,
-                services.now(),
-                build_id=services.build_id,
-                config_hash=services.config_hash,
-                resend=resend,
-            )
+            answer, gate_asked_s = await self._knock(trade, intent, token, resend)
         except HoldfastError as error:
             if intent.increasing:
                 return NotExecuted(code=error.code, text=error.text)
             return await self._send_without_ledger(trade, intent, replaces, token)
-        gate_passed_s = services.monotonic()
         services.failpoint("after_intent_row")
         match answer:
             case GateRefused():
@@ -149,7 +144,7 @@ class OrderActivities:
                 rewound = None if resend else self._sent_by_another_run(answer.record, token)
                 return rewound or await self._earlier(answer)
             case GatePermit():
-                outcome = await self._send_once(intent, replaces, gate_passed_s)
+                outcome = await self._send_once(intent, replaces, gate_asked_s)
         await self._record(intent, token, outcome, replaces)
         services.failpoint("after_ledger")
         return outcome
@@ -181,12 +176,37 @@ class OrderActivities:
         market = intent.body.order_type is OrderType.MARKET
         return intent.increasing and market and self._services.disallow_market_orders
 
+    async def _knock(
+        self, trade: TradeRef, intent: OrderIntent, token: str, resend: bool
+    ) -> tuple[GateAnswer, float]:
+        """The gate's answer, and when it was asked for.
+
+        A permit that was long on its way is asked for again: meanwhile a kill may have come, or a
+        resolver may have taken the row over and called the order absent (C8, I9).
+        """
+        services = self._services
+        for _ in range(KNOCKS_MAX):
+            asked_s = services.monotonic()
+            answer = await services.ledger.open_gate(
+                intent,
+                trade.owner,
+                token,
+                services.now(),
+                build_id=services.build_id,
+                config_hash=services.config_hash,
+                resend=resend,
+            )
+            took_s = services.monotonic() - asked_s
+            if not isinstance(answer, GatePermit) or took_s <= _gate_age_max_s(intent):
+                break
+        return answer, asked_s
+
     async def _send_once(
-        self, intent: OrderIntent, replaces: str | None, gate_passed_s: float
+        self, intent: OrderIntent, replaces: str | None, gate_asked_s: float
     ) -> PlaceOutcome:
         """The 150 ms rule, then one attempt: a stopped and woken process does not send (C8)."""
         services = self._services
-        if services.monotonic() - gate_passed_s > GATE_AGE_MAX_S:
+        if services.monotonic() - gate_asked_s > _gate_age_max_s(intent):
             return NotExecuted(code="STALE_GATE", text="the gate was passed too long ago")
         if replaces is None:
             outcome = await services.broker.place(intent)
@@ -226,6 +246,8 @@ class OrderActivities:
             return Rejected(code=record.code or "REJECTED", text=record.text)
         if record.state is IntentState.ACCEPTED and record.snapshot is not None:
             return record.snapshot
+        if record.state is IntentState.NOT_SENT:
+            return NotExecuted(code=record.code, text="this order was given up")
         return UnknownOutcome(reason=f"an earlier attempt left the order {record.state}")
 
     async def _record(
@@ -399,7 +421,11 @@ class OrderActivities:
             seen = (*seen, QuoteRead(at=now, quote=quote))
         why_not = why_not_step(
             command.invalid_at_or_below, command.invalid_at_or_above, own, quote
-        ) or why_not_quoted(command.legs, quotes, self._services.limits, trade.clock, now)
+        )
+        why_not = why_not or why_not_restricted(command.legs, self._services.restricted)
+        why_not = why_not or why_not_quoted(
+            command.legs, quotes, self._services.limits, trade.clock, now
+        )
         if why_not:
             skipped = OrderNotSent(
                 at=now, client_id=command.intent.client_id, code="STEP_SKIPPED", text=why_not
@@ -528,7 +554,7 @@ class OrderActivities:
             await self._book_not_sent(client_id, AMENDED)
         elif waited_s >= services.settle_window_s + services.request_timeout_s:
             fact = OrderResolved(at=now, client_id=client_id, order=None, evidence="not changed")
-            await self._book_not_sent(client_id, "PROVEN_ABSENT")
+            await self._book_not_sent(client_id, PROVEN_ABSENT)
         return (fact, reported, *fills)
 
     async def _book_not_sent(self, client_id: str, code: str) -> None:
@@ -554,6 +580,10 @@ class OrderActivities:
         services, command = self._services, input.command
         client_id = command.intent.client_id
         unknown = OrderUnknown(at=services.now(), client_id=client_id, reason="not seen yet")
+        try:
+            record = await self._bar_late_attempts(input)
+        except HoldfastError:
+            return (unknown,)
         waited_s = (services.now() - command.sent_at).total_seconds()
         if waited_s < services.settle_window_s + services.request_timeout_s:
             return (unknown,)
@@ -577,15 +607,34 @@ class OrderActivities:
                 at=services.now(), client_id=client_id, order=found, evidence="order list"
             )
             return (resolved, *await self._fills_behind(input.trade, found))
-        record = await services.ledger.claim_intent(client_id, attempt_token())
-        known = record is not None and record.code == "DUPLICATE"
-        if known or any(fill.client_id == client_id for fill in fills):
+        if record.code == "DUPLICATE" or any(fill.client_id == client_id for fill in fills):
             return (unknown,)
-        if record is not None:
-            await services.ledger.record_answer(
-                client_id, None, IntentState.NOT_SENT, code="PROVEN_ABSENT", at=services.now()
-            )
+        stands = await services.ledger.record_answer(
+            client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=services.now()
+        )
+        if stands.state is not IntentState.NOT_SENT:
+            return (unknown,)
         absent = OrderResolved(
             at=services.now(), client_id=client_id, order=None, evidence="absent after settling"
         )
         return (absent,)
+
+    async def _bar_late_attempts(self, input: ResolveInput) -> IntentRecord:
+        """Puts a token of ours on the row, so that no earlier attempt may still send (C8).
+
+        It comes long before the proof: what an attempt sent until now arrives meanwhile. An
+        attempt that has not even reached its gate has no row; it finds this one taken.
+        """
+        ledger, intent, token = self._services.ledger, input.command.intent, attempt_token()
+        record = await ledger.claim_intent(intent.client_id, token)
+        if record is not None:
+            return record
+        now = self._services.now()
+        return await ledger.book_sent_intent(
+            intent, input.trade.owner, token, IntentState.UNKNOWN, now, code="NOT_SEEN"
+        )
+
+
+def _gate_age_max_s(intent: OrderIntent) -> float:
+    """How old a permit may be at the send; a slow ledger must not hold up exits for ever (H5)."""
+    return GATE_AGE_MAX_S if intent.increasing else REDUCING_GATE_AGE_MAX_S

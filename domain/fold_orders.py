@@ -34,6 +34,7 @@ RETRY_MAX_S = 60.0
 CANCEL_AGAIN_S = 2.0
 BY_HAND = "by-hand"
 AS_FLAT = "as-flat"
+PROVEN_ABSENT = "PROVEN_ABSENT"
 AMENDED = "AMENDED"
 PARKING_CODES = frozenset({"INTENT_BODY_DIFFERS", "NOT_REDUCING"})
 
@@ -117,7 +118,7 @@ def order_resolved(state: TradeState, fact: OrderResolved, now: datetime) -> Tra
     record = state.order(fact.client_id)
     if record is None or record.state in TERMINAL_STATES:
         return state
-    after = move(record, OrderEvent.NOT_SENT, now, reject_code="PROVEN_ABSENT")
+    after = move(record, OrderEvent.NOT_SENT, now, reject_code=PROVEN_ABSENT)
     return _free_predecessor(state.with_order(after), record, now)
 
 

@@ -22,7 +22,7 @@ from domain.commands import AlertSeverity
 from domain.control import ApiBreakerState, BreakerState
 from domain.entry import entry_orders_max
 from domain.errors import Broken
-from domain.fold_orders import AMENDED, BY_HAND
+from domain.fold_orders import AMENDED, BY_HAND, PROVEN_ABSENT
 from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot
 from domain.plan import TradePlan
 from ledger.alert_store import add_alert
@@ -312,7 +312,8 @@ def _bodies_differ(known: IntentRecord, asked: _Asked) -> bool:
 
 def _may_try(known: IntentRecord, asked: _Asked) -> bool:
     if known.state is IntentState.NOT_SENT:
-        return True
+        # What was proven absent may have a successor: an attempt that wakes up now must not send.
+        return known.code not in (PROVEN_ABSENT, BY_HAND)
     if known.state is IntentState.SENDING and known.attempt_token == asked.token:
         return True
     return asked.resend and known.state in (IntentState.SENDING, IntentState.UNKNOWN)

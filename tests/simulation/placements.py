@@ -1,0 +1,270 @@
+"""Placements only, as many as there is time for: never two accepted orders for one wish (M6, I1).
+
+    python -m tests.simulation.placements --count 1000000 --log placements.jsonl
+
+Every placement is the real order activity (intent, gate, send, answer, ledger) through the real
+adapter. 5 % of the answers are lost, 1 % of the attempts are zombies: stopped right after the
+gate, given up by the server after five seconds, woken while the order is being resolved. Orders
+are looked up in vain for a while. A wish whose order is proven absent is placed again under a new
+key; two accepted orders for one wish are a duplicate, whatever their keys.
+
+A batch is a seed, so a log can be continued: batches that it names are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import temporalio.activity
+
+from activities.services import PlaceInput, ResolveInput, TradeRef
+from domain.clock import real_time
+from domain.commands import PlaceOrder, ResolveOrder, Urgency
+from domain.facts import (
+    FactBatch,
+    OrderAccepted,
+    OrderNotSent,
+    OrderRejected,
+    OrderResolved,
+    OrderUnknown,
+)
+from domain.ids import IntentKey, Purpose
+from domain.order import OrderBody, OrderIntent, OrderType, Side
+from tests.simulation.clock import START, VirtualLoop, run_virtual
+from tests.simulation.processes import Process
+from tests.simulation.scenario import ACCOUNT, BROKERS, SYMBOLS, Move, Scenario, plan_of
+from tests.simulation.temporal import Client, Run, Step, _context_of
+from tests.simulation.world import INSTALLATION, World
+
+BATCH = 500
+AT_ONCE = 10
+LOST_REPLIES = 0.05
+ZOMBIES = 0.01
+SEND_LIMIT_S = 5.0
+RESOLVE_TRIES_MAX = 60
+KEYS_MAX = 3
+D = Decimal
+
+
+@dataclass
+class Sums:
+    """What a batch came to."""
+
+    placed: int = 0
+    duplicates: int = 0
+    lost: int = 0
+    zombies: int = 0
+    again: int = 0
+    unresolved: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: dict[str, Any]) -> None:
+        for name in ("placed", "duplicates", "lost", "zombies", "again", "unresolved"):
+            setattr(self, name, getattr(self, name) + other[name])
+        self.ends.update(other["ends"])
+
+
+def run_batch(number: int, broker: str) -> Sums:
+    """The batch's placements in one world."""
+    loop = VirtualLoop()
+    return run_virtual(_Batch(number, broker, loop).run(), loop)
+
+
+class _Batch:
+    def __init__(self, number: int, broker: str, loop: VirtualLoop) -> None:
+        self._dice = random.Random(f"placements:{broker}:{number}")
+        scenario = Scenario(seed=number, broker=broker)
+        self._world = World(scenario, loop)
+        self._loop = loop
+        self._plan = plan_of(self._dice, "p", SYMBOLS[0])
+        self._sums = Sums()
+        self._number = number
+
+    async def run(self) -> Sums:
+        world = self._world
+        world.mishaps.ledger.stall_s = self._stall_s
+        world.ledger.set_api_breaker = self._keep_closed  # type: ignore[assignment,method-assign]
+        world._show(Move(0.0, SYMBOLS[0], D("99.98"), D("100.02"), D(1000)))
+        process = world.birth("gateway")
+        faults = world.exchange.state.faults
+        lost = {"method": "POST", "probability": LOST_REPLIES, "count": None}
+        faults.add({"kind": "drop_reply", "match": lost})
+        faults.add({"kind": "lookup_lag", "match": {"count": None}, "params": {"lag_s": 1.5}})
+        for first in range(0, BATCH, AT_ONCE):
+            wishes = (self._wish(process, first + n) for n in range(AT_ONCE))
+            await asyncio.gather(*wishes)
+        await asyncio.sleep(30.0)
+        self._count()
+        self._sums.lost = faults.fired["drop_reply"]
+        return self._sums
+
+    async def _keep_closed(self, *_state: object) -> None:
+        """The API breaker would stop the entries that are to be placed here."""
+
+    def _stall_s(self, method: str) -> float:
+        """One attempt in a hundred stops between its gate and its send."""
+        if method != "open_gate" or self._dice.random() >= ZOMBIES:
+            return 0.0
+        self._sums.zombies += 1
+        return self._dice.choice((0.2, 5.5, 7.0))
+
+    async def _wish(self, process: Process, number: int) -> None:
+        """One order is wanted; it is tried under up to three keys until one is accepted."""
+        name = f"p{self._number}-{number}"
+        plan = self._plan.model_copy(update={"trade_id": name, "signal_id": name})
+        await self._world.ledger.create_trade(plan)
+        trade = TradeRef.of(plan, real_time(START))
+        self._sums.placed += 1
+        for sequence in range(1, KEYS_MAX + 1):
+            end = await self._place(process, trade, sequence)
+            if end != "absent":
+                break
+            self._sums.again += 1
+        self._sums.ends[end] += 1
+        await self._tidy(name)
+
+    async def _place(self, process: Process, trade: TradeRef, sequence: int) -> str:
+        key = IntentKey(trade_id=trade.trade_id, purpose=Purpose.ENTRY, sequence=sequence)
+        body = OrderBody(
+            symbol=SYMBOLS[0],
+            side=Side.BUY,
+            quantity=D(1),
+            order_type=OrderType.LIMIT,
+            limit_price=D("50.00"),
+            intent_date=START.date(),
+        )
+        intent = OrderIntent.derive(INSTALLATION, key, body, increasing=True)
+        command = PlaceOrder(intent=intent, urgency=Urgency.ENTRY)
+        sent_at = self._loop.now()
+        end = await self._attempt(process, "place_order", PlaceInput(trade=trade, command=command))
+        may_repost = self._world.scenario.broker == "alpaca"
+        for number in range(RESOLVE_TRIES_MAX):
+            if end != "unknown":
+                return end
+            await asyncio.sleep(1.0)
+            resolve = ResolveOrder(
+                intent=intent, sent_at=sent_at, may_repost=may_repost, urgency=Urgency.ENTRY
+            )
+            given = ResolveInput(trade=trade, command=resolve)
+            end = await self._attempt(process, "resolve_order", given, number)
+        self._sums.unresolved += 1
+        return "unresolved"
+
+    async def _attempt(self, process: Process, name: str, given: Any, number: int = 0) -> str:
+        """One attempt under the server's time limit; given up, it runs on as a zombie."""
+        task = process.spawn(self._body(process, name, given, number))
+        done, _ = await asyncio.wait({task}, timeout=SEND_LIMIT_S)
+        if not done:
+            return "unknown"
+        return _end_of(task.result())
+
+    async def _body(self, process: Process, name: str, given: Any, number: int) -> FactBatch:
+        run = Run(f"trade/{given.trade.trade_id}", "run", "Trade", None)
+        step = Step(
+            run=run,
+            seq=number,
+            name=name,
+            queue="",
+            scheduled_at=self._loop.now(),
+            argument=given,
+            wait_s=None,
+            limit_s=SEND_LIMIT_S,
+            first_s=0.0,
+            longest_s=0.0,
+            factor=1.0,
+            attempts_max=1,
+        )
+        context = _context_of(step, 1, Client(self._world.server))
+        token = temporalio.activity._Context.set(context)
+        try:
+            batch: FactBatch = await process.bodies[name](given)
+        finally:
+            temporalio.activity._Context.reset(token)
+        return batch
+
+    async def _tidy(self, trade_id: str) -> None:
+        """Working orders make the venue slow; what was accepted stays in the journal."""
+        prefix = [k for k, v in self._world.ledger.prefixes.items() if v == trade_id][-1]
+        for order in self._world.exchange.open_orders:
+            if order.client_id.startswith(prefix):
+                self._world.exchange.cancel(order.id)
+
+    def _count(self) -> None:
+        accepted = Counter(
+            str(row["client_id"])[:16] for row in self._world.exchange.journal.of("accepted")
+        )
+        self._sums.duplicates = sum(count - 1 for count in accepted.values())
+
+
+def _end_of(batch: FactBatch) -> str:
+    for fact in batch.facts:
+        match fact:
+            case OrderAccepted():
+                return "accepted"
+            case OrderResolved():
+                return "accepted" if fact.order is not None else "absent"
+            case OrderNotSent():
+                return "absent"
+            case OrderRejected():
+                return "rejected"
+            case OrderUnknown():
+                return "unknown"
+            case _:
+                continue
+    return "unknown"
+
+
+def main() -> int:
+    """0 if no wish has two accepted orders and none stayed unresolved."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.placements")
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--broker", choices=BROKERS)
+    parser.add_argument("--log", type=Path, help="one line of JSON per batch; continued if there")
+    options = parser.parse_args()
+    brokers = (options.broker,) if options.broker else BROKERS
+    batches = [
+        (n, b) for n in range(1, options.count // BATCH // len(brokers) + 1) for b in brokers
+    ]
+    done = _done(options.log)
+    sums, began_s = Sums(), time.perf_counter()
+    fresh = 0
+    for number, broker in batches:
+        row = done.get((number, broker))
+        if row is None:
+            batch = run_batch(number, broker)
+            row = {"batch": number, "broker": broker, "account": ACCOUNT, **vars(batch)}
+            fresh += batch.placed
+            if options.log is not None:
+                with options.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(row) + "\n")
+        sums.add(row)
+        if row["duplicates"]:
+            print(f"batch {number} at {broker}: {row['duplicates']} duplicates")
+    rate = fresh / max(time.perf_counter() - began_s, 1e-9)
+    print(
+        f"{sums.placed} placements, {sums.duplicates} duplicate accepted orders; "
+        f"{sums.lost} lost replies, {sums.zombies} zombies, {sums.again} placed again under a "
+        f"new key, {sums.unresolved} unresolved; {dict(sums.ends)}; {rate:.0f} a second"
+    )
+    return int(bool(sums.duplicates or sums.unresolved))
+
+
+def _done(log: Path | None) -> dict[tuple[int, str], dict[str, Any]]:
+    if log is None or not log.exists():
+        return {}
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return {(row["batch"], row["broker"]): row for row in rows}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
