@@ -23,7 +23,7 @@ from domain.fold_orders import AMENDED
 from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
 from domain.plan import PlanLeg
 from domain.risk.checks_state import age_allowed, quote_fault
-from domain.risk.limits import Limits
+from domain.risk.limits import Limits, RestrictedList
 from ledger.records import IntentState
 
 EXCHANGE_ZONE = ZoneInfo("America/New_York")
@@ -126,6 +126,14 @@ def why_not_quoted(
             code = "" if -limits.quote_max_age_s <= age_s <= allowed else "QUOTE_STALE"
         if code:
             return f"{code} {leg.instrument.symbol}"
+    return ""
+
+
+def why_not_restricted(legs: Sequence[PlanLeg], listed: RestrictedList) -> str:
+    """A symbol that came onto the list while its entry walks is bought no dearer (B5)."""
+    for leg in legs:
+        if leg.instrument.symbol in listed.symbols:
+            return f"SYMBOL_RESTRICTED {leg.instrument.symbol}"
     return ""
 
 

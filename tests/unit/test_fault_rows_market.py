@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from activities.order_facts import why_not_quoted
+from activities.order_facts import why_not_quoted, why_not_restricted
 from activities.orders import GATE_AGE_MAX_S, READ_BACK_S
 from activities.services import Services
 from brokers.errors import retry_after_s
@@ -26,6 +26,7 @@ from domain.facts import (
 )
 from domain.fold_orders import RETRY_MAX_S
 from domain.order import OrderType, Quote, Side
+from domain.risk.limits import RestrictedList
 from domain.trade_state import Stage
 from marketdata.calendars import calendar_for
 from tests.rig import roomy_limits
@@ -68,6 +69,16 @@ def test_walk_step_is_left_out_on_every_quote_that_the_gate_refuses(kind: str) -
     good = {"AAPL": quote("99.99", "100.01")}
     assert why_not_quoted(legs, good, roomy_limits(), clock, NOW) == ""
     assert why_not_quoted(legs, {}, roomy_limits(), clock, NOW).startswith("PRICE_UNAVAILABLE")
+
+
+@pytest.mark.covers("B5")
+@pytest.mark.parametrize(("symbols", "fine"), [((), True), (("MSFT",), True), (("AAPL",), False)])
+def test_walk_step_is_left_out_once_its_symbol_is_restricted(
+    symbols: tuple[str, ...], fine: bool
+) -> None:
+    """The gate passed before the list changed; the next price of the entry does not leave."""
+    listed = RestrictedList(symbols=symbols, as_of=NOW)
+    assert (why_not_restricted(make_plan().legs, listed) == "") == fine
 
 
 @pytest.mark.covers("G1")
