@@ -240,6 +240,7 @@ async def gap_after_halt(play: Play) -> None:
     """What was a stop at 98.50 is sold at 96.00, the first price there is."""
     plan = await play.start(simple_plan(play))
     await hold_protected(play, plan)
+    await play.when_settled(plan)
     exchange = play.rig.exchange
     opened = exchange.now
     exchange.halt(SYMBOL)
@@ -255,6 +256,7 @@ async def three_weeks(play: Play) -> None:
     await hold_protected(play, plan)
     first_day = play.rig.exchange.now
     await play.hand_over(plan)
+    await play.when_settled(plan)
     for week, (bid, ask, stop) in enumerate(
         (("101.50", "101.75", FIRST_LIMIT), ("102.50", "102.75", D("101.5"))), start=1
     ):
@@ -262,6 +264,7 @@ async def three_weeks(play: Play) -> None:
         play.quote(SYMBOL, bid, ask)
         await play.when_protected(plan, at=stop)
         await play.hand_over(plan)
+        await play.when_settled(plan)
     play.advance_to(first_day + timedelta(weeks=3))
     play.quote(SYMBOL, "103.50", "103.75")
 

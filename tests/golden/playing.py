@@ -35,6 +35,7 @@ from workflows.trade import TradeWorkflow
 
 QUERY_TIMEOUT_S = 3.0
 UPDATE_TIMEOUT_S = 5.0
+_SETTLED = {"working", "held"}
 
 
 class EndedEarlyError(Exception):
@@ -206,6 +207,19 @@ class Play:
         """Waits until stops cover what is held, all at this price if one is given."""
         what = f"{plan.trade_id} is protected at {at or 'its stop'}"
         await self.when(plan, lambda: self.is_protected(plan, at=at), what)
+
+    async def when_settled(self, plan: TradePlan) -> None:
+        """Waits until the trade knows of all its exits: before a script lets days pass.
+
+        The exchange's days pass faster than the trade's own clock, so that a doubt of yesterday
+        would be judged by the list of a day that has not come for the trade.
+        """
+
+        def is_settled(now: TradeStatus) -> bool:
+            states = [text.split(" ")[1] for text in now.working]
+            return now.protection in ("resting", "dormant") and not set(states) - _SETTLED
+
+        await self.when_it_says(plan, is_settled, f"{plan.trade_id} knows its exits")
 
     def _end_early(self, what: str) -> NoReturn:
         self.cut_short = what
