@@ -25,7 +25,9 @@ from ledger.records import IntentRecord, IntentState, TradeBook
 NOT_REDUCING = "NOT_REDUCING"
 ASK_AGAIN_S = 30.0
 """Pause before a trade whose exit was refused here may try again, wall seconds."""
-BROKER_WAIT_S = 2.0
+LEDGER_WAIT_S = 0.5
+BROKER_WAIT_S = 1.0
+"""Together with gate and send they stay inside the step: a slow part must not eat an exit (H5)."""
 _LEAVES = (Purpose.EXIT, Purpose.FLATTEN)
 _IN_DOUBT = (IntentState.SENDING, IntentState.UNKNOWN)
 
@@ -37,8 +39,9 @@ async def why_not_reducing(services: Services, intent: OrderIntent) -> str:
     them within the position (I4). Never raises.
     """
     try:
-        book = await services.ledger.trade_book(intent.key.trade_id)
-    except HoldfastError:
+        async with asyncio.timeout(LEDGER_WAIT_S):
+            book = await services.ledger.trade_book(intent.key.trade_id)
+    except (HoldfastError, TimeoutError):
         return ""
     if book is None or _is_known(book, intent):
         return ""

@@ -18,7 +18,7 @@ from brokers.alpaca.client import AlpacaBroker
 from brokers.alpaca.config import AlpacaConfig
 from domain.clock import ClockMap
 from domain.commands import PlaceOrder, Urgency
-from domain.facts import Fact
+from domain.facts import Fact, OrderAccepted
 from domain.ids import IntentKey, Purpose
 from domain.instrument import Instrument
 from domain.order import OrderBody, OrderIntent, OrderType, Side, TimeInForce
@@ -46,7 +46,8 @@ class Lane:
     async def open_trade(self, trade_id: str = "trade-1", quantity: str = "100") -> None:
         """A trade that has bought, its execution booked."""
         await self.ledger.create_trade(plan(trade_id))
-        await self.place(order(trade_id, quantity=quantity))
+        (accepted, *_) = await self.place(order(trade_id, quantity=quantity))
+        assert isinstance(accepted, OrderAccepted), accepted
         await book_executions(self.services, trade_id)
 
     async def place(self, intent: OrderIntent) -> tuple[Fact, ...]:
@@ -114,6 +115,7 @@ async def order_lane(ledger: Ledger) -> AsyncIterator[Lane]:
         installation=INSTALLATION,
         limits=roomy_limits(),
         restricted=RestrictedList(as_of=datetime.now(UTC)),
+        monotonic=lambda: 0.0,  # a busy machine makes no gate stale here
     )
     lane = Lane(ledger, exchange, services)
     lane.quote("99.99", "100.01")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -126,7 +127,9 @@ class HalfBlind:
         raise Transient("positions were away")
 
 
-@pytest.mark.parametrize("fault", ["ledger", "positions", "empty positions", "order in doubt"])
+@pytest.mark.parametrize(
+    "fault", ["ledger", "slow ledger", "positions", "empty positions", "order in doubt"]
+)
 async def test_exit_is_never_held_back_by_missing_knowledge(lane: Lane, fault: str) -> None:
     """ADR 0011: the order goes out; whether it is right is then the venue's to say."""
     await lane.open_trade()
@@ -137,6 +140,13 @@ async def test_exit_is_never_held_back_by_missing_knowledge(lane: Lane, fault: s
             raise LedgerDown("the ledger was away")
 
         lane.ledger.trade_book = away  # type: ignore[method-assign]
+    elif fault == "slow ledger":
+
+        async def never(trade_id: str) -> TradeBook | None:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody waited")
+
+        lane.ledger.trade_book = never  # type: ignore[method-assign]
     elif fault == "order in doubt":
         doubtful = order(sequence=2)
         await lane.ledger.open_gate(doubtful, owner(), "t9", services.now())
