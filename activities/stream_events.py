@@ -46,6 +46,9 @@ class StreamBooker:
 
     async def take(self, update: OrderUpdate) -> None:
         """One frame. Raises only when the ledger is away; the next compare pass repairs that."""
+        if update.busted_execution:
+            await self._book_bust(update.order.broker_order_id, update.busted_execution)
+            return
         if update.fill is not None:
             await self._services.ledger.record_snapshot(self._services.account, update.order)
             await self._book_fill(update.fill)
@@ -76,6 +79,25 @@ class StreamBooker:
             await report(services, "FILL_DIFFERS", text, booking.trade_id or "")
         if booking.trade_id is not None and not booking.told:
             self._ring_fill(booking.trade_id, booking.fill or fill)
+
+    async def _book_bust(self, broker_order_id: str, execution_id: str) -> None:
+        """The venue takes an execution back: a row that reverses it, told like a fill (D9)."""
+        services = self._services
+        rows = await services.ledger.fills_of_account(services.account)
+        meant = [
+            row.fill
+            for row in rows
+            if row.fill.broker_order_id == broker_order_id
+            and not row.is_reversal
+            # REST names an execution by time and id, the stream by its id alone.
+            and row.fill.execution_id.rpartition("::")[2] == execution_id
+        ]
+        if not meant:
+            text = f"execution {execution_id} of order {broker_order_id} was taken back"
+            await report(services, "BUST_UNKNOWN", text)
+            return
+        await services.ledger.bust_fill(services.account, meant[0].fill_key, "the venue's word")
+        await self.ring_untold()
 
     def _ring_fill(self, trade_id: str, fill: Fill, busts: str | None = None) -> None:
         """Rings once per row while the signal is on its way; `delivered` ends that."""

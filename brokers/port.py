@@ -137,13 +137,17 @@ class EventPage(Frozen):
 
 
 class OrderUpdate(Frozen):
-    """One frame of the order stream: the order, and the execution if there was one."""
+    """One frame of the order stream: the order, and the execution if there was one.
+
+    `busted_execution` is the venue's id of an execution that it takes back (D9).
+    """
 
     kind: Literal["order"] = "order"
     event: str
     order: OrderSnapshot
     fill: Fill | None = None
     position_quantity: NetPrice | None = None
+    busted_execution: str = ""
 
 
 class StreamReady(Frozen):

@@ -290,7 +290,11 @@ def trade_update(raw: object) -> tuple[OrderUpdate | FrameProblem, ...]:
         else:
             problems.append(found)
     update = OrderUpdate(
-        event=wire.event, order=order, fill=fill, position_quantity=wire.position_qty
+        event=wire.event,
+        order=order,
+        fill=fill,
+        position_quantity=wire.position_qty,
+        busted_execution=(wire.execution_id or "") if wire.event == "trade_bust" else "",
     )
     return (*problems, update)
 

@@ -324,3 +324,26 @@ async def test_gt16_leveraged_perpetual_pays_funding_and_is_liquidated(
         assert trade.fees == -funding
         assert CASH + (trade.realised or D(0)) == rig.exchange.state.account.cash
         assert kinds(await reconcile(rig)) == []
+
+
+# --- a trade that the venue takes back -----------------------------------------------------------
+
+
+async def test_busted_entry_leaves_neither_position_nor_stop(
+    temporal_client: Client, ledger: Ledger, unique: str
+) -> None:
+    """D9: the execution is reversed by a row of its own, the exits go, nothing is earned."""
+    async with stack(temporal_client, ledger, unique, listings=(Listing(SHARE),)) as rig:
+        rig.quote("ESX", "99.75", "100.25")
+        await reconcile(rig)
+        handle = await rig.start_trade(
+            plan(rig, SHARE, Side.BUY, stop=StopPlan(price=PlanPrice(absolute=D(95))))
+        )
+        await rig.until(lambda: stops(rig) == [(D(10), D(95))], "protected")
+        rig.exchange.bust(str(rig.journal("fill")[0]["execution_id"]))
+        result = await handle.result()
+        assert result.realised == 0
+        assert rig.exchange.open_orders == []
+        assert await rig.ledger.positions_by_trade(rig.services.account) == ()
+        assert kinds(await reconcile(rig)) == []
+        assert rig.exchange.state.account.cash == CASH
