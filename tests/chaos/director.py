@@ -200,10 +200,7 @@ class Director:
     async def _hung(self, worker: WorkerUnderTest) -> None:
         assert self.cell is not None
         until = worker.fired_at + self.spec.times.hang_s
-        if not self.cell.place.endswith((".enter", ".exit")) or self.cell.place == (
-            "activation.exit"
-        ):
-            # The whole loop or the workflow's thread stands, not one activity alone.
+        if not hangs_alone(self.cell.place):
             self.downtime.append((worker.fired_at, until))
         self.settled_at = until + 1.0
 
@@ -270,3 +267,10 @@ class Director:
             if found:
                 return found
             await asyncio.sleep(START_POLL_S)
+
+
+def hangs_alone(place: str) -> bool:
+    """True where a hang holds one activity or request; else the whole loop or workflow stands."""
+    if place.startswith(("send.", "reply.")):
+        return True
+    return place.endswith((".enter", ".exit")) and not place.startswith("activation")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.director import hangs_alone
 from tests.chaos.driver import Driver
 from tests.chaos.exposure import seconds_outside, windows_of
 from tests.chaos.faults import SHARES, Fault, cells_of
@@ -89,6 +90,13 @@ def test_downtime_counts_once_and_only_where_it_overlaps() -> None:
     away = windows_of([(zero.timestamp() + a, zero.timestamp() + b) for a, b in ((1, 3), (2, 4))])
     assert seconds_outside(zero, zero + timedelta(seconds=10), away) == pytest.approx(7)
     assert seconds_outside(zero + timedelta(seconds=2), zero + timedelta(seconds=3), away) == 0
+
+
+def test_hang_of_one_request_or_activity_is_no_downtime_of_the_process() -> None:
+    alone = ("send.POST", "reply.DELETE", "place_order.enter", "place_order.exit")
+    assert [place for place in alone if not hangs_alone(place)] == []
+    everything = ("activation", "activation.exit", "after_ledger", "before_intent_row")
+    assert [place for place in everything if hangs_alone(place)] == []
 
 
 async def test_proxy_carries_cuts_and_doubles() -> None:
