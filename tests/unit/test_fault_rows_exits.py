@@ -150,7 +150,7 @@ def test_stop_that_is_moved_stands_at_every_step_and_never_moves_back(
     trade.pass_time(5)
     highest = D(0)
     broker.move(D("102.40"), D("102.60"))
-    for number in range(400):
+    for number in range(120):
         if number == crash_after:
             for command in trade.waiting:
                 trade.tell(*_forgotten(trade, command))
@@ -230,7 +230,7 @@ def test_stop_that_fills_at_any_millisecond_of_a_flatten_is_not_sold_again(
 ) -> None:
     """The flatten is told at 20 ms; cancel and exit need 20 ms there and 20 back each."""
     holding, _ = protected()
-    for at_ms in range(1, 130):
+    for at_ms in range(1, 130, 1 if news_ms == 1 else 4):
         trade = twin(holding)
         broker = trade.broker
         paced = Paced(trade, news_ms=news_ms, watch=partial(_assert_not_flipped, broker))
