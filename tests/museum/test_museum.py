@@ -1,0 +1,29 @@
+"""The oracle bites: every planted public bug is seen, and its seed is clean without it (M4).
+
+The quick set begins near seeds that are known to find; `make museum` hunts from seed 1.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.museum.catalogue import EXHIBITS
+from tests.museum.exhibit import Exhibit, hunt
+
+QUICK_SEEDS_MAX = 20
+QUICK = [exhibit for exhibit in EXHIBITS if exhibit.is_quick]
+WANTED = 25
+
+
+@pytest.mark.parametrize("exhibit", QUICK, ids=lambda exhibit: exhibit.name)
+def test_planted_bug_is_found_and_the_same_seed_is_clean_without_it(exhibit: Exhibit) -> None:
+    find = hunt(exhibit, seeds_max=QUICK_SEEDS_MAX)
+    assert find is not None, f"{exhibit.name}: nothing of {exhibit.invariants} fired"
+
+
+def test_catalogue_names_public_reports_and_is_large_enough() -> None:
+    assert len({exhibit.name for exhibit in EXHIBITS}) == len(EXHIBITS) >= WANTED
+    for exhibit in EXHIBITS:
+        assert exhibit.reports
+        assert exhibit.planted, exhibit.name
+        assert exhibit.invariants
