@@ -4,6 +4,8 @@
 #   make test           all but the slow ones (make test-long); make lint; make bench
 #   make chaos          golden trades x faults x failpoints; goes on where it ended (see below)
 #   make simulate       whole trades under seeded mishaps (SEEDS=2000, or SEED=7 BROKER=tradier)
+#   make museum         hunt the planted public bugs: seeds needed, invariant (NAMES="a b")
+#   make mutants        mutation score of gate, order table, steps and money; goes on where it ended
 #   make lock           write requirements.lock anew from pyproject.toml
 #   PYTHON=python3.12 make test    another interpreter
 PYTHON ?= python3
@@ -32,7 +34,7 @@ endef
 SEEDS ?= 200
 SIMULATE_FLAGS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BROKER),--broker $(BROKER))
 
-.PHONY: simulate run week test test-fast test-slow test-long lint format bench chaos record-history chaos-report soak lock clean install
+.PHONY: museum mutants simulate run week test test-fast test-slow test-long lint format bench chaos record-history chaos-report soak lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -75,6 +77,12 @@ lint: install
 
 simulate: install
 	$(BIN)/python -m tests.simulation $(SIMULATE_FLAGS)
+
+museum: install
+	@$(BIN)/python -m tests.museum $(NAMES)
+
+mutants: install
+	@$(BIN)/python -m tests.museum.mutants $(NAMES)
 
 format: install
 	$(BIN)/ruff format .
