@@ -20,11 +20,11 @@ from domain.risk.checks_order import own_opposite, permissions
 from domain.risk.checks_portfolio import order_loss_of_structure
 from domain.risk.checks_state import quote_fault
 from domain.risk.daily_loss import choose_baseline
-from domain.risk.gate import approve, evaluate
+from domain.risk.gate import approve, approve_held, evaluate, reservation_id
 from domain.risk.gate_types import OwnWorkingOrder, RiskRefusal
 from domain.risk.limits import read_limits
 from domain.risk.reducing import is_reducing
-from domain.risk.sizing import entry_prices, size_entry, structure_loss
+from domain.risk.sizing import confidence_quantity, entry_prices, size_entry, structure_loss
 from tests.unit.risk_world import (
     LIMIT_VALUES,
     NOW,
@@ -44,6 +44,7 @@ from tests.unit.test_sizing import walk
 D = Decimal
 CALM = RiskBreaker(state=BreakerState.NORMAL, changed_at=NOW)
 C100, C105 = option(OptionRight.CALL, 100), option(OptionRight.CALL, 105)
+P90, P95 = option(OptionRight.PUT, 90), option(OptionRight.PUT, 95)
 
 
 # --- reducing ------------------------------------------------------------------------------------
@@ -286,6 +287,50 @@ def test_loss_of_a_structure_counts_ratios_and_what_it_costs() -> None:
         targets=(),
     )
     assert structure_loss(long_call, D("2.00"), {}) == D(200)
+
+
+def test_loss_of_a_ratio_spread_counts_each_contract() -> None:
+    """Two long puts under one short: at the lower strike five points are lost, nowhere more."""
+    legs_of_ratio = (
+        PlanLeg(instrument=P90, side=Side.BUY, ratio=2),
+        PlanLeg(instrument=P95, side=Side.SELL, ratio=1),
+    )
+    ratio = plan(legs=legs_of_ratio, stop=None, targets=(), size=FixedSize(quantity=D(1)))
+    assert structure_loss(ratio, D(0), {}) == D(500)
+
+
+def test_loss_of_a_short_put_is_less_by_what_it_brings() -> None:
+    short = plan(
+        Side.SELL,
+        legs=(PlanLeg(instrument=P90, side=Side.SELL),),
+        symbol=P90.symbol,
+        stop=None,
+        targets=(),
+    )
+    assert structure_loss(short, D("2.00"), {}) == D(8800)
+
+
+@pytest.mark.parametrize(("unit", "quantity"), [("0.5", "200"), ("1", "100"), ("3", "33.333333")])
+def test_confidence_of_a_full_position_divides_by_the_unit_price(unit: str, quantity: str) -> None:
+    assert confidence_quantity(D(1), D(100), D(unit)) == D(quantity)
+
+
+@pytest.mark.parametrize("unit", ["0", "-1"])
+def test_confidence_needs_a_unit_price(unit: str) -> None:
+    with pytest.raises(PriceUnavailable, match="unit price was"):
+        confidence_quantity(D(1), D(100), D(unit))
+
+
+@pytest.mark.parametrize(
+    ("side", "stop", "loss"),
+    [(Side.BUY, "99", "5"), (Side.BUY, "101", "0"), (Side.SELL, "101", "5")],
+)
+def test_approval_of_a_held_position_reserves_its_risk(side: Side, stop: str, loss: str) -> None:
+    found = approve_held(plan(side), D(5), D(100), D(stop), NOW, "7")
+    assert found.reservation_id == reservation_id(found.trade_id) == "reservation/demo-20261120-1"
+    assert (found.quantity, found.worst_price) == (D(5), D(100))
+    assert (found.reserved_notional, found.reserved_loss) == (D(500), D(loss))
+    assert (found.approved_at, found.config_version) == (NOW, "7")
 
 
 @pytest.mark.parametrize(
