@@ -124,13 +124,13 @@ class Driver:
     async def _spread(self, cells: list[Cell], lanes: list[Lane]) -> None:
         async def work(lane: Lane) -> None:
             while cells and time.monotonic() < self.deadline:
-                await self._play(lane, cells.pop(0))
+                await self.play(lane, cells.pop(0))
 
         async with asyncio.TaskGroup() as group:
             for lane in lanes:
                 group.create_task(work(lane))
 
-    async def _play(self, lane: Lane, cell: Cell) -> None:
+    async def play(self, lane: Lane, cell: Cell) -> None:
         """Plays the cell; one whose failpoint was not passed is tried again a few times."""
         trade, face = self.trades[cell.trade], WireFace(cell.broker)
         played: Played | None = None

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 import pytest
 
 from simulator.config import WireFace
+from tests.chaos.driver import Driver
 from tests.chaos.faults import Cell, Fault
 from tests.chaos.grounds import Lane, running_lanes
-from tests.chaos.play import CellRow, play_cell
+from tests.chaos.results import Results
 from tests.chaos.times import Times
 from tests.golden.catalogue import CATALOGUE
 from workflows import _lifecycle as life
 
 pytestmark = pytest.mark.timeout(1200)
 
-AT_ONCE = 5
+AT_ONCE = 4
 # Two pytest workers share the machine with this one.
 PACE = 1.5
 # Where something was done and nobody has been told: the classic place to die.
@@ -75,32 +76,28 @@ CELLS = _cells()
 
 
 @pytest.fixture(scope="module")
-def rows(request: pytest.FixtureRequest) -> Iterator[dict[Cell, CellRow | BaseException]]:
-    """Every selected cell, played once; one that could not be played holds its error."""
+def driver(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Driver]:
+    """Every selected cell, played by the driver that `make chaos` uses."""
     mine = [item for item in request.session.items if item.path == request.path]
     chosen = {item.callspec.params["cell"] for item in mine if isinstance(item, pytest.Function)}
-    times = Times(PACE)
+    results = Results.open(tmp_path_factory.mktemp("chaos"))
+    made = Driver(dict(CATALOGUE), tuple(Fault), results, Times(PACE), commit="")
     before = {name: getattr(life, name) for name in dir(life) if name.endswith("_TIMEOUT")}
-    times.shorten_workflows()
+    made.times.shorten_workflows()
     try:
-        yield asyncio.run(_play_all([cell for cell in CELLS if cell in chosen], times))
+        asyncio.run(_play_all(made, [cell for cell in CELLS if cell in chosen]))
+        yield made
     finally:
         for name, value in before.items():
             setattr(life, name, value)
 
 
-async def _play_all(cells: list[Cell], times: Times) -> dict[Cell, CellRow | BaseException]:
-    found: dict[Cell, CellRow | BaseException] = {}
-
+async def _play_all(driver: Driver, cells: list[Cell]) -> None:
     async def work(lane: Lane, waiting: list[Cell]) -> None:
         while waiting:
-            cell = waiting.pop(0)
-            try:
-                golden, face = CATALOGUE[cell.trade], WireFace(cell.broker)
-                played = await play_cell(lane, golden, face, cell, times)
-                found[cell] = played.row
-            except Exception as error:
-                found[cell] = error
+            await driver.play(lane, waiting.pop(0))
 
     shared = [cell for cell in cells if not cell.fault.needs_own_server]
     alone = [cell for cell in cells if cell.fault.needs_own_server]
@@ -109,16 +106,10 @@ async def _play_all(cells: list[Cell], times: Times) -> dict[Cell, CellRow | Bas
             *(work(lane, shared) for lane in lanes[:AT_ONCE]),
             *(work(lane, alone) for lane in lanes[AT_ONCE:]),
         )
-    return found
 
 
-@pytest.mark.covers("H1", "H2", "H4", "H5", "C2", "C7", "C8", "K1", "B2", "E1", "E6", "F5")
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.key)
-def test_trade_keeps_its_promises_whatever_strikes(
-    rows: dict[Cell, CellRow | BaseException], cell: Cell
-) -> None:
-    row = rows[cell]
-    if isinstance(row, BaseException):
-        raise row
-    assert not row.violations, row
-    assert row.outcome == "ok", f"{cell.failpoint} was never passed"
+def test_trade_keeps_its_promises_whatever_strikes(driver: Driver, cell: Cell) -> None:
+    row = driver.results.rows[cell.key]
+    assert not row["violations"], row
+    assert row["outcome"] == "ok", f"{cell.failpoint} was never passed"

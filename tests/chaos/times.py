@@ -56,7 +56,7 @@ class Times:
     @property
     def cell_s(self) -> float:
         """A trade that has not ended by then does not get on (I11)."""
-        return 90.0 * self.pace
+        return 180.0 * self.pace
 
     @property
     def walk_interval_s(self) -> str:
