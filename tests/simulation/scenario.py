@@ -207,7 +207,11 @@ def _mishap(dice: random.Random, broker: str) -> Mishap:
     if kind == "reply":
         fault = dice.choice(REPLY_FAULTS)
         match = {"method": dice.choice(METHODS), "nth": dice.randint(1, 3)}
-        return _fault(at_s, fault, match | {"count": dice.randint(1, 3)}, dice)
+        match |= {"count": dice.randint(1, 3)}
+        if fault == "lookup_lag":
+            # It hides young orders from look-ups, and most orders are young early.
+            return _fault(round(at_s / 10, 3), fault, {"method": "GET"}, dice)
+        return _fault(at_s, fault, match, dice)
     if kind == "order":
         fault = dice.choice([each for each in ORDER_FAULTS if each not in NOT_AT[broker]])
         return _fault(at_s, fault, {"nth": dice.randint(1, 2)}, dice)
