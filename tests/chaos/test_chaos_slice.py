@@ -108,6 +108,7 @@ async def _play_all(driver: Driver, cells: list[Cell]) -> None:
         )
 
 
+@pytest.mark.covers("H1", "H2", "H4", "H5", "C2", "C7", "C8", "K1", "B2", "E1", "E6", "F5")
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.key)
 def test_trade_keeps_its_promises_whatever_strikes(driver: Driver, cell: Cell) -> None:
     row = driver.results.rows[cell.key]
