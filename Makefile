@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make run` and `make test`. Needs Python >= 3.11 and make.
 #   make run            play a recorded day as a paper session (KEEP=1 leaves the stack up)
 #   make week           play five recorded days back to back (needs ../shared/data/open)
-#   make test           all but the slow ones (make test-long); make lint; make bench
+#   make test           all but the longest (make test-long, make test-nightly); make lint; make bench
 #   make chaos          golden trades x faults x failpoints; goes on where it ended (see below)
 #   make simulate       whole trades under seeded mishaps (SEEDS=2000, or SEED=7 BROKER=tradier)
 #   make museum         hunt the planted public bugs: seeds needed, invariant (NAMES="a b")
@@ -34,7 +34,7 @@ endef
 SEEDS ?= 200
 SIMULATE_FLAGS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BROKER),--broker $(BROKER))
 
-.PHONY: museum mutants simulate run week test test-fast test-slow test-long lint format bench chaos record-history chaos-report soak lock clean install
+.PHONY: museum mutants simulate run week test test-fast test-slow test-long test-nightly lint format bench chaos record-history chaos-report soak lock clean install
 .DEFAULT_GOAL := test
 
 install: $(STAMP_OF_LOCK)
@@ -65,10 +65,13 @@ test-fast: install
 	$(call tested,-n 2 --dist loadfile,$(FAST_TESTS))
 
 test-slow: install
-	$(call tested,-n 2 --dist loadfile,-m "not slow" $(SLOW_TESTS))
+	$(call tested,-n 2 --dist loadfile,-m "not slow and not nightly" $(SLOW_TESTS))
 
 test-long: install
-	$(call tested,,-m slow $(wildcard tests/e2e tests/workflow))
+	$(call tested,,-m slow $(wildcard tests/e2e))
+
+test-nightly: install
+	$(call tested,,-m nightly $(wildcard tests/e2e tests/workflow))
 
 lint: install
 	$(BIN)/ruff check .

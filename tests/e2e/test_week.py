@@ -21,7 +21,7 @@ DAY = re.compile(
 
 
 @pytest.mark.shared
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_week_of_recorded_days_ends_each_day_with_equal_books(tmp_path: Path) -> None:
     """Days, sessions, baselines and the last line; exit code 1 is any problem on any day."""

@@ -72,7 +72,7 @@ async def test_month_is_lived_in_small_runs_that_hand_over_an_equal_state(
     await judge(rig, handle, moves=DAYS, tranches=1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3000)
 async def test_month_at_full_length_keeps_every_run_within_its_bounds(
     rig: Rig, virtual_time: TimeSkipper, days: Days

@@ -143,7 +143,7 @@ async def test_strangers_signals_stop_neither_the_kill_nor_the_trades(rig: Rig) 
     await outlive(rig, 2 * SIGNALS_OF_A_RUN_MAX + 400)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 async def test_twelve_thousand_signals_of_strangers_are_outlived(rig: Rig) -> None:
     rig.deadline_s = 300
