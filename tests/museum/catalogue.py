@@ -101,6 +101,15 @@ EXHIBITS = (
         is_quick=False,
     ),
     Exhibit(
+        name="kill-is-not-asked-at-the-last-hop",
+        reports=("SEC 34-70694 (Knight) ¶21", "hummingbot #7455"),
+        bug="Orders left after the stop: nobody asked where they leave.",
+        planted=sending.kill_is_not_asked_at_the_last_hop.__doc__ or "",
+        invariants=("I9",),
+        plant=sending.kill_is_not_asked_at_the_last_hop(),
+        scene=scenes.kills(KillMode.BLOCK),
+    ),
+    Exhibit(
         name="asked-cancel-is-done",
         reports=("nautilus_trader policies.md (in-flight cancel)", "freqtrade #9128"),
         bug="A cancel without an answer was resolved to cancelled by the program itself.",

@@ -60,7 +60,7 @@ def kills(mode: KillMode) -> Scene:
 
     def scene(seed: int, broker: str) -> Scenario:
         dice = random.Random(f"kills:{seed}")
-        at_s = round(0.5 + 6 * dice.random(), 3)
+        at_s = round(0.4 + 4 * dice.random(), 3)
         values = (("verb", "kill"), ("mode", mode.value), ("twice", False))
         return replace(calm(seed, broker), mishaps=(Mishap(at_s, "operator", values),))
 

@@ -138,6 +138,6 @@ def counts_from_one_again() -> Plant:
 def kill_is_not_asked_at_the_last_hop() -> Plant:
     """Those who send do not ask for the kill, and who decides was not told of it."""
     return planted(
-        (memory, "_verdict", lambda *_: None),
+        (memory, "_verdict", lambda *_, **__: None),
         (fold._HANDLERS, KillEngaged, lambda state, fact, now: state),
     )
