@@ -419,9 +419,7 @@ class OrderActivities:
             seen = (OrderReported(at=now, order=own),)
         if quote is not None:
             seen = (*seen, QuoteRead(at=now, quote=quote))
-        why_not = why_not_step(
-            command.invalid_at_or_below, command.invalid_at_or_above, own, quote
-        )
+        why_not = why_not_step(command.invalid_at_or_below, command.invalid_at_or_above, own, quote)
         why_not = why_not or why_not_restricted(command.legs, self._services.restricted)
         why_not = why_not or why_not_quoted(
             command.legs, quotes, self._services.limits, trade.clock, now

@@ -70,7 +70,7 @@ async def test_five_unknown_answers_open_the_breaker_and_an_answer_after_30_s_cl
     assert states == [ApiBreakerState.OPEN], "an answer inside the 30 s does not close it"
     clock.now += timedelta(seconds=31)
     await broker.positions()
-    assert states[-1] is ApiBreakerState.CLOSED
+    assert states[-1:] == [ApiBreakerState.CLOSED]
 
 
 async def test_probe_that_fails_opens_it_anew_and_is_told_so_that_others_wait_as_well() -> None:
@@ -87,7 +87,7 @@ async def test_probe_that_fails_opens_it_anew_and_is_told_so_that_others_wait_as
     inner.reads_fail = False
     clock.now += timedelta(seconds=29)
     await broker.positions()
-    assert states[-1] is ApiBreakerState.OPEN, "thirty seconds from the probe, not from before"
+    assert states[-1:] == [ApiBreakerState.OPEN], "thirty seconds from the probe, not from before"
     clock.now += timedelta(seconds=2)
     await broker.positions()
     assert states[-1] is ApiBreakerState.CLOSED
