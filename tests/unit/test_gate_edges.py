@@ -361,3 +361,23 @@ def test_risk_of_exactly_one_share_buys_one_and_a_cent_less_none() -> None:
     with pytest.raises(Refused) as refused:
         size_entry(less, entry_prices(less, quote(), D("0.02")))
     assert refused.value.code == "SIZE_BELOW_LOT"
+
+
+def test_risk_buys_whole_structures_only() -> None:
+    """A debit of 1.50 for five points binds 150 a unit; eight and a third are paid for."""
+    spread = combo(
+        (C100, Side.BUY),
+        (C105, Side.SELL),
+        size=RiskSize(risk_amount=D(1250)),
+        walk=walk(worst_price="1.50"),
+    )
+    sized = size_entry(spread, entry_prices(spread, quote(bid="1.45", ask="1.55"), D("0.10")))
+    assert sized.quantity == D(8)
+    assert sized.loss_at_worst == D(1200)
+
+
+def test_capital_of_one_is_known_and_too_little() -> None:
+    half = plan(size=CapitalSize(position_fraction=D("0.5")))
+    with pytest.raises(Refused) as refused:
+        size_entry(half, entry_prices(half, quote(), D("0.02")), D(1))
+    assert refused.value.code == "SIZE_BELOW_LOT"
