@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from domain.control import BreakerState, TripReason
+from domain.account import MarketClock
+from domain.control import BreakerState, Control, TripReason
 from domain.entry import RiskApproved
 from domain.errors import BadInput, PriceUnavailable, Refused
 from domain.instrument import OptionRight
@@ -18,12 +19,13 @@ from domain.risk import breakers
 from domain.risk.breakers import RiskBreaker
 from domain.risk.checks_order import own_opposite, permissions
 from domain.risk.checks_portfolio import order_loss_of_structure
-from domain.risk.checks_state import quote_fault
-from domain.risk.daily_loss import choose_baseline
+from domain.risk.checks_state import kill, quote_fault, session
+from domain.risk.daily_loss import DailyLoss, LossState, choose_baseline, used_fraction
 from domain.risk.gate import approve, approve_held, evaluate, reservation_id
 from domain.risk.gate_types import OwnWorkingOrder, RiskRefusal
 from domain.risk.limits import read_limits
 from domain.risk.reducing import is_reducing
+from domain.risk.repeats import idea_of
 from domain.risk.sizing import confidence_quantity, entry_prices, size_entry, structure_loss
 from tests.unit.risk_world import (
     LIMIT_VALUES,
@@ -381,3 +383,58 @@ def test_capital_of_one_is_known_and_too_little() -> None:
     with pytest.raises(Refused) as refused:
         size_entry(half, entry_prices(half, quote(), D("0.02")), D(1))
     assert refused.value.code == "SIZE_BELOW_LOT"
+
+
+def test_idea_has_the_same_name_in_every_build() -> None:
+    """It is stored: another way of writing it would make every doubled idea a new one (A7)."""
+    assert idea_of(plan()) == "ef10aaf75c98a0e8"
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "facts"),
+    [
+        (
+            kill,
+            {"control": Control(account="paper-1", armed=False, version=3, updated_at=NOW)},
+            {"version": "3"},
+        ),
+        (
+            session,
+            {"session_opened_at": NOW - timedelta(seconds=1799, microseconds=500_000)},
+            {"since_open_s": "1799.500000", "blocked_first_s": "1800"},
+        ),
+        (session, {"session_opened_at": None}, {"missing": "session_opened_at"}),
+        (
+            session,
+            {
+                "market_clock": MarketClock(
+                    market_now=NOW, is_open=True, next_close=NOW + timedelta(seconds=60)
+                )
+            },
+            {"to_close_s": "60.000000", "blocked_last_s": "1800"},
+        ),
+        (
+            session,
+            {"market_clock": MarketClock(market_now=NOW, is_open=True, next_close=None)},
+            {"missing": "next_close"},
+        ),
+    ],
+)
+def test_refusal_states_the_numbers_it_was_made_from(
+    check: Any, changes: dict[str, Any], facts: dict[str, str]
+) -> None:
+    assert check(gate_input(**changes)).facts == facts
+
+
+@pytest.mark.parametrize(
+    ("loss", "limit", "used"),
+    [("5", "10", "0.5"), ("-5", "10", "0"), ("0.5", "1", "0.5"), ("5", "0", None)],
+)
+def test_used_share_of_the_daily_loss(loss: str, limit: str, used: str | None) -> None:
+    daily = DailyLoss(state=LossState.WITHIN, loss=D(loss), limit=D(limit))
+    assert used_fraction(daily) == (None if used is None else D(used))
+
+
+def test_used_share_is_unknown_without_loss_or_limit() -> None:
+    assert used_fraction(DailyLoss(state=LossState.WITHIN, limit=D(1))) is None
+    assert used_fraction(DailyLoss(state=LossState.WITHIN, loss=D(1))) is None
