@@ -32,7 +32,9 @@ Step = tuple[TradeState, tuple[Command, ...], bool]
 def read_orders(
     state: TradeState, now: datetime, busy: Collection[str], reason: str
 ) -> tuple[TradeState, tuple[Command, ...]]:
-    watched = [o for o in state.orders if o.is_live or o in ts.missing_fills(state)]
+    """The read of what lives, and of dead orders of which something has not been told."""
+    asked = (*ts.missing_fills(state), *ts.untold_groups(state))
+    watched = [o for o in state.orders if o.is_live or o in asked]
     command = ReadBroker(
         broker_order_ids=tuple(o.broker_order_id for o in watched if o.broker_order_id),
         client_ids=tuple(

@@ -24,6 +24,7 @@ from domain.money import CTX, ZERO, Amount, NetPrice, Quantity, divide, total
 from domain.order import (
     LIVE_STATES,
     Fill,
+    OrderClass,
     OrderIntent,
     OrderSnapshot,
     OrderState,
@@ -35,6 +36,7 @@ from domain.plan import EntryStyle, TradePlan
 KNOWLEDGE_MAX_AGE_S = 15.0
 HISTORY_REWOUND = "HISTORY_REWOUND"
 _OF_TRADE = 16  # characters of a client order id that all orders of a trade share (domain.ids)
+_GROUPS = (OrderClass.OCO, OrderClass.OTO, OrderClass.BRACKET)
 _AVERAGE_PLACES = Decimal("1e-10")
 
 
@@ -375,6 +377,24 @@ def _with_predecessors(state: TradeState, record: OrderRecord) -> tuple[OrderRec
             break
         chain.append(before)
     return tuple(chain)
+
+
+def untold_groups(state: TradeState) -> tuple[OrderRecord, ...]:
+    """Groups that the broker took and whose members nobody has named: the answer was lost (C2).
+
+    A member may have filled and is found by its group alone (E4). Members of a replacement belong
+    to what it took over from; those of a trade that has forgotten orders may be among them.
+    """
+    if state.forgotten:
+        return ()
+    parents = {record.parent_client_id for record in state.orders}
+    return tuple(o for o in state.orders if _has_members(o) and o.client_id not in parents)
+
+
+def _has_members(record: OrderRecord) -> bool:
+    if record.intent is None or record.broker_order_id is None or record.replaces is not None:
+        return False
+    return record.intent.body.order_class in _GROUPS and record.state is not OrderState.REJECTED
 
 
 def open_rest(state: TradeState, record: OrderRecord) -> Decimal:

@@ -394,6 +394,41 @@ def test_both_oco_legs_filling_is_bought_back_once() -> None:
     assert any(isinstance(c, Alert) and c.code == "POSITION_FLIPPED" for c in trade.commands)
 
 
+@pytest.mark.covers("E4", "C2")
+def test_both_oco_legs_filling_behind_a_lost_answer_is_bought_back_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """E4: the answer that would have named the stop never came, and the pair is over."""
+
+    def lose_the_pair(command: Command) -> str:
+        is_pair = isinstance(command, PlaceOrder) and command.intent.body.order_class == "oco"
+        return "lost" if is_pair else ""
+
+    trade, broker = start(mischief=lose_the_pair)
+    place = broker.place
+
+    def place_and_fill_both(intent: OrderIntent) -> OrderSnapshot | str:
+        is_pair = intent.body.order_class is OrderClass.OCO
+        if is_pair:
+            broker.bid, broker.ask = D("105.40"), D("105.60")
+        told = place(intent)
+        if is_pair:
+            child = next(o for o in broker.orders if o.stop_price)
+            broker._fill(child, child.quantity)
+            assert broker.position == -10
+        return told
+
+    monkeypatch.setattr(broker, "place", place_and_fill_both)
+    trade.pass_time(40)
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+    codes = [c.code for c in trade.commands if isinstance(c, Alert)]
+    assert codes.count("POSITION_FLIPPED") == 1
+    assert "FILL_UNATTRIBUTED" not in codes
+    exits = [o for o in trade.state.orders if o.role is Role.EXIT]
+    assert sum((ts.filled_quantity(trade.state, o) for o in exits), D(0)) == 10
+
+
 def test_doubled_fill_counts_once() -> None:
     """I7, F2."""
     trade, broker = start()

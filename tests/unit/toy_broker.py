@@ -414,7 +414,7 @@ class Trade:
             case ResolveOrder():
                 return self._resolved(command)
             case ReadBroker():
-                return [self._snapshot()]
+                return [self._as_read(command, self._snapshot())]
             case ReadQuote():
                 return [
                     QuoteRead(at=at, quote=self._quote()),
@@ -467,6 +467,16 @@ class Trade:
             positions=(Position(symbol=self.broker.symbol, quantity=self.broker.position),),
             fills=tuple(self.broker.fills),
         )
+
+    def _as_read(self, command: ReadBroker, whole: BrokerSnapshot) -> BrokerSnapshot:
+        """As `read_broker` answers: what works, and of what is over only what was asked for."""
+        wanted = {*command.broker_order_ids, *command.client_ids}
+
+        def is_shown(seen: OrderSnapshot) -> bool:
+            is_wanted = seen.broker_order_id in wanted or seen.client_id in wanted
+            return is_wanted or not seen.is_terminal or any(map(is_shown, seen.legs))
+
+        return whole.model_copy(update={"orders": tuple(filter(is_shown, whole.orders))})
 
     def _placed(self, intent: OrderIntent, fault: str) -> list[Fact]:
         at = self.now
