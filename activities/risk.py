@@ -36,6 +36,7 @@ from domain.risk.gate_types import (
     AgedQuote,
     GateDecision,
     GateInput,
+    OpenLeg,
     OwnWorkingOrder,
     Portfolio,
     RecentEntry,
@@ -465,6 +466,11 @@ def _portfolio(book: RiskBook, plan: TradePlan) -> Portfolio:
         reserved_cash=sum(unfilled, ZERO),
         exposures=exposures,
         frozen_symbols=frozen,
+        open_legs=tuple(
+            OpenLeg(trade_id=r.trade_id, symbol=leg.instrument.symbol, side=leg.side)
+            for r in others
+            for leg in r.legs
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from domain.facts import AdjustmentKind
 from domain.ids import Purpose
 from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity, total
 from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
-from domain.plan import TradePlan
+from domain.plan import PlanLeg, TradePlan
 
 EXTERNAL = "EXTERNAL"
 """Owner of positions that no trade of ours explains (I20)."""
@@ -353,7 +353,10 @@ class RecentReservation(Frozen):
 
 
 class Reservation(Frozen):
-    """Risk held for one trade. `released_at` set = counts nothing any more."""
+    """Risk held for one trade. `released_at` set = counts nothing any more.
+
+    `legs` are those of the trade's plan where the risk book is read, empty elsewhere.
+    """
 
     reservation_id: str
     trade_id: str
@@ -366,6 +369,7 @@ class Reservation(Frozen):
     reserved_at: AwareDatetime
     released_at: AwareDatetime | None = None
     release_reason: str = ""
+    legs: tuple[PlanLeg, ...] = ()
 
 
 class WorkingOrder(Frozen):

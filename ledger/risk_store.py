@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -46,6 +47,7 @@ MESSAGE_WINDOW = timedelta(seconds=60)
 RECENT_MAX = 1000
 RESERVE_LOCK_MS = 4000
 RESERVE_IDLE_MS = 3000
+_NO_LEGS = literal([], JSONB)
 _HELD = reservations.c.approved & reservations.c.released_at.is_(None)
 
 
@@ -59,7 +61,7 @@ async def read_risk_book(
     """Everything the gate may count, inside the caller's transaction."""
     style = trades.c.plan["entry_style"].astext.label("entry_style")
     held = (
-        select(reservations, style)
+        select(reservations, style, func.coalesce(trades.c.plan["legs"], _NO_LEGS).label("legs"))
         .outerjoin(trades, trades.c.trade_id == reservations.c.trade_id)
         .where(reservations.c.account == account, _HELD)
     )

@@ -96,7 +96,11 @@ def borrow(given: GateInput) -> Verdict:
 
 
 def own_opposite(given: GateInput) -> Verdict:
-    """No entry against an open trade of ours, none that may cross a working order (I20)."""
+    """No entry against an open trade of ours, none that may cross a working order (I20).
+
+    A trade is open from its reservation on: before its order is out, and between two orders of a
+    walk, nothing at the broker tells of it.
+    """
     if given.working_orders is None or given.portfolio is None:
         return refused("own_opposite", "WORKING_ORDERS_UNREADABLE")
     for leg in given.plan.legs:
@@ -106,6 +110,11 @@ def own_opposite(given: GateInput) -> Verdict:
         held = given.portfolio.exposure(symbol).quantity
         if held * leg.side.sign < 0:
             return refused("own_opposite", "OPPOSITE_POSITION", symbol=symbol, held=held)
+        for other in given.portfolio.open_legs:
+            if other.symbol == symbol and other.side is not leg.side:
+                return refused(
+                    "own_opposite", "OPPOSITE_POSITION", symbol=symbol, trade=other.trade_id
+                )
         for order in given.working_orders:
             if order.trade_id != given.plan.trade_id and _may_cross(given, leg, order):
                 return refused(

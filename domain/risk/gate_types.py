@@ -76,6 +76,14 @@ class OwnWorkingOrder(Frozen):
     stop_price: Price | None = None
 
 
+class OpenLeg(Frozen):
+    """A leg that an open trade holds or may yet enter: the gate let it through (I20)."""
+
+    trade_id: str
+    symbol: str
+    side: Side
+
+
 class SymbolExposure(Frozen):
     """What other trades hold, have reserved and have working in one symbol (control 4).
 
@@ -95,7 +103,7 @@ class Portfolio(Frozen):
     `open_positions` counts open trades, reservations that may become one, and symbols of owner
     EXTERNAL (control 18). `total_notional` likewise. `reserved_cash` is what reservations will
     take from the buying power and the broker does not know of yet. `frozen_symbols` hold an
-    unexplained quantity.
+    unexplained quantity. `open_legs` are of every reservation, its order sent or not.
     """
 
     open_positions: int
@@ -103,6 +111,7 @@ class Portfolio(Frozen):
     reserved_cash: Amount = ZERO
     exposures: tuple[SymbolExposure, ...] = ()
     frozen_symbols: tuple[str, ...] = ()
+    open_legs: tuple[OpenLeg, ...] = ()
 
     def exposure(self, symbol: str) -> SymbolExposure:
         """What is open in the symbol; an empty exposure if nothing is."""

@@ -580,7 +580,10 @@ class MemoryLedger:
             control=self._control(),
             risk_breaker=self.breaker,
             api_breaker=self.api_breaker,
-            reservations=self.held(),
+            reservations=tuple(
+                each.model_copy(update={"legs": self.trades[each.trade_id].plan.legs})
+                for each in self.held()
+            ),
             positions=self.positions(),
             working_orders=tuple(_working(record) for record in live),
             messages_last_60_s=sum(

@@ -34,6 +34,7 @@ from domain.risk.gate import CHECKS, approve, evaluate, reservation_id
 from domain.risk.gate_types import (
     ActiveCondition,
     GateInput,
+    OpenLeg,
     Outcome,
     OwnWorkingOrder,
     Portfolio,
@@ -404,6 +405,23 @@ def test_an_entry_may_not_cross_our_own_working_order(
 def test_an_entry_may_not_oppose_an_open_trade(held: str, code: str) -> None:
     exposure = SymbolExposure(symbol="AAPL", quantity=Decimal(held), notional=Decimal(1))
     portfolio = Portfolio(open_positions=1, total_notional=Decimal(1), exposures=(exposure,))
+    assert code_of(gate_input(portfolio=portfolio), "own_opposite") == code
+
+
+@pytest.mark.parametrize(
+    ("symbol", "side", "code"),
+    [
+        ("AAPL", Side.SELL, "OPPOSITE_POSITION"),
+        ("AAPL", Side.BUY, ""),
+        ("MSFT", Side.SELL, ""),
+    ],
+)
+def test_an_entry_may_not_oppose_a_trade_that_has_yet_to_enter(
+    symbol: str, side: Side, code: str
+) -> None:
+    """I20: it has been let through, but holds nothing and its order is not out yet."""
+    open_leg = OpenLeg(trade_id="other", symbol=symbol, side=side)
+    portfolio = Portfolio(open_positions=1, total_notional=Decimal(1), open_legs=(open_leg,))
     assert code_of(gate_input(portfolio=portfolio), "own_opposite") == code
 
 
