@@ -134,16 +134,35 @@ class GateStore(ControlStore):
             return True
         return False
 
-    async def still_mine(self, client_id: str, attempt_token: str) -> bool:
-        """Right before the write: False means another attempt took over; do not send (C8)."""
-        query = select(orders.c.client_id).where(
-            orders.c.client_id == client_id,
+    async def may_still_send(
+        self,
+        intent: OrderIntent,
+        owner: OrderOwner,
+        attempt_token: str,
+        now: datetime,
+        *,
+        build_id: str = "",
+        config_hash: str = "",
+    ) -> bool:
+        """One look without locks, for a permit that was long on its way (C8, I9).
+
+        False means that another attempt or a resolver took the row over, or that an increasing
+        order would be stopped now: do not send. The send's age then counts from this look.
+        """
+        asked = _Asked(intent, owner, attempt_token, now, build_id, config_hash, False)
+        mine = select(orders.c.client_id).where(
+            orders.c.client_id == intent.client_id,
             orders.c.attempt_token == attempt_token,
             orders.c.state == IntentState.SENDING.value,
         )
+        names = {"account": owner.account, "common": ALL_ACCOUNTS}
         async with self._statement() as connection:
-            mine = (await connection.execute(query)).one_or_none() is not None
-        return mine
+            if (await connection.execute(mine)).one_or_none() is None:
+                return False
+            if not intent.increasing:
+                return True
+            policy = (await connection.execute(_POLICY, names)).scalar_one()
+        return _verdict(asked, policy, _why_stale(asked, policy["deployed"])) is None
 
     async def claim_intent(self, client_id: str, attempt_token: str) -> IntentRecord | None:
         """A resolver puts its own token on an open row, so that no older attempt may send.

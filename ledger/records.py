@@ -104,7 +104,7 @@ class IntentRecord(Frozen):
 
 
 class GatePermit(Frozen):
-    """The right to send this intent once, now. Check `still_mine` and the 150 ms rule first."""
+    """The right to send this intent once, now. The 150 ms rule counts from the asking."""
 
     kind: Literal["permit"] = "permit"
     record: IntentRecord

@@ -41,7 +41,7 @@ async def test_armed_account_gets_a_permit_and_the_row_is_sending(signalled: Led
     assert stored.intent == intent()
     assert (stored.build_id, stored.config_hash) == ("build-7", "c-1")
     assert stored.intent.body.limit_price == Decimal("100.25")
-    assert await signalled.still_mine(intent().client_id, "t1")
+    assert await signalled.may_still_send(intent(), owner(), "t1", NOW)
 
 
 @pytest.mark.covers("B5")
@@ -133,8 +133,8 @@ async def test_second_attempt_of_an_open_intent_must_resolve_not_send(signalled:
     again = await signalled.open_gate(intent(), owner(), "t2", NOW)
     assert isinstance(again, IntentExists)
     assert again.record.attempt_token == "t1"
-    assert await signalled.still_mine(intent().client_id, "t1")
-    assert not await signalled.still_mine(intent().client_id, "t2")
+    assert await signalled.may_still_send(intent(), owner(), "t1", NOW)
+    assert not await signalled.may_still_send(intent(), owner(), "t2", NOW)
 
 
 @pytest.mark.covers("B3")
@@ -149,7 +149,7 @@ async def test_claim_fences_the_zombie_attempt(signalled: Ledger) -> None:
     client_id = intent().client_id
     await signalled.open_gate(intent(), owner(), "zombie", NOW)
     assert await signalled.claim_intent(client_id, "resolver") is not None
-    assert not await signalled.still_mine(client_id, "zombie")
+    assert not await signalled.may_still_send(intent(), owner(), "zombie", NOW)
     resent = await signalled.open_gate(intent(), owner(), "resolver", NOW, resend=True)
     assert isinstance(resent, GatePermit)
     assert resent.record.attempts == 2

@@ -127,6 +127,24 @@ class MemoryLedger:
         changes |= {"attempts": known.attempts + 1, "gate_at": now, "code": "", "text": ""}
         return GatePermit(record=self._change(known, **changes))
 
+    async def may_still_send(
+        self,
+        intent: OrderIntent,
+        owner: OrderOwner,
+        attempt_token: str,
+        now: datetime,
+        *,
+        build_id: str = "",
+        config_hash: str = "",
+    ) -> bool:
+        asked = _Asked(intent, owner, attempt_token, now, build_id, config_hash, False)
+        known = self.intents.get(intent.client_id)
+        if known is None or known.attempt_token != attempt_token:
+            return False
+        if known.state is not IntentState.SENDING:
+            return False
+        return not intent.increasing or _verdict(asked, self._policy(), stale="") is None
+
     def _stopped_by(self, asked: _Asked) -> GateRefused | None:
         """The gate's verdict, then as many entries as the plan of the one signal allows (I15)."""
         refused = _verdict(asked, self._policy(), stale="")
