@@ -53,7 +53,8 @@ def duplicate(given: GateInput) -> Verdict:
     window_s, idea = given.limits.duplicate_window_s, idea_of(given.plan)
     for each in given.recent_entries:
         same = each.strategy == given.plan.strategy and each.idea == idea
-        if same and each.age_s < window_s:
+        # An entry of the same instant may read a hair younger than now: zero still means off.
+        if same and 0 < window_s and each.age_s < window_s:
             facts = {"trade": each.trade_id, "age_s": each.age_s, "window_s": window_s}
             return refused("duplicate", DUPLICATE_SUSPECT, **facts)
     return passed("duplicate", window_s=window_s)

@@ -554,8 +554,10 @@ def test_same_idea_under_another_id_is_a_suspected_duplicate(
     assert code_of(gate_input(recent_entries=recent), "duplicate") == code
 
 
-def test_no_duplicate_is_suspected_where_the_window_is_zero() -> None:
-    recent = (entered("0", idea=idea_of(plan())),)
+@pytest.mark.parametrize("age_s", ["0", "-0.004"])
+def test_no_duplicate_is_suspected_where_the_window_is_zero(age_s: str) -> None:
+    """Two entries of one instant: the other one may have been stamped after our now."""
+    recent = (entered(age_s, idea=idea_of(plan())),)
     given = gate_input(recent_entries=recent, limits=limits(duplicate_window_s="0"))
     assert code_of(given, "duplicate") == ""
 
