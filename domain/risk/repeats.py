@@ -54,7 +54,7 @@ def duplicate(given: GateInput) -> Verdict:
     for each in given.recent_entries:
         same = each.strategy == given.plan.strategy and each.idea == idea
         # An entry of the same instant may read a hair younger than now: zero still means off.
-        if same and 0 < window_s and each.age_s < window_s:
+        if same and window_s > 0 and each.age_s < window_s:
             facts = {"trade": each.trade_id, "age_s": each.age_s, "window_s": window_s}
             return refused("duplicate", DUPLICATE_SUSPECT, **facts)
     return passed("duplicate", window_s=window_s)
