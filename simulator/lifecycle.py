@@ -168,9 +168,13 @@ class Lifecycle:
             self.go_live(order)
 
     def cancel(self, order: SimOrder, reason: str) -> None:
-        """Cancels an order and everything grouped with it."""
-        members = order.group.members if order.group is not None else (order,)
-        for member in members:
+        """Cancels an order and everything grouped with it.
+
+        An order that should have been replaced but lives on has left its group (D1).
+        """
+        members = () if order.group is None else tuple(order.group.members)
+        grouped = any(member is order for member in members)
+        for member in members if grouped else (order,):
             if not member.is_done:
                 self._finish_with_legs(member, Status.CANCELED, reason)
                 self._tell("canceled", member)

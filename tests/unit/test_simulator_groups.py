@@ -77,6 +77,18 @@ def test_cancelling_one_member_of_a_pair_cancels_the_other() -> None:
     assert target.status is Status.CANCELED
 
 
+def test_stop_that_outlived_its_replace_is_cancelled_by_itself() -> None:
+    """D1: it has left the pair; asking for its cancel took the pair down and left it at work."""
+    venue = exchange()
+    hold(venue, 10)
+    target = venue.submit(oco(10, "105.00", "95.00"))
+    old = legs_of(target)[1]
+    venue.state.faults.add({"kind": "replace_doubles"})
+    new = venue.replace(old.id, ReplaceRequest(stop_price=D("96.00")))
+    venue.cancel(old.id)
+    assert (old.status, target.is_done, new.is_done) == (Status.CANCELED, False, False)
+
+
 def test_oto_wakes_its_only_exit() -> None:
     venue = exchange()
     entry = venue.submit(order("buy", 10, "100.25", stop_loss="95.00", order_class="oto"))
