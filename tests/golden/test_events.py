@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 
 from activities.adoption import adopt, prepare
 from activities.doorbell import temporal_sender
@@ -22,6 +22,7 @@ from activities.restore import Restorer
 from domain.adoption import AdoptionRequest
 from domain.ids import trade_workflow_id
 from domain.instrument import Instrument, InstrumentKind
+from domain.messages import TradeResult
 from domain.money import total
 from domain.occ import option_instrument
 from domain.order import Side
@@ -216,7 +217,7 @@ async def test_gt17_cash_secured_put_is_assigned_and_its_shares_are_taken_over(
         assert refused.outcome == "refused"
 
         rig.quote("ESX", "104.50", "104.60")
-        shares = rig.client.get_workflow_handle_for(
+        shares: WorkflowHandle[TradeWorkflow, TradeResult] = rig.client.get_workflow_handle_for(
             TradeWorkflow.run, trade_workflow_id(adoption.plan.trade_id)
         )
         ended = await shares.result()
