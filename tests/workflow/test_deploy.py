@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 import worker
@@ -271,10 +272,19 @@ async def test_kill_works_on_a_trade_that_a_forced_build_has_stuck_and_rollback_
             assert stops(rig) == 1
         async with build(rig, OLD_BUILD):
             assert (await result_of(rig, walks)).outcome == "not_filled"
-            assert (await newest(rig, held).query(TradeWorkflow.status)).protection == "resting"
+            await rig.until_async(lambda: is_resting(rig, held), "the other trade answers again")
             assert await flattened(rig, held) == ["closed"]
     play.assert_one_order_per_intent(rig)
     play.assert_nothing_left(rig)
+
+
+async def is_resting(rig: Rig, plan: TradePlan) -> bool:
+    """True once the trade answers and its stop rests; its failed task is tried again later."""
+    try:
+        status = await newest(rig, plan).query(TradeWorkflow.status)
+    except RPCError:
+        return False
+    return status.protection == "resting"
 
 
 async def is_stuck(rig: Rig, plan: TradePlan) -> bool:
