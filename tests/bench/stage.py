@@ -76,7 +76,10 @@ async def running_stage(
 
 def _settings_text(account: str, installation: str) -> str:
     limits = roomy_limits(
-        max_total_notional="10000000", max_messages_per_minute=100_000, max_open_positions=2_000
+        max_total_notional="10000000",
+        max_messages_per_minute=100_000,
+        max_open_positions=2_000,
+        quote_max_age_s="3600",  # the stage's market stands still
     )
     lines = [
         "[account]",
