@@ -80,6 +80,7 @@ def _settings_text(account: str, installation: str) -> str:
         max_messages_per_minute=100_000,
         max_open_positions=2_000,
         quote_max_age_s="3600",  # the stage's market stands still
+        batch_max_age_s="3600",
     )
     lines = [
         "[account]",
