@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from temporalio.api.enums.v1 import EventType, PendingActivityState
+from temporalio.client import WorkflowExecutionStatus
 
 from domain.ids import trade_prefix
 from tests.bench.figures import spread, until, verdict
@@ -34,6 +35,7 @@ WALK_INTERVAL_S = Decimal(2)
 # While it lasts, every replace waits at the exchange: the kill finds sends in flight.
 SLOW_S = 1.0
 START_GAP_S = 0.2
+OPEN_TIMEOUT_S = 300.0
 
 
 async def measure_recovery(servers: Servers) -> list[str]:
@@ -59,12 +61,7 @@ async def measure_recovery(servers: Servers) -> list[str]:
 
 async def _open_trades(stage: Stage) -> tuple[dict[str, Handle], dict[str, Handle]]:
     """Idle trades with all stops resting, and trades on their walk."""
-    idle: dict[str, Handle] = {}
-    for number in range(IDLE):
-        plan = resting_plan(stage.book, f"i{number}")
-        idle[plan.trade_id] = await start_trade(stage, plan)
-        await asyncio.sleep(START_GAP_S)
-    await until(lambda: _stops(stage) == 3 * IDLE, f"{3 * IDLE} stops rest", 300)
+    idle = await _open_idle(stage)
     walking: dict[str, Handle] = {}
     for number in range(WALKING):
         plan = endless_walk_plan(stage.book, f"w{number}", WALK_INTERVAL_S, WALK_SYMBOL)
@@ -73,6 +70,26 @@ async def _open_trades(stage: Stage) -> tuple[dict[str, Handle], dict[str, Handl
     await until(lambda: _walkers(stage) == WALKING, f"{WALKING} trades walk")
     await asyncio.sleep(float(WALK_INTERVAL_S))
     return idle, walking
+
+
+async def _open_idle(stage: Stage) -> dict[str, Handle]:
+    """A trade whose entry was refused or not filled in time is replaced by another."""
+    idle: dict[str, Handle] = {}
+    number = 0
+    async with asyncio.timeout(OPEN_TIMEOUT_S):
+        while len(idle) < IDLE or _stops(stage) != 3 * IDLE:
+            if len(idle) < IDLE:
+                plan = resting_plan(stage.book, f"i{number}")
+                idle[plan.trade_id] = await start_trade(stage, plan)
+                number += 1
+            await asyncio.sleep(START_GAP_S)
+            if len(idle) == IDLE:
+                described = {name: await handle.describe() for name, handle in idle.items()}
+                running = WorkflowExecutionStatus.RUNNING
+                idle = {
+                    name: idle[name] for name, one in described.items() if one.status == running
+                }
+    return idle
 
 
 def _stops(stage: Stage) -> int:
