@@ -208,9 +208,15 @@ def trade_worker(
         deployment_config=deployment,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=sticky_timeout_s),
         max_cached_workflows=cached_workflows,
+        max_concurrent_workflow_tasks=DECISION_SLOTS,
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
 
+
+# Decisions at once. They share one interpreter: a hundred cold replays taken together after a
+# restart all ran past the 3 s of a workflow task and were thrown away. What waits in the server's
+# queue has no such limit.
+DECISION_SLOTS = 4
 
 # Steps of the order lane at once. What waits must wait in the server's queue, where priorities
 # count and a timed-out entry is known to be unsent; 50 entries taken at once ran out of time
@@ -219,7 +225,11 @@ LANE_SLOTS = 16
 
 
 def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0) -> Worker:
-    """The order lane of one account. Unversioned: build and config hash go with every order."""
+    """The order lane of one account. Unversioned: build and config hash go with every order.
+
+    The build is named all the same: left out, the SDK reads and hashes every loaded module from
+    disk, a third of a second of work before a dead process's successor protects anything.
+    """
     orders, reads, risk = (
         OrderActivities(services),
         ReadActivities(services),
@@ -242,6 +252,7 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
             flatten.tell_flatten,
             flatten.take_over_legs,
         ],
+        build_id=build_id(),
         max_concurrent_activities=LANE_SLOTS,
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
@@ -438,7 +449,7 @@ async def build_services(
     if journal is not None:
         await copy_journal(ledger, journal)
     watch = unwatched if observed is None else observed.calls(account.name)
-    broker = await _guarded(broker_of(settings, watch=watch), ledger, venue, account.name)
+    broker = await guarded(broker_of(settings, watch=watch), ledger, venue, account.name)
     stack.push_async_callback(broker.aclose)
     await tell_if_stale(ledger, account.name, settings)
     blocked = "a kill waits in the local journal"
@@ -476,7 +487,7 @@ async def tell_if_stale(ledger: Ledger, account: str, settings: Settings) -> Non
         await ledger.raise_alert(stale_alert(account, *mine, why), "worker")
 
 
-async def _guarded(broker: Broker, ledger: Ledger, venue: str, account: str) -> GuardedBroker:
+async def guarded(broker: Broker, ledger: Ledger, venue: str, account: str) -> GuardedBroker:
     """The adapter behind the API breaker, which goes on from what the ledger remembers.
 
     Halts come from the market-data stream by way of the ledger: every process sees them.
@@ -610,6 +621,7 @@ def streams_worker(
             reconcile.reconcile_account,
             DayReportActivities(services, partial(write_day, folder=reports)).report_day,
         ],
+        build_id=build_id(),
         # Else beats go out every 2.4 s of the 3 s after which a streamer counts as dead, and it
         # hears of its cancellation as late.
         max_heartbeat_throttle_interval=timedelta(seconds=1),

@@ -50,11 +50,14 @@ class Driver:
     played: Counter[str] = field(default_factory=Counter)
 
     def cells(self) -> list[Cell]:
-        """Every cell of the chosen trades and faults, in the order of their numbers."""
+        """Every cell of the chosen trades and faults, in the order of their numbers.
+
+        Fault by fault, so that a run that is ended early has a whole answer about the first ones.
+        """
         found: list[Cell] = []
-        for trade in self.trades.values():
-            for face in trade.brokers:
-                for fault in self.faults:
+        for fault in self.faults:
+            for trade in self.trades.values():
+                for face in trade.brokers:
                     index = self.results.indexes.get(_name(trade, face, fault.is_cold), [])
                     found += cells_of(trade.name, face.value, index, (fault,))
         return found
@@ -84,7 +87,7 @@ class Driver:
             telling = asyncio.create_task(self._tell(len(left)))
             try:
                 await asyncio.gather(
-                    self._spread(shared, lanes[:jobs]), self._spread(alone, lanes[jobs:])
+                    self._spread(lanes[:jobs], shared), self._spread(lanes[jobs:], alone, shared)
                 )
             finally:
                 telling.cancel()
@@ -121,10 +124,13 @@ class Driver:
         self.results.keep_index(_name(trade, face, is_cold), index or [])
         say(f"{_name(trade, face, is_cold)}: {len(index or [])} failpoints")
 
-    async def _spread(self, cells: list[Cell], lanes: list[Lane]) -> None:
+    async def _spread(self, lanes: list[Lane], *queues: list[Cell]) -> None:
+        """Plays on these lanes; the next queue when the one before is empty."""
+
         async def work(lane: Lane) -> None:
-            while cells and time.monotonic() < self.deadline:
-                await self.play(lane, cells.pop(0))
+            for cells in queues:
+                while cells and time.monotonic() < self.deadline:
+                    await self.play(lane, cells.pop(0))
 
         async with asyncio.TaskGroup() as group:
             for lane in lanes:

@@ -27,17 +27,18 @@ class Fault(StrEnum):
     successor), `raise`, `hang`, `lose` (the reply of a request). Around it: `temporal_kill`
     (SIGKILL and restart on the same store), `postgres_stop`, `postgres_slow`,
     `postgres_read_only`, `broker_cut`, `broker_slow`, `broker_twice` (what is sent arrives
-    twice), and a person: `kill_switch` (cancel-entries), `flatten`.
+    twice), and a person: `kill_switch` (cancel-entries), `flatten`. Played in this order: what
+    kills a process comes first.
     """
 
     KILL = "kill"
     KILL_COLD = "kill_cold"
+    TEMPORAL_KILL = "temporal_kill"
+    POSTGRES_STOP = "postgres_stop"
     STOP = "stop"
     RAISE = "raise"
     HANG = "hang"
     LOSE = "lose"
-    TEMPORAL_KILL = "temporal_kill"
-    POSTGRES_STOP = "postgres_stop"
     POSTGRES_SLOW = "postgres_slow"
     POSTGRES_READ_ONLY = "postgres_read_only"
     BROKER_CUT = "broker_cut"

@@ -1,7 +1,8 @@
-"""What the cells of a run share: one ledger, one Temporal server, and lanes that take turns.
+"""What the cells of a run share: one Temporal server, one PostgreSQL, and lanes that take turns.
 
-A lane has one workflow queue and plays one cell after the other: a deployment knows a limited
-number of queues, and a cell needs nothing of the one before it. Cells that kill the Temporal
+A lane has one workflow queue and one ledger and plays one cell after the other: a deployment knows
+a limited number of queues, and a cell needs nothing of the one before it. The ledger is the lane's
+own because a broker's API breaker is one for all of its accounts. Cells that kill the Temporal
 server play on lanes with a server of their own.
 """
 
@@ -130,13 +131,16 @@ async def running_lanes(jobs: int, own_servers: int = 0) -> AsyncIterator[list[L
     postgres = start_postgres(folder / "postgres", fsync=False, extra_settings=POSTGRES_SETTINGS)
     servers = [TemporalUnderTest(folder / f"temporal-{n}") for n in range(1 + own_servers)]
     try:
-        database = Database(postgres.dsn(DATABASE), postgres.dsn())
-        await database.run(f"CREATE DATABASE {DATABASE}")
-        await upgrade(database.dsn)
+        template = Database(postgres.dsn(DATABASE), postgres.dsn())
+        await template.run(f"CREATE DATABASE {DATABASE}")
+        await upgrade(template.dsn)
         clients = [await server.start() for server in servers]
         async with AsyncExitStack() as stack:
             lanes = []
             for number in range(jobs + own_servers):
+                name = f"{DATABASE}_{number}"
+                await template.run(f"CREATE DATABASE {name} TEMPLATE {DATABASE}")
+                database = Database(postgres.dsn(name), postgres.dsn())
                 ledger = await Ledger.connect(
                     database.dsn, pool_size=LANE_POOL, connect_timeout_s=CONNECT_TIMEOUT_S
                 )

@@ -91,7 +91,7 @@ async def _serve(spec: WorkerSpec, points: ChaosPoints) -> None:
     ledger = await Ledger.connect(spec.ledger_dsn, pool_size=4)
     services = Services(
         ledger=ledger,
-        broker=_broker(spec, points),
+        broker=await worker.guarded(_broker(spec, points), ledger, spec.face, spec.account),
         account=spec.account,
         broker_name=spec.face,
         installation=await ledger.installation_id(),
