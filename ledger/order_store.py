@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -182,9 +182,17 @@ class OrderStore(LedgerConnection):
         return tuple(child_of(row) for row in rows)
 
     async def open_children(self, account: str) -> tuple[ChildOrder, ...]:
-        """Broker-made orders of the account that are not known dead."""
+        """Broker-made orders of the account that are not known dead.
+
+        A leg that we moved is an order of ours, though its parent still shows it as a leg: its own
+        row tells how it is, and this one would stay open for ever.
+        """
+        our_own = exists().where(
+            orders.c.account == account,
+            orders.c.broker_order_id == order_children.c.broker_order_id,
+        )
         query = select(order_children).where(
-            order_children.c.account == account, order_children.c.terminal.is_(False)
+            order_children.c.account == account, order_children.c.terminal.is_(False), ~our_own
         )
         async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()

@@ -140,6 +140,19 @@ async def test_replaced_child_and_its_fill_belong_to_the_same_trade(armed: Ledge
     assert [one.broker_order_id for one in await armed.open_children(ACCOUNT)] == ["child-2"]
 
 
+async def test_leg_that_was_moved_by_us_is_not_asked_for_when_it_is_dead(armed: Ledger) -> None:
+    """F8: its parent lists it as a leg for ever; every pass would ask for it by its id."""
+    parent_id = await _accepted(armed)
+    moved_id = await _accepted(armed, sequence=1)
+    leg = snapshot("b-1", client_id=moved_id, parent_broker_id="b-0")
+    await armed.record_snapshot(ACCOUNT, snapshot("b-0", client_id=parent_id, legs=(leg,)))
+    dead = leg.model_copy(update={"status": BrokerOrderStatus.CANCELED})
+    booked = await armed.record_snapshot(ACCOUNT, dead)
+    assert booked.client_id == moved_id
+    assert await armed.open_children(ACCOUNT) == ()
+    assert [one.broker_order_id for one in await armed.open_orders(ACCOUNT)] == ["b-0"]
+
+
 async def test_open_orders_answer_by_scope(armed: Ledger) -> None:
     await _accepted(armed)
     exit_wish = intent("trade-2", purpose=Purpose.EXIT, increasing=False)

@@ -378,7 +378,12 @@ class MemoryLedger:
         )
 
     async def open_children(self, account: str) -> tuple[ChildOrder, ...]:
-        return tuple(c for c in self.children.values() if not c.snapshot.is_terminal)
+        ours = {r.broker_order_id for r in self.intents.values()}
+        return tuple(
+            c
+            for c in self.children.values()
+            if not c.snapshot.is_terminal and c.broker_order_id not in ours
+        )
 
     async def open_orders(
         self,
