@@ -1,16 +1,20 @@
 """A slice of the event-kill driver: every golden trade killed once, every fault at least once.
 
-faults.md H1, H2, H4, H5, C2, C7, C8, K1: the whole product is `make chaos`. The cells run a few
-at a time before the first test, because each of them mostly waits for timeouts.
+faults.md H1, H2, H4, H5, C2, C7, C8, K1: the whole product is `make chaos`. Where a trade dies
+moves on with each commit, so that runs of `make test` go through every event on the way to an
+order's answer; `CHAOS_ROUND=n` plays the slice of another round again. The cells run a few at a
+time before the first test, because each of them mostly waits for timeouts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from observability.build import commit
 from simulator.config import WireFace
 from tests.chaos.driver import Driver
 from tests.chaos.faults import Cell, Fault
@@ -25,14 +29,30 @@ pytestmark = pytest.mark.timeout(1200)
 AT_ONCE = 4
 # Two pytest workers share the machine with this one.
 PACE = 1.5
-# Where something was done and nobody has been told: the classic place to die.
+# Trades whose way to the first answer is another one die where something was done and nobody has
+# been told: the classic place to die.
 KILLED_AT = {
     "gt01": "reply.POST:1",
     "gt03": "walk_step.exit:1",
     "gt05": "replace_order.exit:1",
     "gt08": "reserve_risk.exit:1",
 }
-USUALLY = "place_order.exit:1"
+# Every other trade passes these on the way to its first answer, one after the other.
+ON_THE_WAY = (
+    "activation:1",
+    "activation.exit:1",
+    "reserve_risk.enter:1",
+    "reserve_risk.exit:1",
+    "place_order.enter:1",
+    "before_intent_row:1",
+    "after_intent_row:1",
+    "send.POST:1",
+    "reply.POST:1",
+    "after_response:1",
+    "place_order.exit:1",
+)
+# A kill between cause and effect, as of a person: at the entry's events in turn.
+KILL_SWITCH_AT = ("send.POST:1", "place_order.exit:1", "walk_step.enter:1")
 # Wherever a fault does most harm: around the entry, at the protection, in the workflow itself.
 ELSEWHERE = (
     (Fault.KILL_COLD, "gt05", "place_order.exit:2"),
@@ -48,7 +68,6 @@ ELSEWHERE = (
     (Fault.BROKER_CUT, "gt01", "after_intent_row:2"),
     (Fault.BROKER_SLOW, "gt01", "send.POST:1"),
     (Fault.BROKER_TWICE, "gt01", "send.POST:1"),
-    (Fault.KILL_SWITCH, "gt05", "walk_step.enter:1"),
     (Fault.FLATTEN, "gt05", "place_order.exit:2"),
 )
 
@@ -58,18 +77,28 @@ def _cell(fault: Fault, trade: str, failpoint: str, face: WireFace) -> Cell:
     return Cell(trade, face.value, fault, 0, place, int(nth))
 
 
+def _round() -> int:
+    """Which slice this run plays: the same for the same commit, in every process of the run."""
+    asked = os.environ.get("CHAOS_ROUND", "")
+    return int(asked) if asked else int(commit().partition("-")[0] or "0", 16) % 1_000
+
+
+ROUND = _round()
+
+
 def _cells() -> tuple[Cell, ...]:
-    """Trades in turn at either broker, so that both are killed."""
+    """Trades in turn at either broker and event, so that each is killed everywhere in the end."""
     killed = [
         _cell(
             Fault.KILL,
             name,
-            KILLED_AT.get(name, USUALLY),
-            golden.brokers[number % len(golden.brokers)],
+            KILLED_AT.get(name, ON_THE_WAY[(number + ROUND) % len(ON_THE_WAY)]),
+            golden.brokers[(number + ROUND // len(ON_THE_WAY)) % len(golden.brokers)],
         )
         for number, (name, golden) in enumerate(CATALOGUE.items())
     ]
-    return (*killed, *(_cell(*each, WireFace.ALPACA) for each in ELSEWHERE))
+    switched = (Fault.KILL_SWITCH, "gt05", KILL_SWITCH_AT[ROUND % len(KILL_SWITCH_AT)])
+    return (*killed, *(_cell(*each, WireFace.ALPACA) for each in (*ELSEWHERE, switched)))
 
 
 CELLS = _cells()
