@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from workflows import _lifecycle as life
+from workflows import reconcile
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,4 @@ class Times:
         life.READ_TIMEOUT = timedelta(seconds=self.long_start_to_close_s)
         life.BOOKKEEPING_TIMEOUT = timedelta(seconds=self.long_start_to_close_s)
         life.TASK_TIMEOUT = timedelta(seconds=self.workflow_task_s)
+        reconcile.PASS_TIMEOUT = timedelta(seconds=2 * self.long_start_to_close_s)

@@ -20,7 +20,7 @@ from typing import Any
 from domain.messages import TradeResult
 from simulator.config import ExchangeConfig, WireFace
 from tests import trade_scenarios as standard
-from tests.golden import books, equities, options, people
+from tests.golden import books, equities, happenings, options, people
 from tests.golden.oracle import broken
 from tests.golden.playing import EndedEarlyError, Play
 from tests.golden.seen import ZERO
@@ -287,6 +287,45 @@ CATALOGUE: dict[str, Golden] = {
             ),
         ),
         Golden(
+            "gt15",
+            "short sale that waits for shares to borrow, restricted, out at the target",
+            happenings.located_short,
+            (Ending("closed", "target", D(10), D("30.00")),),
+            (("sell", "10", "100.25"), ("buy", "10", "97.25")),
+            prepare=happenings.restricted_market,
+            exchange=happenings.TO_LOCATE,
+            check=happenings.found_and_lifted,
+        ),
+        Golden(
+            "gt16",
+            "leveraged perpetual, funding paid, liquidated above its stop",
+            happenings.liquidated,
+            (Ending("closed", "liquidation", D(10), D("-101.00")),),
+            (("buy", "10", "100.1"),),
+            prepare=happenings.leveraged_market,
+            exchange=happenings.LEVERAGED,
+            # There is no perpetual at Tradier.
+            brokers=(WireFace.ALPACA,),
+            check=happenings.funding_was_paid,
+            alerts=frozenset({"POSITION_ADJUSTED"}),
+        ),
+        Golden(
+            "gt17",
+            "cash-secured put, assigned, the shares taken over by a person, out at the target",
+            happenings.assigned,
+            (
+                Ending("closed", "assignment", D(1), D(0)),
+                Ending("closed", "target", D(100), D("599.00")),
+            ),
+            (("sell", "1", "1.99"), ("sell", "100", "104")),
+            prepare=happenings.market_with_put,
+            exchange=happenings.WITH_PUT,
+            # Tradier tells no statement rows: there an assignment is parked for a person
+            # (tests/workflow/test_discrepancies.py).
+            brokers=(WireFace.ALPACA,),
+            alerts=frozenset({"POSITION_ADJUSTED", "TRADE_RESTORED"}),
+        ),
+        Golden(
             "gt18",
             "two strategies in one symbol, one stopped, one at its target",
             equities.two_strategies,
@@ -300,6 +339,17 @@ CATALOGUE: dict[str, Golden] = {
                 ("sell", "10", "98.25"),
                 ("sell", "6", "101.5"),
             ),
+        ),
+        Golden(
+            "gt19",
+            "held over a split that takes the orders away, out at the target in new shares",
+            happenings.split_overnight,
+            (Ending("closed", "target", D(20), D("97.50")),),
+            (("buy", "10", "100.25"), ("sell", "20", "55")),
+            prepare=happenings.before_split,
+            # As with gt17: Tradier tells no split, it is parked for a person.
+            brokers=(WireFace.ALPACA,),
+            alerts=frozenset({"SPLIT"}),
         ),
         Golden(
             "gt20",

@@ -64,6 +64,8 @@ def _plan(play: Play, legs: tuple[PlanLeg, ...], **changes: Any) -> TradePlan:
         "signal_id": "signal-1",
         "signal_time": play.rig.clock.market0,
         "signal_max_age_s": D(600),
+        # They expire today: without a time to be flat the gate refuses them (G6).
+        "flat_by": play.rig.clock.market0 + timedelta(hours=5),
     }
     return TradePlan.model_validate(values | changes)
 

@@ -198,10 +198,11 @@ def never_too_much(seen: Seen, rules: Rules) -> list[str]:
         if plan.is_combo or not isinstance(plan.size, FixedSize):
             continue
         held = seen.owned.get((owner, symbol), ZERO) * plan.side.sign
+        planned = plan.size.quantity * seen.ratios.get(symbol, Decimal(1))
         if held < 0:
             found.append(f"I4 {plan.trade_id} turned its position round: {held}")
-        if held > plan.size.quantity:
-            found.append(f"I2 {plan.trade_id} holds {held} of {plan.size.quantity} planned")
+        if held > planned:
+            found.append(f"I2 {plan.trade_id} holds {held} of {planned} planned")
         leaving = reducing(seen, owner, symbol, plan.side)
         if leaving > max(held, ZERO):
             found.append(f"I4 exits of {plan.trade_id} could sell {leaving}, it holds {held}")
@@ -209,10 +210,10 @@ def never_too_much(seen: Seen, rules: Rules) -> list[str]:
 
 
 def reducing(seen: Seen, owner: str, symbol: str, side: Side) -> Decimal:
-    """Quantity that live exits of a trade could take off together."""
+    """Quantity that live exits of a trade could take off together; none that the venue left."""
     by_group: dict[str, Decimal] = {}
     for order in seen.live(owner=owner, symbol=symbol):
-        if order.side != side and not order.sleeps:
+        if order.side != side and not order.sleeps and order.seq > seen.taken.get(symbol, 0):
             by_group[order.group] = max(by_group.get(order.group, ZERO), order.remaining)
     return sum(by_group.values(), ZERO)
 
@@ -257,11 +258,8 @@ def nothing_left(seen: Seen) -> list[str]:
 
 
 def cash_is_conserved(seen: Seen, rules: Rules) -> list[str]:
-    """I5: the exchange's cash moved by the fills and fees alone.
-
-    What the venue books without an order (assignment, liquidation) is not for this check.
-    """
-    moved = ZERO
+    """I5: the exchange's cash moved by fills, fees and what the venue books by itself alone."""
+    moved = seen.moved
     for row in seen.fills:
         sign = 1 if row["side"] == "buy" else -1
         multiplier = rules.multipliers.get(row["symbol"], Decimal(1))

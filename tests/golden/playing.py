@@ -24,6 +24,7 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
+from activities.reconcile import ReconcileInput
 from domain.ids import Purpose, trade_prefix, trade_workflow_id
 from domain.messages import OperatorRequest, TradeInput, TradeResult, TradeStatus, VersionSignal
 from domain.plan import TradePlan
@@ -31,6 +32,7 @@ from tests.golden.oracle import Rules, reducing, stopped_units
 from tests.golden.seen import ZERO, Row, Seen, SeenOrder
 from tests.rig import Rig
 from workflows import _lifecycle as life
+from workflows.reconcile import ReconcileWorkflow
 from workflows.trade import TradeWorkflow
 
 QUERY_TIMEOUT_S = 3.0
@@ -55,6 +57,7 @@ class Play:
     plans: list[TradePlan] = field(default_factory=list)
     results: dict[str, TradeResult] = field(default_factory=dict)
     cut_short: str = ""
+    passes: int = 0
     _seen: Seen = field(default_factory=Seen)
     _ends: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -174,7 +177,7 @@ class Play:
         prefix, symbol = self.prefix(plan), plan.instrument.symbol
         held = abs(self.held(plan))
         seen = self.seen
-        if not any(row["kind"] == "fill" and self._owns(plan, row) for row in seen.fills):
+        if not held and not any(self._owns(plan, row) for row in seen.fills):
             return False
         if any(order.is_live for order in self.entries(plan)):
             return False
@@ -291,6 +294,42 @@ class Play:
         await self.rig.until_async(has_moved, "a new run goes on")
         if self.is_over(plan):
             self._end_early("a new run goes on")
+
+    def take_over(self, plan: TradePlan, quantity: Decimal) -> None:
+        """Notes in the journal that a person gives a trade what nobody owned."""
+        self.rig.exchange.state.record(
+            "taken_over", owner=self.prefix(plan), symbol=plan.symbol, quantity=quantity
+        )
+
+    async def reconciled(self, plan: TradePlan, condition: Callable[[], bool], what: str) -> None:
+        """Reconcile passes, as the schedule makes them, until the trade has drawn its conclusion.
+
+        Raises:
+            EndedEarlyError: the trade has ended and it is not so.
+            AssertionError: it was not so within the rig's deadline.
+        """
+
+        async def is_so() -> bool:
+            if not (condition() or self.is_over(plan)):
+                await self.reconcile()
+            return condition() or self.is_over(plan)
+
+        await self.rig.until_async(is_so, what)
+        if not condition():
+            self._end_early(what)
+
+    async def reconcile(self) -> None:
+        """One pass; one that a fault outlives ends with the play."""
+        account, self.passes = self.rig.services.account, self.passes + 1
+        with contextlib.suppress(RPCError, TimeoutError):
+            async with asyncio.timeout(self.rig.deadline_s):
+                await self.rig.client.execute_workflow(
+                    ReconcileWorkflow.run,
+                    ReconcileInput(account=account, settle_s=0.3),
+                    id=f"reconcile/{account}/{self.passes}",
+                    task_queue=self.rig.queue,
+                    task_timeout=life.TASK_TIMEOUT,
+                )
 
     def advance_to(self, moment: datetime) -> None:
         """Moves the exchange's time; what is due on the way happens."""

@@ -17,6 +17,8 @@ Row = Mapping[str, Any]
 ZERO = Decimal(0)
 PREFIX_LENGTH = 16
 _ENDS = frozenset({"canceled", "expired", "rejected", "replaced"})
+_OF_HOLDERS = frozenset({"SPLIT", "LIQ", "option"})
+"""Why a position moved without an order, where that befalls whoever holds the symbol."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,12 @@ class SeenOrder:
 
 @dataclass
 class Seen:
-    """State after the rows that were fed; `fills`, `quotes` and `requests` keep their rows."""
+    """State after the rows that were fed; `fills`, `quotes` and `requests` keep their rows.
+
+    `moved` is cash that moved without an order (funding, assignment, liquidation), `ratios` how
+    many shares of today one share of the start is. `taken` is the row at which the venue took a
+    symbol away: exits that rested then are left over for a while.
+    """
 
     orders: dict[str, SeenOrder] = field(default_factory=dict)
     positions: dict[str, Decimal] = field(default_factory=dict)
@@ -79,6 +86,9 @@ class Seen:
     start_cash: Decimal = ZERO
     cash: Decimal = ZERO
     fees: Decimal = ZERO
+    moved: Decimal = ZERO
+    ratios: dict[str, Decimal] = field(default_factory=dict)
+    taken: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     _legs: dict[str, str] = field(default_factory=dict)
 
@@ -121,8 +131,11 @@ class Seen:
             case "position":
                 self._placed(row)
             case "cash" | "fee":
-                self.cash = Decimal(row["cash"])
-                self.fees += Decimal(row["amount"]) if kind == "fee" else ZERO
+                self._paid(kind, row)
+            case "split":
+                self._split(row)
+            case "taken_over":
+                self._taken_over(row)
             case "quote":
                 self.quotes.append(row)
             case "request":
@@ -145,6 +158,10 @@ class Seen:
             order.is_live = False
         elif kind == "resized":
             order.quantity = Decimal(row["quantity"])
+        elif kind == "rescaled":
+            order.quantity = Decimal(row["quantity"])
+            order.limit_price = _decimal(row.get("limit_price"))
+            order.stop_price = _decimal(row.get("stop_price"))
         elif kind == "activated":
             order.sleeps = False
         elif kind == "triggered":
@@ -154,12 +171,47 @@ class Seen:
             order.is_live = order.is_live and order.remaining > 0
 
     def _placed(self, row: Row) -> None:
-        """A position; with a reason it moved without an order, so nobody of ours owns that."""
+        """A position; with a reason it moved without an order.
+
+        What befalls everybody who holds it is shared in proportion; of the rest nobody of ours
+        owns anything.
+        """
         symbol, held = str(row["symbol"]), Decimal(row["quantity"])
-        if "reason" in row:
+        before = self.position(symbol)
+        if row.get("reason") in _OF_HOLDERS and before:
+            for key in self.owned:
+                if key[1] == symbol:
+                    self.owned[key] = self.owned[key] * held / before
+            if not held:
+                self.taken[symbol] = int(row["seq"])
+        elif "reason" in row:
             key = ("", symbol)
-            self.owned[key] = self.owned.get(key, ZERO) + held - self.position(symbol)
+            self.owned[key] = self.owned.get(key, ZERO) + held - before
         self.positions[symbol] = held
+
+    def _paid(self, kind: str, row: Row) -> None:
+        """Cash of a fill, of a fee, or of what the venue did by itself."""
+        self.cash = Decimal(row.get("cash", self.cash))
+        if kind == "fee":
+            self.fees += Decimal(row["amount"])
+        elif "reason" in row:
+            self.moved += Decimal(row["change"])
+
+    def _split(self, row: Row) -> None:
+        """What the stops of before mean in new shares; a venue may leave live orders alone (R5)."""
+        symbol, ratio = str(row["symbol"]), Decimal(row["new"]) / Decimal(row["old"])
+        self.ratios[symbol] = self.ratios.get(symbol, Decimal(1)) * ratio
+        for order in self.orders.values():
+            stays = order.is_live and row["orders"] == "keep"
+            if order.symbol == symbol and order.stop_price is not None and not stays:
+                order.stop_price /= ratio
+
+    def _taken_over(self, row: Row) -> None:
+        """A person gave a trade of ours what nobody owned."""
+        symbol, quantity = str(row["symbol"]), Decimal(row["quantity"])
+        for owner, change in (("", -quantity), (str(row["owner"]), quantity)):
+            key = (owner, symbol)
+            self.owned[key] = self.owned.get(key, ZERO) + change
 
     def _accepted(self, row: Row) -> None:
         order_id, old = str(row["order_id"]), self.orders.get(str(row.get("replaces")))

@@ -1,7 +1,8 @@
-"""Golden trades in which the venue acts by itself: short sale, split, assignment, liquidation.
+"""What the golden trades of `happenings.py` leave out: nobody lends, every cent of an assignment,
+orders that a split scales or takes away, an execution that is taken back.
 
-GT15, GT16, GT17 and GT19 of faults.md §2.4 on the real stack, at the Alpaca face: the other
-broker tells no statement rows, there the same events are parked (`test_discrepancies.py`).
+On the real stack, at the Alpaca face: the other broker tells no statement rows, there the same
+events are parked (`test_discrepancies.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from activities.reconcile import ReconcileInput, ReconcilePass, ReconcileReport
 from activities.restore import Restorer
 from domain.adoption import AdoptionRequest
 from domain.ids import trade_workflow_id
-from domain.instrument import Instrument, InstrumentKind
+from domain.instrument import Instrument
 from domain.messages import TradeResult
 from domain.money import total
 from domain.occ import option_instrument
@@ -29,13 +30,7 @@ from domain.order import Side
 from domain.plan import FixedSize, PlanLeg, PlanPrice, StopPlan, TargetPlan, TradePlan, WalkPlan
 from ledger.records import EXTERNAL, TradePosition
 from ledger.repository import Ledger
-from simulator.config import (
-    CalendarConfig,
-    ExchangeConfig,
-    FeeSchedule,
-    Listing,
-    PerpetualTerms,
-)
+from simulator.config import ExchangeConfig, FeeSchedule, Listing
 from simulator.events import OrdersOnSplit
 from tests.rig import Rig, running_rig
 from workflows.trade import TradeWorkflow
@@ -242,34 +237,6 @@ def short_plan(rig: Rig) -> TradePlan:
     )
 
 
-async def test_gt15_short_sale_waits_for_its_locate_and_never_takes_a_restricted_bid(
-    temporal_client: Client, ledger: Ledger, unique: str
-) -> None:
-    """Pending until shares are found; restricted, it fills only when its offer is lifted."""
-    listing = Listing(SHARE, locate_s=D(45))
-    async with stack(temporal_client, ledger, unique, listings=(listing,)) as rig:
-        rig.quote("ESX", "100.00", "100.50")
-        rig.exchange.restrict_short_sales("ESX")
-        handle = await rig.start_trade(short_plan(rig))
-        await rig.until(lambda: bool(rig.journal("locate")), "asked for shares")
-        rig.quote("ESX", "101.00", "101.50")
-        assert rig.journal("fill") == []
-        rig.quote("ESX", "100.00", "100.50")
-        rig.exchange.advance_to(rig.exchange.now + timedelta(seconds=46))
-        assert [row["found"] for row in rig.journal("located")] == [True]
-        assert rig.journal("fill") == []
-
-        rig.quote("ESX", "100.25", "100.75")
-        await rig.until(lambda: stops(rig) == [(D(10), D("102.25"))], "the short is protected")
-        assert [(row["side"], row["price"]) for row in rig.journal("fill")] == [("sell", "100.25")]
-        rig.quote("ESX", "97.00", "97.20")
-        result = await handle.result()
-        assert (result.outcome, result.exit_reason) == ("closed", "target")
-        assert CASH + (result.realised or D(0)) == rig.exchange.state.account.cash
-        assert rig.exchange.holdings() == []
-        assert rig.exchange.open_orders == []
-
-
 async def test_gt15_short_sale_without_shares_to_borrow_ends_unfilled(
     temporal_client: Client, ledger: Ledger, unique: str
 ) -> None:
@@ -284,47 +251,6 @@ async def test_gt15_short_sale_without_shares_to_borrow_ends_unfilled(
         assert result.outcome == "not_filled"
         assert rig.journal("fill") == []
         assert rig.exchange.open_orders == []
-
-
-# --- GT16 ----------------------------------------------------------------------------------------
-
-
-async def test_gt16_leveraged_perpetual_pays_funding_and_is_liquidated(
-    temporal_client: Client, ledger: Ledger, unique: str
-) -> None:
-    """R3: the venue's price is booked, the stop below it goes, funding is the trade's cost."""
-    instrument = Instrument(symbol="ESX", kind=InstrumentKind.PERPETUAL)
-    terms = PerpetualTerms(leverage=D(10), funding_rate=D("0.001"))
-    async with stack(
-        temporal_client,
-        ledger,
-        unique,
-        listings=(Listing(instrument, perpetual=terms),),
-        calendar=CalendarConfig(always_open=True),
-    ) as rig:
-        rig.quote("ESX", "99.90", "100.10")
-        await reconcile(rig)
-        handle = await rig.start_trade(
-            plan(rig, instrument, Side.BUY, stop=StopPlan(price=PlanPrice(absolute=D(85))))
-        )
-        await rig.until(lambda: stops(rig) == [(D(10), D(85))], "protected below liquidation")
-        rig.exchange.advance_to(rig.exchange.now + timedelta(hours=8, minutes=1))
-        funding = D(rig.journal("cash")[-1]["change"])
-        assert funding < 0
-        assert kinds(await reconcile(rig)) == []
-
-        rig.quote("ESX", "90.00", "90.20")
-        assert rig.exchange.holdings() == []
-        assert stops(rig) == [(D(10), D(85))]
-        assert kinds(await reconcile(rig)) == ["liquidation"]
-        result = await handle.result()
-        assert (result.outcome, result.exit_reason) == ("closed", "liquidation")
-        assert rig.exchange.open_orders == []
-        trade = await rig.ledger.trade(result.trade_id)
-        assert trade is not None
-        assert trade.fees == -funding
-        assert CASH + (trade.realised or D(0)) == rig.exchange.state.account.cash
-        assert kinds(await reconcile(rig)) == []
 
 
 # --- a trade that the venue takes back -----------------------------------------------------------

@@ -15,6 +15,7 @@ from domain.ids import IntentKey, Purpose, client_order_id
 from domain.instrument import Instrument
 from domain.order import Side as PlanSide
 from domain.plan import FixedSize, PlanLeg, PlanPrice, StopPlan, TargetPlan, TradePlan, WalkPlan
+from simulator.events import OrdersOnSplit
 from simulator.exchange import Exchange
 from simulator.journal import Journal
 from simulator.orders import Kind, OrderClass, OrderRequest, Side, TimeInForce
@@ -217,3 +218,72 @@ def test_bare_time_is_from_the_fill_to_the_stop_without_the_time_away() -> None:
     away = [(wall[filled] + timedelta(seconds=1), wall[covered] + timedelta(hours=1))]
     assert span.seconds(away) == 1.0
     assert span.seconds() == covered - filled
+
+
+# --- what the venue does by itself ----------------------------------------------------------------
+
+
+def held_protected() -> Exchange:
+    """Ten bought at 100.25 by the trade, behind a stop at 95."""
+    exchange = Exchange()
+    exchange.set_quote(SYMBOL, D("99.75"), D("100.25"))
+    entry, stop = client_id("one", Purpose.ENTRY, 1), client_id("one", Purpose.STOP, 2)
+    limit = D("100.25")
+    exchange.submit(
+        OrderRequest(SYMBOL, Side.BUY, D(10), Kind.LIMIT, client_id=entry, limit_price=limit)
+    )
+    exchange.submit(
+        OrderRequest(SYMBOL, Side.SELL, D(10), Kind.STOP, client_id=stop, stop_price=D(95))
+    )
+    return exchange
+
+
+def test_split_leaves_owner_stop_and_plan_in_new_shares() -> None:
+    """R5: twenty of ten planned are no excess, and a stop at half the price is no looser one."""
+    exchange = held_protected()
+    exchange.events.split(SYMBOL, 2, orders=OrdersOnSplit.CANCEL)
+    again = client_id("one", Purpose.STOP, 3)
+    exchange.submit(
+        OrderRequest(SYMBOL, Side.SELL, D(20), Kind.STOP, client_id=again, stop_price=D("47.5"))
+    )
+    rows = [dict(row) for row in exchange.journal.rows]
+    assert broken(rows, RULES, at_end=False) == []
+    row_of(rows, "accepted", client_id=again)["stop_price"] = "47.4"
+    assert any(text.startswith("I8") for text in broken(rows, RULES, at_end=False))
+
+
+def test_liquidation_takes_from_its_owner_and_only_later_exits_are_too_many() -> None:
+    """R3: the stop that the venue left is no flip of ours; one that is sent afterwards is."""
+    exchange = held_protected()
+    exchange.events.liquidate(SYMBOL, D(97))
+    exchange.set_quote(SYMBOL, D("96.75"), D("97.25"))
+    rows = [dict(row) for row in exchange.journal.rows]
+    assert broken(rows, RULES, at_end=False) == []
+    stop = row_of(rows, "accepted", type="stop")
+    copied(rows, rows[-1], **(stop | {"order_id": "late", "seq": 99}))
+    rows.append(rows[-1] | {"kind": "clock", "seq": 100})
+    found = broken(rows, RULES, at_end=False)
+    assert any(text.startswith("I4 exits") for text in found), found
+
+
+def test_shares_of_nobody_are_of_the_trade_that_a_person_gave_them_to() -> None:
+    """R2: then it may sell them, and not before."""
+    exchange = Exchange()
+    exchange.set_quote(SYMBOL, D("99.75"), D("100.25"))
+    exchange.set_position(SYMBOL, D(10), "OPASN", D(98))
+    owner = client_id("one", Purpose.OCO, 1)[:16]
+    exchange.state.record("taken_over", owner=owner, symbol=SYMBOL, quantity=D(10))
+    exchange.submit(
+        OrderRequest(
+            SYMBOL,
+            Side.SELL,
+            D(10),
+            Kind.LIMIT,
+            client_id=client_id("one", Purpose.OCO, 1),
+            limit_price=D("99.75"),
+        )
+    )
+    rows = [dict(row) for row in exchange.journal.rows]
+    assert broken(rows, RULES) == []
+    rows.remove(row_of(rows, "taken_over"))
+    assert any(text.startswith("I4") for text in broken(rows, RULES))
