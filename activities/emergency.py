@@ -18,6 +18,7 @@ from brokers.port import Accepted, Broker, Duplicate, PlaceOutcome, Rejected
 from domain.base import Frozen
 from domain.errors import HoldfastError
 from domain.ids import (
+    DIRECT_SEQUENCE_FIRST,
     IntentKey,
     Purpose,
     client_id_of_prefix,
@@ -44,7 +45,6 @@ RUNG_WAIT_S = 3.0
 PROOF_S = 3.0
 POLL_S = 0.1
 LOOK_BACK = timedelta(days=7)
-SEQUENCE_FIRST = 0x8000
 
 
 class HeldLeg(Frozen):
@@ -165,7 +165,7 @@ class DirectFlatten:
         self._allow_market = allow_market
         self._rung_wait_s = rung_wait_s
         digest = int(hashlib.sha256(command_id.encode()).hexdigest()[:4], 16)
-        self._sequence = SEQUENCE_FIRST | (digest & 0x7FF0)
+        self._sequence = DIRECT_SEQUENCE_FIRST | (digest & 0x7FF0)
 
     async def run(self, held: Iterable[HeldLeg]) -> tuple[FlattenLine, ...]:
         """One leg after the other, in the order given."""

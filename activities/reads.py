@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from temporalio import activity
 
 from activities.executions import book_executions, fills_of_trade
@@ -17,8 +19,8 @@ from domain.facts import (
     TradingHalted,
     TradingResumed,
 )
-from domain.ids import trade_prefix
-from domain.order import OrderSnapshot, Position
+from domain.ids import is_direct_order_id, trade_prefix
+from domain.order import Fill, OrderSnapshot, Position
 
 
 class ReadActivities:
@@ -57,6 +59,8 @@ class ReadActivities:
                 complete = False
         try:
             fills = await fills_of_trade(services, input.trade.trade_id)
+            for order in await self._direct_orders(input, fills, orders):
+                orders[order.broker_order_id] = order
         except HoldfastError:
             fills, complete = (), False
         await note_stage(services, input.trade)
@@ -92,6 +96,21 @@ class ReadActivities:
             if order is not None and order.broker_order_id not in seen:
                 extra.append(order)
         return [*ours, *known, *extra]
+
+    async def _direct_orders(
+        self, input: ReadInput, fills: Sequence[Fill], read: Mapping[str, OrderSnapshot]
+    ) -> list[OrderSnapshot]:
+        """Orders that a flatten sent past the workflow: the trade knows only their fills (K8)."""
+        ids = dict.fromkeys(
+            fill.broker_order_id
+            for fill in fills
+            if fill.broker_order_id not in read
+            and is_direct_order_id(
+                fill.client_id, self._services.installation, input.trade.trade_id
+            )
+        )
+        found = [await self._services.broker.order(each) for each in ids]
+        return [order for order in found if order is not None]
 
     @activity.defn(name="read_quote")
     async def read_quote(self, input: QuoteInput) -> FactBatch:

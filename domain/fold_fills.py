@@ -22,7 +22,7 @@ from domain.facts import (
     PositionAdjusted,
 )
 from domain.fold_orders import BY_HAND, see_order, take_back
-from domain.forgetting import recalled
+from domain.forgetting import is_direct_order, recalled, with_direct_order
 from domain.money import ZERO
 from domain.order import (
     TERMINAL_STATES,
@@ -58,7 +58,8 @@ def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) 
     if record is None:
         # A child that the broker made may fill before we ever saw it: look, then book. The read
         # brings this fill again, from the ledger; only what it does not explain is told.
-        if looked or fill.client_id is not None:
+        # An order of a direct flatten is met in the same way.
+        if looked or not (fill.client_id is None or is_direct_order(state, fill.client_id)):
             text = f"{fill.broker_order_id} {fill.quantity} {fill.symbol}"
             state = alert(state, "FILL_UNATTRIBUTED", text, AlertSeverity.CRITICAL)
         return state.changed(read_needed=_UNKNOWN_FILL)
@@ -90,6 +91,7 @@ def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) 
 def order_reported(state: TradeState, fact: OrderReported, now: datetime) -> TradeState:
     """News of an order; what no order of ours is named by may be a child that was just made."""
     seen = fact.order
+    state = with_direct_order(state, seen, now)
     known = state.find(seen.client_id, seen.broker_order_id) is not None
     if known or not awaits_broker_ids(state):
         return see_order(state, seen, now)
@@ -160,6 +162,7 @@ def broker_snapshot(state: TradeState, fact: BrokerSnapshot, now: datetime) -> T
     # What this read itself shows is proven by it: a close needs no second read.
     seen_at = min(now, fact.started_at)
     for order in fact.orders:
+        state = with_direct_order(state, order, seen_at)
         if state.find(order.client_id, order.broker_order_id) is not None:
             state = see_order(state, order, seen_at)
             state = proven_since(state, order, seen_at)

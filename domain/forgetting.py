@@ -12,9 +12,9 @@ from datetime import datetime
 
 from domain import trade_state as ts
 from domain.fold_orders import BY_HAND
-from domain.ids import Purpose, parse_client_order_id, trade_prefix
+from domain.ids import Purpose, is_direct_order_id, parse_client_order_id, trade_prefix
 from domain.money import ZERO
-from domain.order import TERMINAL_STATES, Fill, OrderState
+from domain.order import TERMINAL_STATES, Fill, OrderSnapshot, OrderState
 from domain.trade_state import OrderRecord, Role, TradeState
 
 DEAD_KEPT = 12
@@ -58,15 +58,17 @@ def recalled(
 
     The ledger gives a trade its own fills only. One without an id of ours is of a child that the
     broker made, the stop of its group; it may also be too young to be known, so somebody must
-    have `looked` at the broker's orders first.
+    have `looked` at the broker's orders first. So it is with one of a direct flatten.
     """
     symbols = {leg.instrument.symbol for leg in state.plan.legs}
-    if not state.forgotten or fill.symbol not in symbols:
-        return None
     client_id = fill.client_id or ""
+    is_direct = is_direct_order(state, client_id)
+    if not (state.forgotten or is_direct) or fill.symbol not in symbols:
+        return None
     parts = parse_client_order_id(client_id)
     is_ours = client_id.startswith(trade_prefix(state.installation, state.plan.trade_id))
-    if not (is_ours if client_id else looked):
+    needs_look = is_direct or not client_id
+    if not (looked if needs_look else is_ours):
         return None
     return OrderRecord(
         client_id=fill.client_id or f"recalled/{fill.broker_order_id}",
@@ -79,6 +81,39 @@ def recalled(
         broker_order_id=fill.broker_order_id,
         changed_at=now,
     )
+
+
+def is_direct_order(state: TradeState, client_id: str | None) -> bool:
+    """True if a flatten past this trade's workflow made the order; see `with_direct_order`."""
+    return is_direct_order_id(client_id, state.installation, state.plan.trade_id)
+
+
+def with_direct_order(state: TradeState, seen: OrderSnapshot, now: datetime) -> TradeState:
+    """The state with an order that a flatten sent while the trade could not be asked (K8).
+
+    Its exits are this trade's exits and the stop that it puts back is this trade's stop; without
+    them the trade would believe for ever to hold what was sold. Every other order: no change.
+    """
+    client_id = seen.client_id or ""
+    parts = parse_client_order_id(client_id)
+    if parts is None or seen.side is None or not is_direct_order(state, client_id):
+        return state
+    if state.find(client_id, seen.broker_order_id) is not None:
+        return state
+    record = OrderRecord(
+        client_id=client_id,
+        role=_ROLE.get(parts.purpose, Role.EXIT),
+        state=OrderState.UNKNOWN,
+        symbol=seen.symbol,
+        side=seen.side,
+        quantity=seen.quantity,
+        leg=parts.leg,
+        limit_price=seen.limit_price,
+        stop_price=seen.stop_price,
+        broker_order_id=seen.broker_order_id,
+        changed_at=now,
+    )
+    return state.with_order(record)
 
 
 def _never_filled(state: TradeState, record: OrderRecord) -> bool:

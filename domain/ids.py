@@ -19,6 +19,8 @@ ID_MAX = 48
 _ID = re.compile(r"[A-Za-z0-9-]{1,48}")
 _CLIENT_ID = re.compile(r"[0-9a-f]{32}")
 _INSTALLATION = re.compile(r"[0-9a-f]{4}")
+DIRECT_SEQUENCE_FIRST = 0x8000
+"""Sequences from here on are of a flatten past the workflow; none of its own gets here."""
 
 
 class Purpose(StrEnum):
@@ -125,6 +127,17 @@ def parse_client_order_id(client_id: str) -> ClientIdParts | None:
         sequence=int(client_id[20:24], 16),
         checksum=client_id[24:],
     )
+
+
+def is_direct_order_id(client_id: str | None, installation: str, trade_id: str) -> bool:
+    """True for an order of this trade that a flatten sent past its workflow (K8).
+
+    The trade did not decide it, so it meets the order first in what the broker tells.
+    """
+    parts = parse_client_order_id(client_id or "")
+    if parts is None or parts.sequence < DIRECT_SEQUENCE_FIRST:
+        return False
+    return (client_id or "").startswith(trade_prefix(installation, trade_id))
 
 
 def trade_workflow_id(trade_id: str) -> str:

@@ -51,6 +51,7 @@ from domain.facts import (
     Settled,
 )
 from domain.fold import apply
+from domain.forgetting import is_direct_order
 from domain.order import (
     BrokerOrderStatus,
     Fill,
@@ -471,6 +472,8 @@ class Trade:
     def _as_read(self, command: ReadBroker, whole: BrokerSnapshot) -> BrokerSnapshot:
         """As `read_broker` answers: what works, and of what is over only what was asked for."""
         wanted = {*command.broker_order_ids, *command.client_ids}
+        state = self.state
+        wanted |= {f.broker_order_id for f in whole.fills if is_direct_order(state, f.client_id)}
 
         def is_shown(seen: OrderSnapshot) -> bool:
             is_wanted = seen.broker_order_id in wanted or seen.client_id in wanted
