@@ -70,7 +70,7 @@ def test_short_sold_and_bought_back_earns_when_the_price_falls() -> None:
     made = book(move(0, "-10", "20.00"), move(1, "10", "17.00"))
     lots = fold_lots(made)
     (piece,) = lots.closed
-    assert (piece.side, piece.quantity, piece.gross, piece.net) == (Side.SELL, 10, 30, 30)
+    assert (piece.side, piece.quantity, piece.gross, piece.net) == (Side.SELL, D(10), D(30), D(30))
     assert lots.open == ()
 
 
@@ -81,8 +81,10 @@ def test_piece_closed_by_nobodys_order_belongs_to_the_trade_that_opened_it() -> 
 
 def test_sale_of_more_than_is_held_closes_all_and_opens_a_short_of_the_rest() -> None:
     lots = fold_lots(book(move(0, "10", "20.00"), move(1, "-11", "21.00", fee="0.22")))
-    assert [(lot.quantity, lot.gross, lot.fees) for lot in lots.closed] == [(10, 10, D("0.20"))]
-    assert [(lot.quantity, lot.cost, lot.fees) for lot in lots.open] == [(-1, -21, D("0.02"))]
+    assert [(lot.quantity, lot.gross, lot.fees) for lot in lots.closed] == [
+        (D(10), D(10), D("0.20"))
+    ]
+    assert [(lot.quantity, lot.cost, lot.fees) for lot in lots.open] == [(D(-1), D(-21), D("0.02"))]
 
 
 def test_result_is_unknown_as_soon_as_one_of_the_prices_is() -> None:
@@ -91,7 +93,7 @@ def test_result_is_unknown_as_soon_as_one_of_the_prices_is() -> None:
         assert (piece.gross, piece.net) == (None, None)
         assert piece.open_price == (None if first is None else D(20))
     (held,) = fold_lots(book(move(0, "10", None))).open
-    assert (held.price, held.cost, held.quantity) == (None, None, 10)
+    assert (held.price, held.cost, held.quantity) == (None, None, D(10))
 
 
 def test_closed_pieces_come_by_the_time_of_their_close_whatever_the_symbol() -> None:
@@ -115,9 +117,9 @@ def test_lots_until_an_instant_know_nothing_of_that_instant() -> None:
     )
     at = BEGIN + timedelta(minutes=5)
     (held,) = fold_lots(made, until=at).open
-    assert (held.quantity, held.fees) == (10, 0)
+    assert (held.quantity, held.fees) == (D(10), D(0))
     later = fold_lots(made, until=at + timedelta(microseconds=1))
-    assert (later.open, later.closed[0].fees) == ((), 1)
+    assert (later.open, later.closed[0].fees) == ((), D(1))
 
 
 def test_reversed_execution_and_its_reversal_leave_no_lot_and_the_others_alone() -> None:
@@ -128,8 +130,8 @@ def test_reversed_execution_and_its_reversal_leave_no_lot_and_the_others_alone()
         move(3, "-4", "22.00"),
     )
     lots = fold_lots(made)
-    assert [(lot.opened_by, lot.quantity) for lot in lots.open] == [("f0", 6)]
-    assert [(lot.opened_by, lot.gross) for lot in lots.closed] == [("f0", 8)]
+    assert [(lot.opened_by, lot.quantity) for lot in lots.open] == [("f0", D(6))]
+    assert [(lot.opened_by, lot.gross) for lot in lots.closed] == [("f0", D(8))]
 
 
 def test_move_of_nothing_and_change_of_owner_do_not_hide_what_comes_after() -> None:
@@ -140,7 +142,7 @@ def test_move_of_nothing_and_change_of_owner_do_not_hide_what_comes_after() -> N
         move(3, "-10", "21.00"),
     )
     lots = fold_lots(made)
-    assert [(lot.closed_by, lot.gross) for lot in lots.closed] == [("f3", 10)]
+    assert [(lot.closed_by, lot.gross) for lot in lots.closed] == [("f3", D(10))]
     assert lots.open == ()
 
 
@@ -156,10 +158,15 @@ def test_two_splits_are_both_told_and_the_later_sale_earns_on_the_new_price() ->
     )
     lots = fold_lots(made)
     (piece,) = lots.closed
-    assert (piece.quantity, piece.open_price, piece.gross, piece.fees) == (10, 10, 20, D("0.10"))
+    assert (piece.quantity, piece.open_price, piece.gross, piece.fees) == (
+        D(10),
+        D(10),
+        D(20),
+        D("0.10"),
+    )
     assert piece.text == "split 10 to 20 (f1) split 20 to 40 (f2)"
     (rest,) = lots.open
-    assert (rest.quantity, rest.price, rest.cost, rest.fees) == (30, 10, 300, D("0.30"))
+    assert (rest.quantity, rest.price, rest.cost, rest.fees) == (D(30), D(10), D(300), D("0.30"))
 
 
 @pytest.mark.parametrize("held", ["10", "-10"])
@@ -167,12 +174,12 @@ def test_split_that_leaves_nothing_closes_the_lot_without_a_known_result(held: s
     gone = str(-D(held))
     lots = fold_lots(book(move(0, held, "40.00"), move(1, gone, None, kind="split")))
     assert lots.open == ()
-    assert [(lot.quantity, lot.gross) for lot in lots.closed] == [(10, None)]
+    assert [(lot.quantity, lot.gross) for lot in lots.closed] == [(D(10), None)]
 
 
 def test_shares_of_a_split_without_a_position_are_a_lot_without_a_price() -> None:
     (lot,) = fold_lots(book(move(0, "3", None, kind="split"))).open
-    assert (lot.quantity, lot.cost, lot.text) == (3, None, "split")
+    assert (lot.quantity, lot.cost, lot.text) == (D(3), None, "split")
 
 
 # --- fees -------------------------------------------------------------------------------------
@@ -200,7 +207,7 @@ def test_fee_row_of_an_order_is_shared_by_quantity_and_the_last_takes_the_rest()
     assert fees == {
         "f0": D("0.33333333") + D("0.10"),
         "f1": D("0.05") + D("0.66666667") + D("0.20"),
-        "f2": 0,
+        "f2": D(0),
     }
 
 
