@@ -41,7 +41,10 @@ class BadBody(ValueError):
 
 def safe_text(text: object) -> str:
     """Foreign text, shortened and free of what no JSON payload or log line can carry."""
-    shown = str(text)[:TEXT_MAX].encode("utf-8", "replace").decode()
+    shown = str(text)[:TEXT_MAX]
+    if shown.isprintable():
+        return shown
+    shown = shown.encode("utf-8", "replace").decode()
     return "".join(char if char.isprintable() else " " for char in shown)
 
 

@@ -30,6 +30,8 @@ BODY_BYTES_MAX = 32 * 1024 * 1024
 POOL_SIZE = 20
 POOL_SIZE_RESERVED = 4
 
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=str)
+
 # The connection was never made, so nothing was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -72,7 +74,9 @@ def parse_json(content: bytes | str) -> object:
         BadBody: the text was not JSON.
     """
     try:
-        value: object = json.loads(content, parse_float=Decimal, parse_constant=str)
+        if isinstance(content, bytes):
+            content = content.decode(json.detect_encoding(content), "surrogatepass")
+        value: object = _JSON.decode(content)
     except (ValueError, RecursionError, ArithmeticError) as error:
         raise BadBody(f"the body was not JSON: {type(error).__name__}") from None
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ from domain.errors import BadInput, Uncertain
 from domain.money import exact
 
 _ID = re.compile(r"[!-~]{1,128}")
+_FRACTION = re.compile(r"-?[0-9]+\.[0-9]+")
 _PLACES = Decimal("1e-12")
 _WIDE = Context(prec=60)
 _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
@@ -37,7 +39,7 @@ def venue_number(value: object) -> Decimal:
     """
     if isinstance(value, str) and len(value) <= 60:
         try:
-            value = Decimal(value) if re.fullmatch(r"-?[0-9]+\.[0-9]+", value) else value
+            value = Decimal(value) if _FRACTION.fullmatch(value) else value
         except ArithmeticError:  # pragma: no cover - the pattern excludes it
             return exact(value)
     if isinstance(value, Decimal) and value.is_finite():
@@ -69,8 +71,14 @@ def _loose_id(value: object) -> str | None:
 def _loose_time(value: object) -> datetime | None:
     if not isinstance(value, str) or len(value) > 40:
         return None
+    return _time_of(value)
+
+
+@lru_cache(maxsize=4096)
+def _time_of(text: str) -> datetime | None:
+    """Most times are read many times: an order is listed again and again."""
     try:
-        moment = _TIME.validate_python(value)
+        moment = _TIME.validate_python(text)
     except ValidationError:
         return None
     if moment.tzinfo is None:

@@ -36,6 +36,7 @@ ONE = Decimal(1)
 CENT = Decimal("0.01")
 
 MAGNITUDE_MAX = Decimal("1e15")
+MAGNITUDE_MIN = Decimal("1e-12")
 DECIMAL_PLACES_MAX = 12
 _AMOUNT_PLACES = 8
 _TEXT_MAX = 48
@@ -73,12 +74,12 @@ def exact(value: object) -> Decimal:
         raise PydanticCustomError("NUMBER_TYPE", "the value was not a number")
     if not number.is_finite():
         raise PydanticCustomError("NOT_FINITE", "the number was not finite")
-    if number and not Decimal("1e-12") <= abs(number) <= MAGNITUDE_MAX:
+    if number and not MAGNITUDE_MIN <= abs(number) <= MAGNITUDE_MAX:
         raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "allowed: 1e-12 <= |x| <= 1e15")
     exponent = number.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -DECIMAL_PLACES_MAX:
         number = _trim(number)
-    return ZERO if number == 0 and number.is_signed() else number
+    return number if number or not number.is_signed() else ZERO
 
 
 def _from_text(text: str) -> Decimal:

@@ -6,10 +6,13 @@ functions below, so that no two fields can disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self
 
 from pydantic import AwareDatetime, Field
 
@@ -38,6 +41,8 @@ HISTORY_REWOUND = "HISTORY_REWOUND"
 _OF_TRADE = 16  # characters of a client order id that all orders of a trade share (domain.ids)
 _GROUPS = (OrderClass.OCO, OrderClass.OTO, OrderClass.BRACKET)
 _AVERAGE_PLACES = Decimal("1e-10")
+_COUNTED = frozenset({"plan", "fills", "busted", "adjustments"})
+_RECORDS_MAX = 256
 
 
 class Role(StrEnum):
@@ -199,6 +204,21 @@ class NakedClock(Frozen):
     longest_s: float = 0.0
 
 
+@dataclass(slots=True)
+class _Booked:
+    """Sums over the fills of one state: each is asked for many times before the next fill.
+
+    A record and the orders of an average are kept beside their sums: they tell whether it is
+    about the same ones.
+    """
+
+    units: tuple[Decimal, ...] | None = None
+    fills: dict[int, tuple[OrderRecord, tuple[Fill, ...]]] = field(default_factory=dict)
+    averages: dict[tuple[Role, ...], tuple[tuple[OrderRecord, ...], Decimal | None]] = field(
+        default_factory=dict
+    )
+
+
 class TradeState(Frozen):
     """Everything a trade knows. `installation` and `clock` never change.
 
@@ -271,6 +291,17 @@ class TradeState(Frozen):
     rewound: bool = False
     forgotten: int = 0
 
+    @cached_property
+    def booked(self) -> _Booked:
+        """What the functions below have counted for these fills; shared by copies with the same."""
+        return _Booked()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        made = super().model_copy(update=update, deep=deep)
+        if deep or (update is not None and not _COUNTED.isdisjoint(update)):
+            made.__dict__.pop("booked", None)
+        return made
+
     @classmethod
     def planned(cls, plan: TradePlan, installation: str, clock: ClockMap) -> TradeState:
         """The state before anything happened."""
@@ -319,7 +350,14 @@ def booked_fills(state: TradeState) -> Iterator[Fill]:
 
 
 def fills_of(state: TradeState, record: OrderRecord) -> tuple[Fill, ...]:
-    return tuple(f for f in booked_fills(state) if record.is_named(f.client_id, f.broker_order_id))
+    known = state.booked.fills
+    found = known.get(id(record))
+    if found is None or found[0] is not record:
+        named = (f for f in booked_fills(state) if record.is_named(f.client_id, f.broker_order_id))
+        if len(known) >= _RECORDS_MAX:
+            known.clear()
+        found = known[id(record)] = (record, tuple(named))
+    return found[1]
 
 
 def filled_quantity(state: TradeState, record: OrderRecord) -> Decimal:
@@ -412,10 +450,13 @@ def position_of(state: TradeState, symbol: str) -> Decimal:
 
 def leg_units(state: TradeState) -> tuple[Decimal, ...]:
     """Signed trade units that each leg holds; equal for a balanced structure."""
-    return tuple(
-        divide(position_of(state, leg.instrument.symbol), Decimal(leg.side.sign * leg.ratio))
-        for leg in state.plan.legs
-    )
+    booked = state.booked
+    if booked.units is None:
+        booked.units = tuple(
+            divide(position_of(state, leg.instrument.symbol), Decimal(leg.side.sign * leg.ratio))
+            for leg in state.plan.legs
+        )
+    return booked.units
 
 
 def held_units(state: TradeState) -> Decimal:
@@ -483,6 +524,14 @@ def average_price(state: TradeState, *roles: Role) -> Decimal | None:
     Rounded to ten places. For a combo: the sum over legs of average x ratio, signed by the
     leg's side in the structure, so that a debit is positive.
     """
+    known = state.booked.averages
+    found = known.get(roles)
+    if found is None or found[0] is not state.orders:
+        found = known[roles] = (state.orders, _average_of(state, roles))
+    return found[1]
+
+
+def _average_of(state: TradeState, roles: tuple[Role, ...]) -> Decimal | None:
     records = [o for o in state.orders if o.role in roles]
     net = ZERO
     for leg in state.plan.legs:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
+from hashlib import sha1
 
 from simulator.account import Account, Activity
 from simulator.book import Book
@@ -87,11 +89,11 @@ class State:
         number = self._counters.get(kind, 0) + 1
         self._counters[kind] = number
         maker = ":".join(filter(None, (str(self.config.seed), self.config.account)))
-        return str(uuid.uuid5(ID_SPACE, f"{maker}:{kind}:{number}"))
+        return _id_of(f"{maker}:{kind}:{number}")
 
     def fixed_id(self, kind: str, name: str) -> str:
         """Id of a thing that has a name (asset, account)."""
-        return str(uuid.uuid5(ID_SPACE, f"{kind}:{name}"))
+        return _fixed_id(f"{kind}:{name}")
 
     def record(self, kind: str, **fields: object) -> None:
         self.journal.write(self.now, kind, **fields)
@@ -112,6 +114,8 @@ class State:
 
     def fault(self, kind: FaultKind, **facts: str) -> FaultRule | None:
         """Asks the board; a fault that fires is journalled."""
+        if not self.faults.rules:
+            return None
         rule = self.faults.take(kind, **facts)
         if rule is not None:
             self.record("fault", fault=kind.value, rule=rule.id, facts=facts)
@@ -189,3 +193,15 @@ class State:
         )
         self.account.activities.append(row)
         return row
+
+
+def _id_of(name: str) -> str:
+    """The text of `uuid.uuid5(ID_SPACE, name)`, at a third of its cost."""
+    raw = bytearray(sha1(ID_SPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    raw[6] = raw[6] & 0x0F | 0x50
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+_fixed_id = lru_cache(maxsize=4096)(_id_of)

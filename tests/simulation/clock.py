@@ -7,13 +7,17 @@ timer; when there is none either, the simulation is stuck and says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 START = datetime(2013, 9, 3, 14, 0, tzinfo=UTC)
 """Wall and market time of the first instant: 10:00 in New York, half an hour after the open."""
 
+RESOLUTION_S = 1e-9
 T = TypeVar("T")
 
 
@@ -21,18 +25,53 @@ class Stuck(RuntimeError):
     """Nothing is ready and no timer is armed: nobody will ever do anything again."""
 
 
-class _Jump:
-    """The selector of a loop without sockets: `select` moves the clock instead of waiting."""
+def _nothing() -> None:
+    """What a cancelled handle holds: it may wait in the heap for long."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
 
-    def select(self, timeout_s: float | None = None) -> list[Any]:
-        if timeout_s is None:
-            raise Stuck("nothing is ready and no timer is armed")
-        if timeout_s > 0:
-            self._loop.jump()
-        return []
+class _Soon(asyncio.Handle):
+    """A callback of this loop, without the debugging that every other loop asks for."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+
+class _Later(asyncio.TimerHandle):
+    """A callback for a later moment."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when_s: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+    ) -> None:
+        self._when = when_s
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+
+class _NoSockets:
+    """The selector of a loop that never waits for anything outside."""
 
     def get_map(self) -> Mapping[Any, Any]:
         return {}
@@ -42,33 +81,93 @@ class _Jump:
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at zero and moves only by timers."""
+    """An event loop whose clock starts at zero and moves only by timers.
+
+    asyncio's own round (selector, debug checks, handles that know their loop) was a seventh of a
+    simulation. Timers of the same moment run in the order in which they were armed.
+    """
 
     def __init__(self) -> None:
         self._virtual_s = 0.0
+        self._now_s, self._now = 0.0, START
+        self._timers: list[tuple[float, int, _Later]] = []
+        self._armed = 0
         self._ssock = self._csock = None
-        super().__init__(_Jump(self))  # type: ignore[arg-type]
-        self._clock_resolution = 1e-9
+        super().__init__(_NoSockets())  # type: ignore[arg-type]
+        self._waiting: deque[_Soon | _Later] = self._ready  # type: ignore[attr-defined]
 
     def time(self) -> float:
         return self._virtual_s
 
     def now(self) -> datetime:
         """The virtual wall clock, aware UTC."""
-        return START + timedelta(seconds=round(self._virtual_s, 6))
+        if self._now_s != self._virtual_s:
+            self._now_s = self._virtual_s
+            self._now = START + timedelta(seconds=round(self._virtual_s, 6))
+        return self._now
 
-    def jump(self) -> None:
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _Soon(callback, args, context)
+        self._waiting.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._virtual_s + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = _Later(when, callback, args, context)
+        self._armed += 1
+        heappush(self._timers, (when, self._armed, handle))
+        return handle
+
+    def _run_once(self) -> None:
+        """Rounds until somebody stops the loop: what is due, then what waits by now."""
+        waiting, timers = self._waiting, self._timers
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not waiting:
+                self._jump()
+            due_s = self._virtual_s + RESOLUTION_S
+            while timers and timers[0][0] < due_s:
+                waiting.append(heappop(timers)[2])
+            for _ in range(len(waiting)):
+                handle = waiting.popleft()
+                if handle._cancelled:
+                    continue
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    text = f"exception in {handle._callback!r}"
+                    self.call_exception_handler({"message": text, "exception": error})
+
+    def _jump(self) -> None:
         """To the next timer."""
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        self._virtual_s = max(self._virtual_s, scheduled[0].when())
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+        if not timers:
+            raise Stuck("nothing is ready and no timer is armed")
+        self._virtual_s = max(self._virtual_s, timers[0][0])
 
     def _make_self_pipe(self) -> None:
         """No other thread ever wakes this loop."""
 
     def _close_self_pipe(self) -> None:
-        return None
-
-    def _process_events(self, event_list: object) -> None:
         return None
 
 

@@ -78,6 +78,7 @@ class MemoryLedger:
         self.api_breaker = ApiBreakerRecord(broker=broker, state=ApiBreakerState.CLOSED)
         self.baseline: EquityBaseline | None = None
         self.intents: dict[str, IntentRecord] = {}
+        self.of_trade: dict[str, list[str]] = {}
         self.keys: dict[str, str] = {}
         self.by_broker_id: dict[str, str] = {}
         self.children: dict[str, ChildOrder] = {}
@@ -153,10 +154,14 @@ class MemoryLedger:
         trade = self.trades.get(asked.intent.key.trade_id)
         if trade is None:
             return GateRefused(code=GateCode.NO_SIGNAL, text="the trade has no row")
+        others = (
+            self.intents[each]
+            for each in self.of_trade.get(trade.trade_id, ())
+            if each != asked.intent.client_id
+        )
         sent = sum(
             r.intent.increasing and (r.state is not IntentState.NOT_SENT or r.code == AMENDED)
-            for r in self.intents.values()
-            if r.owner.trade_id == trade.trade_id and r.intent.client_id != asked.intent.client_id
+            for r in others
         )
         if sent < entry_orders_max(trade.plan):
             return None
@@ -198,6 +203,8 @@ class MemoryLedger:
             code="" if refusal is None else refusal.code.value,
             text="" if refusal is None else refusal.text,
         )
+        if intent.client_id not in self.intents:
+            self.of_trade.setdefault(asked.owner.trade_id, []).append(intent.client_id)
         self.intents[intent.client_id] = record
         self.keys[intent.key.text] = intent.client_id
         return record
@@ -368,7 +375,7 @@ class MemoryLedger:
         return self.intents.get(client_id)
 
     async def orders_of_trade(self, trade_id: str) -> tuple[IntentRecord, ...]:
-        return tuple(r for r in self.intents.values() if r.owner.trade_id == trade_id)
+        return tuple(self.intents[each] for each in self.of_trade.get(trade_id, ()))
 
     async def children_of_trade(self, trade_id: str) -> tuple[ChildOrder, ...]:
         return tuple(

@@ -29,12 +29,10 @@ class LedgerLine:
         self._ledger = ledger
         self._process = process
         self._trouble = trouble
-        self._made: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
-        made = self._made.get(name)
-        if made is None:
-            made = self._made[name] = self._call_of(name)
+        """Made once: from then on the instance has it."""
+        made = self.__dict__[name] = self._call_of(name)
         return made
 
     def _call_of(self, name: str) -> Any:

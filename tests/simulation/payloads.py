@@ -14,8 +14,6 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-ENCODING = b"simulation/reference"
-
 
 class ByReference(temporalio.converter.PayloadConverter):
     """Keeps the objects and sends their numbers."""
@@ -31,7 +29,7 @@ class ByReference(temporalio.converter.PayloadConverter):
                 continue
             self._kept.append(value)
             number = str(len(self._kept) - 1).encode()
-            payloads.append(Payload(metadata={"encoding": ENCODING}, data=number))
+            payloads.append(Payload(data=number))
         return payloads
 
     def from_payloads(

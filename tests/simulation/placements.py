@@ -38,13 +38,13 @@ from domain.facts import (
     OrderResolved,
     OrderUnknown,
 )
-from domain.ids import IntentKey, Purpose
+from domain.ids import IntentKey, Purpose, trade_prefix
 from domain.order import OrderBody, OrderIntent, OrderType, Side
 from tests.simulation.clock import START, VirtualLoop, run_virtual
 from tests.simulation.processes import Process
 from tests.simulation.scenario import ACCOUNT, BROKERS, SYMBOLS, Move, Scenario, plan_of
 from tests.simulation.temporal import Client, Run, Step, _context_of
-from tests.simulation.world import INSTALLATION, World
+from tests.simulation.world import INSTALLATION, World, quiet
 
 BATCH = 500
 AT_ONCE = 10
@@ -77,7 +77,8 @@ class Sums:
 def run_batch(number: int, broker: str) -> Sums:
     """The batch's placements in one world."""
     loop = VirtualLoop()
-    return run_virtual(_Batch(number, broker, loop).run(), loop)
+    with quiet():
+        return run_virtual(_Batch(number, broker, loop).run(), loop)
 
 
 class _Batch:
@@ -94,6 +95,7 @@ class _Batch:
         world = self._world
         world.mishaps.ledger.stall_s = self._stall_s
         world.ledger.set_api_breaker = self._keep_closed  # type: ignore[assignment,method-assign]
+        world.exchange.state.listeners.clear()  # nobody is connected to the order stream
         world._show(Move(0.0, SYMBOLS[0], D("99.98"), D("100.02"), D(1000)))
         process = world.birth("gateway")
         faults = world.exchange.state.faults
@@ -194,7 +196,7 @@ class _Batch:
 
     async def _tidy(self, trade_id: str) -> None:
         """Working orders make the venue slow; what was accepted stays in the journal."""
-        prefix = [k for k, v in self._world.ledger.prefixes.items() if v == trade_id][-1]
+        prefix = trade_prefix(INSTALLATION, trade_id)
         for order in self._world.exchange.open_orders:
             if order.client_id.startswith(prefix):
                 self._world.exchange.cancel(order.id)

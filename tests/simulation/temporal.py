@@ -39,7 +39,7 @@ from tests.simulation.processes import Process
 
 EVENTS_PER_ACTIVATION = 3
 START_TO_CLOSE, SCHEDULE_TO_START = 1, 3
-_DEFAULT_INFO = ActivityEnvironment.default_info()
+_DEFAULT_INFO = vars(ActivityEnvironment.default_info())
 
 
 class NotDeterministic(AssertionError):
@@ -238,7 +238,9 @@ class Server:
         if run.instance is None:
             run.instance = self._replayed(run)
         act = activation.WorkflowActivation(run_id=run.run_id, jobs=run.jobs)
-        act.timestamp.FromDatetime(self._loop.now())
+        now = self._loop.now()
+        act.timestamp.seconds = int(now.timestamp())
+        act.timestamp.nanos = now.microsecond * 1000
         act.history_length = run.events
         if self.lose_task():
             # The process dies with the answer in its hands: the server never heard of it.
@@ -541,11 +543,18 @@ def _context_of(step: Step, attempt: int, client: Any) -> temporalio.activity._C
 
 
 def _info_of(step: Step, attempt: int) -> temporalio.activity.Info:
-    fields: dict[str, Any] = dict(vars(_DEFAULT_INFO))
-    fields |= {"activity_id": str(step.seq), "activity_type": step.name, "attempt": attempt}
-    fields |= {"workflow_id": step.run.workflow_id, "workflow_run_id": step.run.run_id}
-    fields |= {"scheduled_time": step.scheduled_at}
-    return temporalio.activity.Info(**fields)
+    # Its own __init__ sets thirty frozen fields one by one, for each attempt.
+    info = object.__new__(temporalio.activity.Info)
+    vars(info).update(
+        _DEFAULT_INFO,
+        activity_id=str(step.seq),
+        activity_type=step.name,
+        attempt=attempt,
+        workflow_id=step.run.workflow_id,
+        workflow_run_id=step.run.run_id,
+        scheduled_time=step.scheduled_at,
+    )
+    return info
 
 
 # --- the client that activities get ---------------------------------------------------------------

@@ -22,8 +22,8 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache, partial
@@ -124,17 +124,25 @@ def run_scenario(
 ) -> Outcome:
     """Plays the scenario to its end in virtual time."""
     before = random.getstate()
-    logging.disable(logging.CRITICAL)
     random.seed(f"simulation:{scenario.seed}")
     loop = VirtualLoop()
-    collects = gc.isenabled()
-    gc.disable()  # a tenth of the time; a run is short
     try:
-        with mutant():
+        with quiet(), mutant():
             return run_virtual(World(scenario, loop, exchange_behaviour).play(), loop)
     finally:
-        logging.disable(logging.NOTSET)
         random.setstate(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nobody reads the log of a simulation, and none is long enough to need its garbage back."""
+    logging.disable(logging.CRITICAL)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
         if collects:
             gc.enable()
 

@@ -41,8 +41,7 @@ def money(value: Decimal) -> str:
 def moment(value: datetime | None) -> str | None:
     if value is None:
         return None
-    utc = value.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond:06d}000Z"
+    return value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "000Z"
 
 
 def local_moment(value: datetime | None, exchange: Exchange) -> str | None:
