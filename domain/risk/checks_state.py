@@ -5,7 +5,7 @@ Each check answers one `Verdict`. What could not be read refuses (fail closed fo
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 from domain.account import MarketClock
@@ -143,7 +143,11 @@ def can_exit_today(given: GateInput) -> Verdict:
 
 
 def expiry(given: GateInput) -> Verdict:
-    """Days to expiry and the cut-off on the last day (faults.md §3 row 28)."""
+    """Days to expiry, the cut-off on the last day, and that the plan is flat by then.
+
+    faults.md §3 row 28 and G6: what is held into its expiry is exercised, assigned or worthless,
+    and no exit of the plan decides which.
+    """
     limits, today = given.limits, given.session_date
     dated = [leg.instrument for leg in given.plan.legs if leg.instrument.expiry is not None]
     undated = [
@@ -171,7 +175,20 @@ def expiry(given: GateInput) -> Verdict:
         )
         if to_close is None or to_close < limits.expiry_cutoff_s:
             return refused("expiry", "OPTION_TOO_CLOSE", to_close_s=to_close, **facts)
+    if _is_held_into(given, first.expiry):
+        told = "none" if given.plan.flat_by is None else given.plan.flat_by.isoformat()
+        last_day = f"before the close of {first.expiry}"
+        return refused("expiry", "HELD_INTO_EXPIRY", flat_by=told, allowed=last_day, **facts)
     return passed("expiry", **facts)
+
+
+def _is_held_into(given: GateInput, last_day: date) -> bool:
+    """True unless the plan is flat before the last close; trading hours lie in one UTC day."""
+    flat_by = given.plan.flat_by
+    if flat_by is None or flat_by.astimezone(UTC).date() > last_day:
+        return True
+    closes_at = given.market_clock.next_close if given.market_clock else None
+    return given.session_date == last_day and closes_at is not None and flat_by >= closes_at
 
 
 def freshness(given: GateInput) -> Verdict:

@@ -3,7 +3,7 @@ assignment, split. What a venue tells by statement rows is found by reconcile pa
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -64,6 +64,9 @@ def _plan(play: Play, instrument: Instrument, side: Side, **changes: Any) -> Tra
         "signal_time": play.rig.clock.market0,
         "signal_max_age_s": D(600),
     }
+    if instrument.expiry is not None:
+        # The gate takes no plan without it (G6); the trade's own clock does not get there.
+        values["flat_by"] = datetime.combine(instrument.expiry, time(19), UTC)
     return TradePlan.model_validate(values | changes)
 
 

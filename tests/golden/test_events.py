@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -72,6 +72,9 @@ def plan(rig: Rig, instrument: Instrument, side: Side, **changes: Any) -> TradeP
         "signal_time": rig.exchange.now,
         "signal_max_age_s": D(600),
     }
+    if instrument.expiry is not None:
+        # The gate takes no plan without it (G6); the trade's own clock does not get there.
+        values["flat_by"] = datetime.combine(instrument.expiry, time(19), UTC)
     return TradePlan.model_validate(values | changes)
 
 

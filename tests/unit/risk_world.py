@@ -94,6 +94,10 @@ def plan(side: Side = Side.BUY, **changes: Any) -> TradePlan:
         "signal_id": "signal-1",
         "signal_time": NOW,
     }
+    days = [leg.instrument.expiry for leg in (values | changes)["legs"] if leg.instrument.expiry]
+    if days:
+        # Flat an hour before the close of the day on which the first of them expires.
+        values["flat_by"] = datetime.combine(min(days), CLOSE.timetz()) - timedelta(hours=1)
     return TradePlan(**(values | changes))
 
 

@@ -5,7 +5,7 @@ Architecture §7; faults.md controls 1-5, 9, 12; I6, I9, I13, I20; B5, B6.
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -616,6 +616,40 @@ def test_cut_off_on_the_last_day(seconds: int, code: str) -> None:
     last_day = plan(legs=(PlanLeg(instrument=call, side=Side.BUY),))
     given = _at_close(seconds, plan=last_day, limits=limits(expiry_days_min=0))
     assert code_of(given, "expiry") == code
+
+
+@pytest.mark.covers("G6")
+@pytest.mark.parametrize(
+    ("flat_by", "code"),
+    [
+        (None, "HELD_INTO_EXPIRY"),
+        (CLOSE + timedelta(days=1), "HELD_INTO_EXPIRY"),
+        (CLOSE, "HELD_INTO_EXPIRY"),
+        (CLOSE - timedelta(seconds=1), ""),
+    ],
+)
+def test_plan_that_may_hold_an_option_into_its_expiry_is_refused(
+    flat_by: datetime | None, code: str
+) -> None:
+    """G6: assigned or worthless, that is no exit; the plan says by when it is flat."""
+    today = option(OptionRight.CALL, 100, expiry=CLOSE.date())
+    given = gate_input(
+        plan=plan(legs=(PlanLeg(instrument=today, side=Side.BUY),), flat_by=flat_by),
+        limits=limits(expiry_days_min=0),
+    )
+    assert code_of(given, "expiry") == code
+
+
+@pytest.mark.covers("G6")
+def test_flat_by_of_a_later_expiry_may_be_any_instant_up_to_its_last_day() -> None:
+    last = CLOSE + timedelta(days=28)
+    later = option(OptionRight.CALL, 100, expiry=last.date())
+    legs = (PlanLeg(instrument=later, side=Side.BUY),)
+    for flat_by, code in (
+        (last - timedelta(hours=1), ""),
+        (last + timedelta(days=1), "HELD_INTO_EXPIRY"),
+    ):
+        assert code_of(gate_input(plan=plan(legs=legs, flat_by=flat_by)), "expiry") == code
 
 
 def test_an_option_without_expiry_is_refused_and_a_share_has_none() -> None:

@@ -7,7 +7,7 @@ by time, and a leg that fills alone (GT7, peers.md §4 row 21).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -106,6 +106,7 @@ def plan_of(rig: Rig, legs: tuple[PlanLeg, ...], **changes: Any) -> TradePlan:
         "signal_id": "sig",
         "signal_time": rig.clock.market0,
         "signal_max_age_s": D(600),
+        "flat_by": rig.clock.market0 + timedelta(hours=5),
     }
     return TradePlan.model_validate(values | changes)
 
