@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from activities.services import Services
 from domain.errors import HoldfastError
 from domain.facts import Fact, FillReported
+from domain.ids import parse_client_order_id
 from domain.order import Fill
-from ledger.records import FeeRecord
+from ledger.records import FeeRecord, FillBooking
 
 PAGES_MAX = 50
 
@@ -31,7 +34,10 @@ async def book_executions(services: Services, told_to: str | None = None) -> tup
     for _ in range(PAGES_MAX):
         page = await services.broker.executions_since(cursor)
         if page.fills:
-            await services.ledger.record_fills(services.account, page.fills, told_to=told_to)
+            booked = await services.ledger.record_fills(
+                services.account, page.fills, told_to=told_to
+            )
+            await _find_owners(services, page.fills, booked)
             read += page.fills
         for problem in page.problems:
             # The cursor moves past an unreadable row, so it must be on record (I2).
@@ -56,6 +62,26 @@ async def book_executions(services: Services, told_to: str | None = None) -> tup
         if not page.has_more:
             break
     return tuple(read)
+
+
+async def _find_owners(
+    services: Services, fills: Sequence[Fill], booked: Sequence[FillBooking]
+) -> None:
+    """Asks the broker whose order a fill of nobody is: it may be ours without a row here.
+
+    A flatten past the ledger leaves such orders. Believed to be foreign, what it sold would be
+    sold a second time by the trade (I4, K8).
+    """
+    lonely = [
+        fill.broker_order_id
+        for fill, booking in zip(fills, booked, strict=True)
+        if booking.trade_id is None
+    ]
+    for broker_order_id in dict.fromkeys(lonely):
+        order = await services.broker.order(broker_order_id)
+        parts = parse_client_order_id((order.client_id if order else None) or "")
+        if order is not None and parts is not None and parts.installation == services.installation:
+            await services.ledger.record_snapshot(services.account, order)
 
 
 async def fills_of_trade(services: Services, trade_id: str) -> tuple[Fill, ...]:

@@ -100,16 +100,22 @@ class ReadActivities:
     async def _direct_orders(
         self, input: ReadInput, fills: Sequence[Fill], read: Mapping[str, OrderSnapshot]
     ) -> list[OrderSnapshot]:
-        """Orders that a flatten sent past the workflow: the trade knows only their fills (K8)."""
+        """Orders that a flatten sent past the workflow: the trade knows only their fills (K8).
+
+        Executions from REST carry no id of ours; the ledger's row does, where it was up.
+        """
+        services, trade_id = self._services, input.trade.trade_id
+        rows = await services.ledger.orders_of_trade(trade_id)
+        told = [(row.intent.client_id, row.broker_order_id) for row in rows]
+        told += [(fill.client_id or "", fill.broker_order_id) for fill in fills]
         ids = dict.fromkeys(
-            fill.broker_order_id
-            for fill in fills
-            if fill.broker_order_id not in read
-            and is_direct_order_id(
-                fill.client_id, self._services.installation, input.trade.trade_id
-            )
+            broker_order_id
+            for client_id, broker_order_id in told
+            if broker_order_id is not None
+            and broker_order_id not in read
+            and is_direct_order_id(client_id, services.installation, trade_id)
         )
-        found = [await self._services.broker.order(each) for each in ids]
+        found = [await services.broker.order(each) for each in ids]
         return [order for order in found if order is not None]
 
     @activity.defn(name="read_quote")

@@ -130,20 +130,33 @@ class OrderStore(LedgerConnection):
         that waited for their owner are attributed.
         """
         async with self._work() as connection:
-            if (same := await _booked_before(connection, account, snapshot)) is not None:
-                return same
-            owner = await owner_of_order(
-                connection,
-                account,
-                snapshot.client_id,
-                (
-                    snapshot.broker_order_id,
-                    snapshot.replaces_broker_id,
-                    snapshot.parent_broker_id,
-                ),
-            )
+            known = await _accepted_row(connection, account, snapshot.broker_order_id)
+            if known is not None and known.snapshot == snapshot:
+                # Most reads find only this: nothing new, legs included.
+                return SnapshotBooking(
+                    known=True,
+                    client_id=known.intent.client_id,
+                    trade_id=known.owner.trade_id,
+                    before=snapshot,
+                )
+            if known is not None and known.intent.client_id == snapshot.client_id:
+                owner = Owner(known.intent.client_id, known.owner.trade_id, True)
+            else:
+                owner = await owner_of_order(
+                    connection,
+                    account,
+                    snapshot.client_id,
+                    (
+                        snapshot.broker_order_id,
+                        snapshot.replaces_broker_id,
+                        snapshot.parent_broker_id,
+                    ),
+                )
             if owner.client_id is None:
-                return SnapshotBooking(known=False, trade_id=owner.trade_id)
+                attributed = await _attribute_by_prefix(connection, account, owner, snapshot)
+                return SnapshotBooking(
+                    known=False, trade_id=owner.trade_id, fills_attributed=attributed
+                )
             if owner.is_root:
                 before = await _book_root(connection, owner.client_id, snapshot)
             else:
@@ -228,25 +241,16 @@ class OrderStore(LedgerConnection):
         return tuple(intent_of(row) for row in rows)
 
 
-async def _booked_before(
-    connection: AsyncConnection, account: str, snapshot: OrderSnapshot
-) -> SnapshotBooking | None:
-    """The booking of an order that shows nothing new, legs included: most reads find only these."""
+async def _accepted_row(
+    connection: AsyncConnection, account: str, broker_order_id: str
+) -> IntentRecord | None:
     query = select(orders).where(
         orders.c.account == account,
-        orders.c.broker_order_id == snapshot.broker_order_id,
+        orders.c.broker_order_id == broker_order_id,
         orders.c.state == IntentState.ACCEPTED.value,
     )
     row = (await connection.execute(query)).mappings().first()
-    known = None if row is None else intent_of(row)
-    if known is None or known.snapshot != snapshot:
-        return None
-    return SnapshotBooking(
-        known=True,
-        client_id=known.intent.client_id,
-        trade_id=known.owner.trade_id,
-        before=snapshot,
-    )
+    return None if row is None else intent_of(row)
 
 
 async def _book_root(
@@ -321,11 +325,33 @@ async def book_legs(
     return await _attribute(connection, account, owner, broker_ids)
 
 
+async def _attribute_by_prefix(
+    connection: AsyncConnection, account: str, owner: Owner, snapshot: OrderSnapshot
+) -> int:
+    """The same for an order of ours without a row: sent while this ledger was away (K8).
+
+    Its fills get the id as well, which REST does not tell: by it the trade knows them.
+    """
+    if owner.trade_id is None or snapshot.client_id is None:
+        return 0
+    await connection.execute(
+        update(fills)
+        .where(
+            fills.c.account == account,
+            fills.c.client_id.is_(None),
+            fills.c.broker_order_id == snapshot.broker_order_id,
+        )
+        .values(client_id=snapshot.client_id)
+    )
+    named = Owner(snapshot.client_id, owner.trade_id, False)
+    return await _attribute(connection, account, named, [snapshot.broker_order_id])
+
+
 async def _attribute(
     connection: AsyncConnection, account: str, owner: Owner, broker_ids: list[str]
 ) -> int:
     """Gives fills and fees that came before their order's link to the trade; counts the fills."""
-    await connection.execute(
+    given_fees = (
         update(fees)
         .where(
             fees.c.account == account,
@@ -333,7 +359,9 @@ async def _attribute(
             fees.c.broker_order_id.in_(broker_ids),
         )
         .values(trade_id=owner.trade_id)
+        .cte("given_fees")
     )
+    # One statement for both: this stands behind every answer and frame of an order.
     done = await connection.execute(
         update(fills)
         .where(
@@ -343,6 +371,7 @@ async def _attribute(
         )
         .values(trade_id=owner.trade_id)
         .returning(fills)
+        .add_cte(given_fees)
     )
     attributed = done.mappings().all()
     if attributed and owner.trade_id is not None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from temporalio.client import Client, WorkflowHandle
 
-from activities.emergency import DirectFlatten, held_by_us
+from activities.emergency import DirectFlatten, held_by_trades, held_by_us
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
 from domain.control import KillScope, KillScopeKind
 from ledger.repository import Ledger
@@ -138,6 +138,40 @@ async def test_direct_flatten_without_ledger_closes_only_what_is_ours(rig: Rig) 
     assert line.is_flat
     assert (line.found, line.filled, line.left) == (D(10), D(10), D(0))
     assert position(rig) == 0
+
+
+@pytest.mark.covers("K8")
+@pytest.mark.parametrize("ledger_is_there", [True, False])
+async def test_trade_that_was_flattened_directly_closes_by_itself(
+    rig: Rig, ledger_is_there: bool
+) -> None:
+    """Its own workflow was not asked; it must neither stay open nor sell a second time (I4)."""
+    plan = plan_of(rig)
+    trade = await rig.start_trade(plan)
+    await rig.until(lambda: stop_rests(rig), "protected")
+    account, installation = rig.services.account, rig.services.installation
+    if ledger_is_there:
+        held = await held_by_trades(rig.ledger, account, installation, [plan.trade_id])
+    else:
+        held, _ = await held_by_us(rig.broker, installation)
+    direct = DirectFlatten(
+        rig.broker,
+        installation,
+        "emergency-3",
+        ledger=rig.ledger if ledger_is_there else None,
+        collar_fraction=D("0.02"),
+        now=lambda: datetime.now(UTC),
+    )
+    [line] = await direct.run(held)
+    assert line.is_flat, line
+    result = await trade.result()
+    assert result.outcome == "closed"
+    assert position(rig) == 0
+    assert await rig.ledger.positions_by_trade(account) == ()
+    sold = [D(str(row["quantity"])) for row in rig.journal("fill") if row["side"] == "sell"]
+    assert sum(sold) == D(10)
+    alerts = {alert.code for alert in await rig.ledger.list_alerts(account=account)}
+    assert "FILL_UNATTRIBUTED" not in alerts, alerts
 
 
 @pytest.mark.covers("K3")
