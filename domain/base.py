@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
+
+def storable(text: str) -> str:
+    """The text without what PostgreSQL or UTF-8 cannot hold: NUL and lone surrogates become `?`."""
+    return text.replace("\x00", "?").encode("utf-8", errors="replace").decode("utf-8")
+
+
+FreeText = Annotated[str, AfterValidator(storable)]
+"""Words of a person or a strategy: shown, never compared. They must not stop a trade's booking."""
 _set = object.__setattr__
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from domain.base import Frozen
+from domain.base import FreeText, Frozen
 from domain.instrument import Instrument
 from domain.money import ONE, Amount, NetPrice, Number, Price, Quantity
 from domain.order import OrderType, Side, TimeInForce
@@ -218,8 +218,8 @@ class TradePlan(Frozen):
     signal_id: str
     signal_time: AwareDatetime
     signal_max_age_s: Number = Decimal(60)
-    config_version: str = ""
-    note: str = ""
+    config_version: FreeText = ""
+    note: FreeText = ""
 
     @property
     def is_combo(self) -> bool:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from domain.bar import Bar
-from domain.base import Frozen
+from domain.base import FreeText, Frozen
 from domain.ids import check_id
 from domain.instrument import Instrument
 from domain.money import ONE, ZERO, Number, exact
@@ -67,7 +67,7 @@ class PlanDraft(Frozen):
     flat_by: AwareDatetime | None = None
     exit_order_type: OrderType = OrderType.LIMIT
     signal_max_age_s: Number = Decimal(60)
-    note: str = ""
+    note: FreeText = ""
 
 
 class StrategyContext(Frozen):
@@ -97,7 +97,7 @@ class Signal(Frozen):
     kind: SignalKind = SignalKind.ENTRY
     confidence: Confidence = ONE
     bar_time: AwareDatetime
-    reason: str = ""
+    reason: FreeText = ""
     draft: PlanDraft | None = None
 
     @classmethod
@@ -138,7 +138,7 @@ class Decision(Frozen):
     bar_time: AwareDatetime
     signal: Signal | None = None
     code: str = "NO_SIGNAL"
-    reason: str = ""
+    reason: FreeText = ""
 
     @classmethod
     def take(cls, signal: Signal) -> Decision:
