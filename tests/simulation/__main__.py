@@ -1,6 +1,6 @@
 """`python -m tests.simulation`: campaigns of seeds from the command line (docs/simulation.md).
 
-python -m tests.simulation --seeds 2000            both brokers, seeds 1..1000 each
+python -m tests.simulation --seeds 2000 --jobs 2   both brokers, seeds 1..1000 each, two cores
 python -m tests.simulation --seed 7 --broker tradier   one seed, told in full
 python -m tests.simulation --seed 7 --hash         its trace hash only
 """
@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from tests.simulation import kept
-from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_seeds, smallest
+from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_spread, smallest
 from tests.simulation.scenario import BROKERS, stormy
 from tests.simulation.world import run_scenario
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--seed", type=int, help="one seed, told in full")
     parser.add_argument("--broker", choices=BROKERS)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one core each")
     parser.add_argument("--hash", action="store_true", help="print the trace hash only")
     parser.add_argument("--keep", metavar="NAME", help="shrink the failing --seed and keep it")
     options = parser.parse_args()
@@ -38,7 +39,7 @@ def main() -> int:
     each = max(1, options.seeds // len(brokers))
     worst = 0
     for broker in brokers:
-        tally = run_seeds(range(options.first, options.first + each), broker)
+        tally = run_spread(range(options.first, options.first + each), broker, options.jobs)
         worst = max(worst, _tell(tally, broker, each))
     return worst
 

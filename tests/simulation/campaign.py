@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.simulation.scenario import (
     FAILPOINTS,
@@ -17,6 +18,7 @@ from tests.simulation.scenario import (
     stormy,
 )
 from tests.simulation.shrinking import shrunk
+from tests.simulation.spread import spread
 from tests.simulation.world import Outcome, run_scenario
 
 MUST_HAPPEN = frozenset(
@@ -32,6 +34,7 @@ MUST_HAPPEN = frozenset(
 
 """Kinds of which every long enough campaign must have seen one ("sometimes" assertions)."""
 SOMETIMES_SEEDS = 500
+PIECE = 25
 
 
 @dataclass
@@ -54,6 +57,14 @@ class Tally:
     def trades_per_minute(self) -> float:
         return 60 * self.trades / max(self.cpu_s, 1e-9)
 
+    def merge(self, other: Tally) -> None:
+        self.seeds += other.seeds
+        self.trades += other.trades
+        self.cpu_s += other.cpu_s
+        self.happened.update(other.happened)
+        self.endings.update(other.endings)
+        self.failed += other.failed
+
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
         self.trades += outcome.trades
@@ -70,6 +81,16 @@ def run_seeds(seeds: Iterable[int], broker: str) -> Tally:
     for seed in seeds:
         tally.add(run_scenario(stormy(seed, broker)))
     tally.cpu_s = time.process_time() - began_s
+    return tally
+
+
+def run_spread(seeds: range, broker: str, jobs: int) -> Tally:
+    """The same over some processes; `cpu_s` is the sum of theirs."""
+    pieces = [seeds[at : at + PIECE] for at in range(0, len(seeds), PIECE)]
+    tally = Tally()
+    for _, piece in spread(partial(run_seeds, broker=broker), pieces, jobs):
+        tally.merge(piece)
+    tally.failed.sort(key=lambda outcome: outcome.seed)
     return tally
 
 

@@ -8,7 +8,8 @@ gate, given up by the server after five seconds, woken while the order is being 
 are looked up in vain for a while. A wish whose order is proven absent is placed again under a new
 key; two accepted orders for one wish are a duplicate, whatever their keys.
 
-A batch is a seed, so a log can be continued: batches that it names are not run again.
+A batch is a seed, so a log can be continued: batches that it names are not run again. `--jobs 2`
+uses two cores.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import argparse
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +47,12 @@ from domain.order import OrderBody, OrderIntent, OrderType, Side
 from tests.simulation.clock import START, VirtualLoop, run_virtual
 from tests.simulation.processes import Process
 from tests.simulation.scenario import ACCOUNT, BROKERS, SYMBOLS, Move, Scenario, plan_of
+from tests.simulation.spread import spread
 from tests.simulation.temporal import Client, Run, Step, _context_of
 from tests.simulation.world import INSTALLATION, World, quiet
 
 BATCH = 500
+PROGRESS_S = 30.0
 AT_ONCE = 10
 LOST_REPLIES = 0.05
 ZOMBIES = 0.01
@@ -231,40 +237,73 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.placements")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--broker", choices=BROKERS)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one core each")
     parser.add_argument("--log", type=Path, help="one line of JSON per batch; continued if there")
     options = parser.parse_args()
     brokers = (options.broker,) if options.broker else BROKERS
     batches = [
         (n, b) for n in range(1, options.count // BATCH // len(brokers) + 1) for b in brokers
     ]
-    done = _done(options.log)
-    sums, began_s = Sums(), time.perf_counter()
-    fresh = 0
-    for number, broker in batches:
-        row = done.get((number, broker))
-        if row is None:
-            batch = run_batch(number, broker)
-            row = {"batch": number, "broker": broker, "account": ACCOUNT, **vars(batch)}
-            fresh += batch.placed
-            if options.log is not None:
-                with options.log.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(row) + "\n")
+    rows = {at: row for at, row in _done(options.log).items() if at in set(batches)}
+    began_s, told_s, fresh = time.perf_counter(), 0.0, 0
+    for at, row in spread(_row, [at for at in batches if at not in rows], options.jobs):
+        rows[at], fresh = row, fresh + row["placed"]
+        if options.log is not None:
+            with options.log.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
+        if row["duplicates"] or row["unresolved"]:
+            told = f"{row['duplicates']} duplicates, {row['unresolved']} unresolved"
+            print(f"batch {at[0]} at {at[1]}: {told}", flush=True)
+        ran_s = time.perf_counter() - began_s
+        if ran_s - told_s >= PROGRESS_S:
+            told_s = ran_s
+            print(f"  {len(rows)} of {len(batches)} batches, {fresh / ran_s:.0f}/s", flush=True)
+    sums = Sums()
+    for row in rows.values():
         sums.add(row)
-        if row["duplicates"]:
-            print(f"batch {number} at {broker}: {row['duplicates']} duplicates")
-    rate = fresh / max(time.perf_counter() - began_s, 1e-9)
-    print(
+    print(_summary(sums, list(rows.values()), fresh / max(time.perf_counter() - began_s, 1e-9)))
+    return int(bool(sums.duplicates or sums.unresolved))
+
+
+def _row(at: tuple[int, str]) -> dict[str, Any]:
+    """One batch as the log has it."""
+    began_s = time.process_time()
+    batch = run_batch(*at)
+    row = {"batch": at[0], "broker": at[1], "account": ACCOUNT, **vars(batch)}
+    row |= {"cpu_s": round(time.process_time() - began_s, 3), "commit": _commit()}
+    return row | {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+@cache
+def _commit() -> str:
+    """The commit that is checked out; `+` behind it: with changes."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=10"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _summary(sums: Sums, rows: list[dict[str, Any]], rate: float) -> str:
+    seeds = {
+        broker: [row["batch"] for row in rows if row["broker"] == broker] for broker in BROKERS
+    }
+    ranges = ", ".join(f"{b} {min(s)}-{max(s)} ({len(s)})" for b, s in seeds.items() if s)
+    commits = ", ".join(sorted({str(row.get("commit", "not told")) for row in rows}))
+    timed = [row for row in rows if row.get("cpu_s")]
+    cpu_s = sum(row["cpu_s"] for row in timed)
+    per_cpu_s = sum(row["placed"] for row in timed) / max(cpu_s, 1e-9)
+    return (
         f"{sums.placed} placements, {sums.duplicates} duplicate accepted orders; "
         f"{sums.lost} lost replies, {sums.zombies} zombies, {sums.again} placed again under a "
-        f"new key, {sums.unresolved} unresolved; {dict(sums.ends)}; {rate:.0f} a second"
+        f"new key, {sums.unresolved} unresolved; {dict(sums.ends)}; {rate:.0f} a second now, "
+        f"{per_cpu_s:.0f} in a second of CPU; seeds {ranges}; commit {commits}"
     )
-    return int(bool(sums.duplicates or sums.unresolved))
 
 
 def _done(log: Path | None) -> dict[tuple[int, str], dict[str, Any]]:
     if log is None or not log.exists():
         return {}
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = log.read_text(encoding="utf-8").splitlines()
+    # A run that was killed may have left half a line.
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
     return {(row["batch"], row["broker"]): row for row in rows}
 
 
