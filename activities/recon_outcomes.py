@@ -1,12 +1,14 @@
 """What a reconcile pass does about a finding: one outcome for each class, each idempotent (R8).
 
-The ledger's rows come first, then the trade is told; a pass that dies in between is made good by
-the next one, which tells whatever was booked and not taken.
+People are alerted first: a booked difference is none any more, so a pass that dies behind its
+booking would never be asked for it again, and an alert that is raised twice is told once. The
+ledger's rows come next, then the trade is told; a pass that dies in between is made good by the
+next one, which tells whatever was booked and not taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -152,14 +154,16 @@ class Outcomes:
 
     async def _cancel(self, finding: Discrepancy, at: datetime) -> None:
         """An order of ours that no trade answers for ends here (R1)."""
-        outcome = await self._services.broker.cancel(finding.broker_order_id)
-        await self._alert(finding, f"cancel: {outcome.kind}")
+        await self._alert(finding, "it is cancelled")
+        await self._services.broker.cancel(finding.broker_order_id)
 
     async def _book_external(self, finding: Discrepancy, at: datetime) -> None:
         """The difference goes to EXTERNAL, which freezes entries in the symbol (R2, I20)."""
-        row = await self._row(finding, None, finding.quantity, AdjustmentKind.EXTERNAL)
-        if await self._services.ledger.record_adjustment(row):
-            await self._alert(finding, CHOICES)
+        kind, price = AdjustmentKind.EXTERNAL, finding.price
+        row = await self._row(finding, None, finding.quantity, kind, price=price)
+        await self._alert(finding, CHOICES)
+        await self._services.ledger.record_adjustment(row)
+        self._services.failpoint("after_repair")
 
     async def _book_gone(self, finding: Discrepancy, at: datetime) -> None:
         """Each owner loses what the broker took, at its price; exits then go at once (R3)."""
@@ -168,11 +172,14 @@ class Outcomes:
             quotes = await self._services.broker.quotes([finding.symbol])
             quote = quotes.get(finding.symbol)
             price = None if quote is None else quote.mid
-        for trade_id, lost in (await self._losses(finding)).items():
-            kind = AdjustmentKind.LIQUIDATION
-            row = await self._row(finding, trade_id, lost, kind, price=price, at=at)
-            await self._book(row)
+        losses = await self._losses(finding)
         await self._alert(finding)
+        kind = AdjustmentKind.LIQUIDATION
+        rows = [
+            await self._row(finding, trade_id, lost, kind, price=price, at=at)
+            for trade_id, lost in losses.items()
+        ]
+        await self._book(*rows)
 
     async def _losses(self, finding: Discrepancy) -> dict[str, Decimal]:
         """What each owner loses: all of them everything, or the only one a part.
@@ -207,10 +214,14 @@ class Outcomes:
                 return
         option = option_instrument(finding.symbol)
         kind = AdjustmentKind(finding.kind.value)
-        for trade_id, lost in (await self._losses(finding)).items():
+        losses = await self._losses(finding)
+        more = f"shares are without owner; {CHOICES}" if finding.delivered else ""
+        await self._alert(finding, more)
+        rows = []
+        for trade_id, lost in losses.items():
             premium = await self._average(option, trade_id)
             price = ZERO if kind is AdjustmentKind.EXPIRY else premium
-            rows = [await self._row(finding, trade_id, lost, kind, price=price, at=at)]
+            rows.append(await self._row(finding, trade_id, lost, kind, price=price, at=at))
             if finding.delivered:
                 shares = assigned_shares(option, -lost, premium)
                 into = finding.model_copy(update={"symbol": finding.delivered_symbol})
@@ -225,9 +236,7 @@ class Outcomes:
                         name=f"{EXTERNAL}/{trade_id}",
                     )
                 )
-            await self._book(*rows)
-        more = f"shares are without owner; {CHOICES}" if finding.delivered else ""
-        await self._alert(finding, more)
+        await self._book(*rows)
 
     async def _average(self, instrument: Instrument, trade_id: str) -> Decimal:
         fills = await fills_of_trade(self._services, trade_id)
@@ -238,24 +247,24 @@ class Outcomes:
         """Every owner in new shares; trades write their plan anew and read their orders (R5)."""
         assert finding.ratio is not None, "a split has a ratio"
         services = self._services
-        rows = await services.ledger.positions_by_trade(services.account)
-        for row in rows:
-            owner, quantity = row.trade_id, row.quantity
-            if row.symbol != finding.symbol:
+        owned = await services.ledger.positions_by_trade(services.account)
+        await self._alert(finding)
+        rows, held = [], {}
+        for each in owned:
+            owner, quantity = each.trade_id, each.quantity
+            if each.symbol != finding.symbol:
                 continue
             if owner == EXTERNAL and finding.is_late:
                 quantity -= finding.quantity
                 kind, name = AdjustmentKind.EXTERNAL, f"{EXTERNAL}/late"
-                back = await self._row(finding, None, -finding.quantity, kind, name=name)
-                await services.ledger.record_adjustment(back)
+                rows.append(await self._row(finding, None, -finding.quantity, kind, name=name))
             change = split_quantity(quantity, finding.ratio) - quantity
             if change != 0:
                 trade_id = None if owner == EXTERNAL else owner
                 kind = AdjustmentKind.SPLIT
-                await self._book(
-                    await self._row(finding, trade_id, change, kind, at=at), held=quantity
-                )
-        await self._alert(finding)
+                rows.append(await self._row(finding, trade_id, change, kind, at=at))
+                held[owner] = quantity
+        await self._book(*rows, held=held)
 
     async def _book_new_symbol(self, finding: Discrepancy, at: datetime) -> None:
         """The trade ends at its cost; EXTERNAL holds the new symbol until a person adopts it."""
@@ -264,16 +273,18 @@ class Outcomes:
         new = shown.get(finding.delivered_symbol)
         cost = None if new is None else new.average_price
         kind = AdjustmentKind.SYMBOL_CHANGE
-        for trade_id, lost in (await self._losses(finding)).items():
-            price = await self._average(Instrument(symbol=finding.symbol), trade_id) or cost
-            into = finding.model_copy(update={"symbol": finding.delivered_symbol})
-            await self._book(
-                await self._row(finding, trade_id, lost, kind, price=price, at=at),
-                await self._row(
-                    into, None, -lost, kind, price=price, at=at, name=f"{EXTERNAL}/{trade_id}"
-                ),
-            )
+        losses = await self._losses(finding)
         await self._alert(finding, f"its plan ends with the old symbol; {CHOICES}")
+        into = finding.model_copy(update={"symbol": finding.delivered_symbol})
+        rows = []
+        for trade_id, lost in losses.items():
+            price = await self._average(Instrument(symbol=finding.symbol), trade_id) or cost
+            name = f"{EXTERNAL}/{trade_id}"
+            rows += [
+                await self._row(finding, trade_id, lost, kind, price=price, at=at),
+                await self._row(into, None, -lost, kind, price=price, at=at, name=name),
+            ]
+        await self._book(*rows)
 
     async def _book_taken_by_others(self, finding: Discrepancy, at: datetime) -> None:
         """What others sold of a trade's position is the trade's loss; its exits must go (R2, R3).
@@ -296,15 +307,13 @@ class Outcomes:
         value = total(multiply(fill.fill.quantity, fill.fill.price) for fill in fills)
         average = divide(value, quantity).quantize(PRICE_STEP)
         kind = AdjustmentKind.CLOSED_OUTSIDE
-        for trade_id, lost in (await self._losses(finding)).items():
-            row = await self._row(finding, trade_id, lost, kind, price=average, at=at)
-            fact = booked_facts((), [row])[0]
-            pair = adjustment_rows(services.account, trade_id, fact)
-            if await services.ledger.move_positions(
-                services.account, pair, takes={finding.symbol: lost}
-            ):
-                self._doorbell.ring(trade_id, fact)
+        losses = await self._losses(finding)
         await self._alert(finding)
+        pairs: list[AdjustmentRecord] = []
+        for trade_id, lost in losses.items():
+            row = await self._row(finding, trade_id, lost, kind, price=average, at=at)
+            pairs += adjustment_rows(services.account, trade_id, booked_facts((), [row])[0])
+        await self._book(*pairs, takes={finding.symbol: total(losses.values())})
 
     async def _foreign_fills(self, finding: Discrepancy) -> list[FillRecord]:
         """The newest executions of nobody that make up the quantity; none if one may be ours."""
@@ -340,8 +349,9 @@ class Outcomes:
             "text": finding.text[:200],
             "venue_time": at,
         }
-        await services.ledger.record_fee(FeeRecord(**(first.model_dump() | update)))
         await self._alert(finding)
+        await services.ledger.record_fee(FeeRecord(**(first.model_dump() | update)))
+        services.failpoint("after_repair")
 
     async def _tell_cash(self, finding: Discrepancy, at: datetime) -> None:
         """A difference is told once; a large one stops entries until a person has looked (R9)."""
@@ -394,15 +404,32 @@ class Outcomes:
         number = sum(1 for r in rows if r.symbol == symbol and (r.trade_id or EXTERNAL) == owner)
         return f"recon/{owner}/{symbol}/{number + 1}"
 
-    async def _book(self, *rows: AdjustmentRecord, held: Decimal | None = None) -> None:
-        """All rows or none, then their trades are told; `held` is what was split."""
+    async def _book(
+        self,
+        *rows: AdjustmentRecord,
+        held: Mapping[str, Decimal] | None = None,
+        takes: Mapping[str, Decimal] | None = None,
+    ) -> None:
+        """All rows of a finding or none, then their trades are told.
+
+        One transaction for all owners: the broker's statement row counts as booked from the
+        first one on, so that nobody would come back for the others (R8).
+
+        Args:
+            held: what each owner had before it was split.
+            takes: what EXTERNAL must have of each symbol.
+        """
         account = self._services.account
-        if not await self._services.ledger.move_positions(account, rows, takes={}):
+        if not rows or not await self._services.ledger.move_positions(
+            account, rows, takes=takes or {}
+        ):
             return
+        self._services.failpoint("after_repair")
         for row in rows:
             if row.trade_id is not None:
                 fact = booked_facts((), [row])[0]
                 if held is not None:
-                    update = {"split_from": held, "split_to": held + row.quantity}
+                    before = held[row.trade_id]
+                    update = {"split_from": before, "split_to": before + row.quantity}
                     fact = fact.model_copy(update=update)
                 self._doorbell.ring(row.trade_id, fact)

@@ -3,8 +3,8 @@
 Inert unless `HOLDFAST_FAILPOINT` is set: `name:nth:action`, several parted by commas. Names are
 `<activity>.enter`, `<activity>.exit`, `activation` and `activation.exit` (one workflow activation;
 `replay` and `eviction` where it is done again from history or leaves the cache) and the durable
-steps inside of an order activity (`STEPS`, called by `Services.failpoint`); `nth` counts from 1
-per process; the actions are `kill` (SIGKILL, nothing is flushed), `exit`
+steps inside of an order activity or of a repair (`STEPS`, called by `Services.failpoint`); `nth`
+counts from 1 per process; the actions are `kill` (SIGKILL, nothing is flushed), `exit`
 (`os._exit(70)`) and `pause` (the thread stops for good, so that a test can look and then kill by
 pid). With `HOLDFAST_FAILPOINT_ONCE=<file>` a point fires only if it can create that file,
 so that a restarted process does not die at the same place again.
@@ -28,7 +28,10 @@ VARIABLE = "HOLDFAST_FAILPOINT"
 ONCE_VARIABLE = "HOLDFAST_FAILPOINT_ONCE"
 EXIT_CODE = 70
 ACTIVATIONS = ("activation", "replay", "eviction")
-STEPS = ("before_intent_row", "after_intent_row", "after_response", "after_ledger")
+STEPS = (
+    *("before_intent_row", "after_intent_row", "after_response", "after_ledger"),
+    "after_repair",
+)
 
 
 class Action(StrEnum):
