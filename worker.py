@@ -28,6 +28,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError
@@ -292,7 +293,7 @@ def main() -> None:
     """
     code = 1
     try:
-        code = asyncio.run(run_process(arguments()))
+        code = uvloop.run(run_process(arguments()))
     except HoldfastError as error:
         sys.stderr.write(f"{error.code} {error.text}\n")
         code = 2 if isinstance(error, BadInput) else 1

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import uvloop
+
 from simulator.clock import SimClock
 from simulator.config import ExchangeConfig, WireFace
 from simulator.journal import Journal, plain
@@ -101,4 +103,4 @@ async def serve(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(arguments()))
+    uvloop.run(serve(arguments()))

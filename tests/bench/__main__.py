@@ -6,11 +6,12 @@ Exit code 0 says that it ran, not that every goal was met: the lines say `met` o
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+
+import uvloop
 
 from tests.bench.figures import context_lines
 from tests.bench.indicator_rate import measure_indicators
@@ -66,4 +67,4 @@ async def _measured(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1:])))
+    sys.exit(uvloop.run(main(sys.argv[1:])))
