@@ -37,7 +37,7 @@ async def book_executions(services: Services, told_to: str | None = None) -> tup
             booked = await services.ledger.record_fills(
                 services.account, page.fills, told_to=told_to
             )
-            await _find_owners(services, page.fills, booked)
+            await _find_owners(services, page.fills, booked, told_to)
             read += page.fills
         for problem in page.problems:
             # The cursor moves past an unreadable row, so it must be on record (I2).
@@ -65,23 +65,26 @@ async def book_executions(services: Services, told_to: str | None = None) -> tup
 
 
 async def _find_owners(
-    services: Services, fills: Sequence[Fill], booked: Sequence[FillBooking]
+    services: Services,
+    fills: Sequence[Fill],
+    booked: Sequence[FillBooking],
+    told_to: str | None,
 ) -> None:
     """Asks the broker whose order a fill of nobody is: it may be ours without a row here.
 
     A flatten past the ledger leaves such orders. Believed to be foreign, what it sold would be
-    sold a second time by the trade (I4, K8).
+    sold a second time by the trade (I4, K8). What is linked by now, by us or by an answer that
+    came beside us, is booked again under its trade.
     """
-    lonely = [
-        fill.broker_order_id
-        for fill, booking in zip(fills, booked, strict=True)
-        if booking.trade_id is None
-    ]
-    for broker_order_id in dict.fromkeys(lonely):
+    pairs = zip(fills, booked, strict=True)
+    lonely = [fill for fill, booking in pairs if booking.trade_id is None]
+    for broker_order_id in dict.fromkeys(fill.broker_order_id for fill in lonely):
         order = await services.broker.order(broker_order_id)
         parts = parse_client_order_id((order.client_id if order else None) or "")
         if order is not None and parts is not None and parts.installation == services.installation:
             await services.ledger.record_snapshot(services.account, order)
+    if lonely:
+        await services.ledger.record_fills(services.account, lonely, told_to=told_to)
 
 
 async def fills_of_trade(services: Services, trade_id: str) -> tuple[Fill, ...]:

@@ -75,8 +75,9 @@ class FillStore(LedgerConnection):
 
         A fill goes to the trade of its order (client id, broker id, parent, id prefix); without
         one it is stored with trade None, counts as EXTERNAL and is attributed when the link
-        arrives. `told_to` is the trade that gets the fills as the caller's own answer; every
-        other trade's stay untold until `mark_fills_told`.
+        arrives or it is read again: the two may have crossed. `told_to` is the trade that gets
+        the fills as the caller's own answer; every other trade's stay untold until
+        `mark_fills_told`.
 
         Raises:
             Refused: `ACCOUNT_UNKNOWN`.
@@ -87,7 +88,7 @@ class FillStore(LedgerConnection):
             booked = [
                 await book_sum(connection, broker, account, fill, told_to)
                 if fill.is_sum
-                else await _known_fill(connection, known[fill.fill_key], fill)
+                else await _known_fill(connection, known[fill.fill_key], fill, told_to)
                 if fill.fill_key in known
                 else await _book(connection, broker, account, fill, told_to=told_to)
                 for fill in many
@@ -307,7 +308,7 @@ async def _book(
         return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=owner.trade_id, told=told)
     # Another process booked it since we looked.
     row = (await _known_rows(connection, broker, account, (fill,)))[fill.fill_key]
-    return await _known_fill(connection, row, fill)
+    return await _known_fill(connection, row, fill, told_to)
 
 
 async def book_sum(
@@ -331,12 +332,9 @@ async def book_sum(
     quantity = fill.quantity - sum((sign * row["quantity"] for sign, row in pairs), ZERO)
     if rows and quantity <= 0:
         last = fill_of(rows[-1])
+        trade_id, told = await _owned(connection, rows[-1], told_to)
         return FillBooking(
-            fill_key=last.fill.fill_key,
-            is_new=False,
-            trade_id=last.trade_id,
-            told=rows[-1]["told"],
-            fill=last.fill,
+            fill_key=last.fill.fill_key, is_new=False, trade_id=trade_id, told=told, fill=last.fill
         )
     value = fill.quantity * fill.price
     value -= sum((sign * row["quantity"] * row["price"] for sign, row in pairs), ZERO)
@@ -362,7 +360,9 @@ async def _known_rows(
     return {row["fill_key"]: row for row in rows}
 
 
-async def _known_fill(connection: AsyncConnection, row: RowMapping, fill: Fill) -> FillBooking:
+async def _known_fill(
+    connection: AsyncConnection, row: RowMapping, fill: Fill, told_to: str | None
+) -> FillBooking:
     """The booking of a fill that stands; a fee that was missing is filled in."""
     if row["fee"] is None and fill.fee is not None:
         mine = _row_of(row["broker"], row["account"], fill.fill_key)
@@ -371,13 +371,42 @@ async def _known_fill(connection: AsyncConnection, row: RowMapping, fill: Fill) 
         )
     seen = (fill.symbol, fill.side.value, fill.quantity, fill.price)
     stored = (row["symbol"], row["side"], row["quantity"], row["price"])
+    trade_id, told = await _owned(connection, row, told_to)
     return FillBooking(
         fill_key=fill.fill_key,
         is_new=False,
-        trade_id=row["trade_id"],
+        trade_id=trade_id,
         differs=seen != stored,
-        told=row["told"],
+        told=told,
     )
+
+
+async def _owned(
+    connection: AsyncConnection, row: RowMapping, told_to: str | None
+) -> tuple[str | None, bool]:
+    """The trade of a row that stands, and whether that trade has heard of it.
+
+    A fill of nobody is looked at again: it and the answer that names its order may have been
+    booked side by side, and neither saw the other. Left alone, the trade would never hear of it
+    and its position would stand bare (F3, E1).
+    """
+    if row["trade_id"] is not None:
+        return row["trade_id"], row["told"]
+    account, broker_id = row["account"], row["broker_order_id"]
+    owner = await owner_of_order(connection, account, row["client_id"], (broker_id,))
+    if owner.trade_id is None:
+        return None, False
+    told = owner.trade_id == told_to
+    mine = _row_of(row["broker"], account, row["fill_key"])
+    await connection.execute(
+        update(fills)
+        .where(mine, fills.c.trade_id.is_(None))
+        .values(trade_id=owner.trade_id, told=told)
+    )
+    if row["reverses"] is None:
+        columns = fill_columns(row["broker"], account, fill_of(row).fill)
+        await tell_opening(connection, account, owner.trade_id, columns)
+    return owner.trade_id, told
 
 
 async def _reverse(

@@ -7,12 +7,14 @@ import random
 from decimal import Decimal
 
 import pytest
+from sqlalchemy import update
 
 from domain.errors import Refused
 from domain.facts import AdjustmentKind
 from domain.order import Side
 from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, TradePosition
 from ledger.repository import Ledger
+from ledger.tables import orders
 from tests.ledger.samples import ACCOUNT, NOW, fill, intent, owner, snapshot
 
 
@@ -133,6 +135,33 @@ async def test_foreign_fill_counts_as_external(trading: Ledger) -> None:
     (lonely,) = await trading.unattributed_fills(ACCOUNT)
     assert lonely.fill.fill_key == "f-9"
     assert [one.trade_id for one in await trading.positions_by_trade(ACCOUNT)] == [EXTERNAL]
+
+
+@pytest.mark.covers("F3", "E1")
+@pytest.mark.parametrize("is_sum", [False, True])
+async def test_fill_that_crossed_the_answer_of_its_order_finds_its_trade_when_read_again(
+    armed: Ledger, is_sum: bool
+) -> None:
+    """Two transactions side by side: neither the fill nor the broker's id sees the other.
+
+    Found by `make chaos` (gt05): the trade stood bare for ever, its fill nobody's.
+    """
+    sent = intent()
+    await armed.open_gate(sent, owner(), "t1", NOW)
+    told = fill(client_id=None, broker_order_id="b-1", is_sum=is_sum)
+    async with armed._work() as answer:
+        await answer.execute(
+            update(orders)
+            .where(orders.c.client_id == sent.client_id)
+            .values(broker_order_id="b-1", state="accepted")
+        )
+        crossed = await armed.record_fill(ACCOUNT, told)
+        assert crossed.trade_id is None
+    again = await armed.record_fill(ACCOUNT, told)
+    assert (again.trade_id, again.told, again.is_new) == ("trade-1", False, False)
+    (mine,) = await armed.fills_of_trade("trade-1")
+    assert mine.fill.quantity == told.quantity
+    assert [row.fill.fill_key for row in await armed.untold_fills(ACCOUNT)] == [mine.fill.fill_key]
 
 
 async def test_adjustment_moves_the_position_once(trading: Ledger) -> None:
