@@ -242,6 +242,8 @@ class Lifecycle:
         """Takes an execution back (D9): position and cash are reversed, the row says which."""
         state = self._state
         order.filled -= quantity
+        order.updated_at = state.now
+        state.version += 1
         change = state.account.book(order.symbol, -quantity * order.side.sign, price)
         state.record(
             "bust",

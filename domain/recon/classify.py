@@ -236,7 +236,7 @@ def _with_reason(reason: Explanation, rows: Sequence[OwnedQuantity]) -> Discrepa
     kind = DiscrepancyKind(reason.kind.value)
     if reason.is_waiting:
         kind = DiscrepancyKind.OPTION_GONE
-    elif reason.kind is EventKind.SPLIT and not _divides(reason, rows):
+    elif not _can_be_booked(reason, rows):
         kind = DiscrepancyKind.POSITION_MISMATCH
     delivered = f", {reason.delivered} {reason.delivered_symbol}" if reason.delivered else ""
     return Discrepancy(
@@ -253,6 +253,27 @@ def _with_reason(reason: Explanation, rows: Sequence[OwnedQuantity]) -> Discrepa
         event_ids=reason.event_ids,
         is_late=reason.is_late,
     )
+
+
+def _can_be_booked(reason: Explanation, rows: Sequence[OwnedQuantity]) -> bool:
+    """False where the reason is known and its outcome is not: that is a person's to say."""
+    if reason.kind is EventKind.SPLIT:
+        return _divides(reason, rows)
+    if reason.kind is EventKind.LIQUIDATION:
+        return _can_lose(reason.quantity, rows)
+    return True
+
+
+def _can_lose(quantity: Decimal, rows: Sequence[OwnedQuantity]) -> bool:
+    """True if trades can lose just this: all of them everything, or the only one a part.
+
+    A stop that filled before the pass came has taken from them what the venue took as well (R3).
+    """
+    trades = [row for row in rows if row.owner != EXTERNAL_OWNER and row.quantity != 0]
+    ours = total(row.quantity for row in trades)
+    if ours + quantity == 0:
+        return bool(trades)
+    return len(trades) == 1 and ours * quantity < 0 and abs(quantity) < abs(ours)
 
 
 def _divides(reason: Explanation, rows: Sequence[OwnedQuantity]) -> bool:

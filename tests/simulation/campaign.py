@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.simulation.scenario import (
+    EVENTS,
     FAILPOINTS,
     NOT_AT,
     ORDER_FAULTS,
@@ -28,7 +29,8 @@ MUST_HAPPEN = frozenset(
     + [f"stall/{where}" for where in ("gate", "request", "reply", "body")]
     + [f"operator/{verb}" for verb in ("flatten", "kill", "close_part", "pause", "new_build")]
     + [f"quote_odd/{how}" for how in ("none", "one_sided", "crossed", "frozen")]
-    + ["ledger_down", "commit_lost", "temporal_down", "no_network", "evicted"]
+    + [f"event/{what}" for what in EVENTS]
+    + ["reconciled", "ledger_down", "commit_lost", "temporal_down", "no_network", "evicted"]
     + ["replayed", "continued_as_new"]
 )
 
@@ -50,7 +52,7 @@ class Tally:
 
     def never_happened(self, broker: str) -> list[str]:
         """Kinds of mishap that can strike at this broker and never did."""
-        cannot = {f"fault/{kind}" for kind in NOT_AT[broker]}
+        cannot = {f"{word}/{kind}" for kind in NOT_AT[broker] for word in ("fault", "event")}
         return sorted(kind for kind in MUST_HAPPEN - cannot if not self.happened[kind])
 
     @property

@@ -31,6 +31,7 @@ from ledger.records import (
     AdjustmentRecord,
     ApiBreakerRecord,
     BreakerRecord,
+    CashMovement,
     ChildOrder,
     EquityBaseline,
     FeeRecord,
@@ -57,12 +58,13 @@ from ledger.records import (
     WatchRecord,
     WorkingOrder,
 )
+from tests.simulation.books import AccountBooks
 
 MESSAGE_WINDOW = timedelta(seconds=60)
 _OPEN = (IntentState.SENDING, IntentState.UNKNOWN)
 
 
-class MemoryLedger:
+class MemoryLedger(AccountBooks):
     """One account's book of record. Every method is one transaction: it never yields inside."""
 
     def __init__(
@@ -86,6 +88,7 @@ class MemoryLedger:
         self.told: set[str] = set()
         self.fee_rows: dict[str, FeeRecord] = {}
         self.moves: dict[str, AdjustmentRecord] = {}
+        self.movements: dict[str, CashMovement] = {}
         self.reservations: dict[str, tuple[ReserveDecision, Reservation | None]] = {}
         self.releases: Counter[str] = Counter()
         self.trades: dict[str, TradeRecord] = {}
@@ -780,6 +783,17 @@ class MemoryLedger:
         row = known.model_copy(update=changes | {"updated_at": self.now()})
         self.trades[trade_id] = row
         return row
+
+    async def trades_with_estimated_fees(self, account: str, limit: int) -> tuple[str, ...]:
+        with_fills = {row.trade_id for row in self.fills.values()}
+        return tuple(
+            trade.trade_id
+            for trade in sorted(self.trades.values(), key=lambda t: (str(t.closed_at), t.trade_id))
+            if trade.closed_at is not None
+            and trade.realised is not None
+            and trade.fees_estimated
+            and trade.trade_id in with_fills
+        )[:limit]
 
     async def trade(self, trade_id: str) -> TradeRecord | None:
         return self.trades.get(trade_id)

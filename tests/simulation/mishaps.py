@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.ids import trade_workflow_id
 from domain.messages import OperatorRequest, OperatorSignal, VersionSignal
+from tests.simulation.events import VenueEvents
 from tests.simulation.lines import LedgerTrouble
 from tests.simulation.processes import Process
 from tests.simulation.scenario import ACCOUNT, HEAL_S, Mishap
@@ -42,6 +43,7 @@ class Mishaps:
         self.odd_quote = ""
         self.is_healed = False
         self.windows: list[tuple[float, float]] = []
+        self.events = VenueEvents(world, self._count)
         self._armed: list[Mishap] = []
         self._seen: Counter[int] = Counter()
 
@@ -98,6 +100,9 @@ class Mishaps:
         match = dict(mishap.get("match"))
         rule = {"kind": mishap.get("fault"), "match": match, "params": dict(mishap.get("params"))}
         self._world.exchange.state.faults.add(rule)
+
+    def _begin_event(self, mishap: Mishap) -> None:
+        self.events.begin(mishap)
 
     def _begin_quote_odd(self, mishap: Mishap) -> None:
         self.odd_quote = mishap.get("how")

@@ -25,6 +25,7 @@ class Process:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failpoint: Callable[[str], None] = lambda name: None
         self.stall_s: Callable[[], float] = lambda: 0.0
+        self.on_error: Callable[[BaseException], None] = lambda error: None
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that dies with the process."""
@@ -35,8 +36,9 @@ class Process:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.is_alive:
+            self.on_error(error)
 
     def kill(self) -> None:
         """SIGKILL: nothing of it runs on."""

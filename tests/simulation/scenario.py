@@ -83,6 +83,7 @@ class Scenario:
     slow_network: bool = False
     requests_per_minute: int | None = None
     linger_s: float = 0.5
+    reconciles: bool = False
 
     @property
     def has_kill(self) -> bool:
@@ -105,6 +106,7 @@ def calm(seed: int, broker: str = "alpaca") -> Scenario:
 
 
 KNOB_CHANCE = 0.25
+EVENTS_CHANCE = 0.2
 MISHAPS_MAX = 6
 REPLY_FAULTS = (
     "drop_reply",
@@ -146,11 +148,15 @@ FAILPOINTS = (
 )
 OPERATOR = ("flatten", "kill", "close_part", "pause", "new_build")
 NOT_AT: dict[str, frozenset[str]] = {
-    # It changes an order in its place: there is no second one, and a total stays a total.
-    "tradier": frozenset({"replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST}),
+    # It changes an order in its place: there is no second one, and a total stays a total. No rows
+    # tell of a split there, so that only a person can part what is whose (R5: parked).
+    "tradier": frozenset({"replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST, "split"}),
     "alpaca": frozenset(),
 }
 """What a venue cannot do by the nature of its protocol."""
+EVENTS = ("bust", "liquidation", "split", "foreign")
+"""What happens to the account without an order of ours."""
+SPLITS = ("rescale", "cancel", "keep")
 METHODS = ("POST", "PATCH", "PUT", "DELETE", "GET", "*")
 
 
@@ -161,6 +167,10 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     names = ("t1", "t2") if dice.random() < 0.5 else ("t1",)
     mishaps = [_mishap(dice, broker) for _ in range(dice.randint(1, MISHAPS_MAX))]
     slow_ends = any(m.kind == "fault" and m.get("fault") == "late_fill" for m in mishaps)
+    # Dice of their own: what else a seed means stays as it is.
+    own = random.Random(f"events:{broker}:{seed}")
+    events = _events(own, broker, symbols) if own.random() < EVENTS_CHANCE else []
+    mishaps += events
     return Scenario(
         seed=seed,
         broker=broker,
@@ -174,7 +184,20 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
         slow_network=dice.random() < KNOB_CHANCE,
         requests_per_minute=200 if dice.random() < 0.2 else None,
         linger_s=15.0 if slow_ends else 0.5,
+        reconciles=bool(events) or own.random() < EVENTS_CHANCE,
     )
+
+
+def _events(dice: random.Random, broker: str, symbols: tuple[str, ...]) -> list[Mishap]:
+    """One event; it waits until it can happen."""
+    what = dice.choice([each for each in EVENTS if each not in NOT_AT[broker]])
+    values: dict[str, Any] = {"what": what}
+    if what == "split":
+        values |= {"ratio": dice.choice((2, 3)), "orders": dice.choice(SPLITS)}
+    elif what == "foreign":
+        values |= {"symbol": dice.choice(symbols), "side": dice.choice(("buy", "sell"))}
+        values |= {"quantity": dice.choice((1, 5, 200)), "for_s": dice.choice((2.0, 12.0))}
+    return [Mishap(round(1 + 30 * dice.random(), 3), "event", tuple(values.items()))]
 
 
 def _matching(dice: random.Random, broker: str) -> dict[str, Any]:

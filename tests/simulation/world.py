@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from functools import cache, partial
 from typing import Any, cast
 
@@ -33,11 +33,13 @@ from pydantic import SecretStr
 from temporalio.client import Client as TemporalClient
 
 from activities.by_hand import ByHandActivities
+from activities.doorbell import temporal_sender
 from activities.flatten import FlattenActivities, FlattenReceipt
 from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
+from activities.reconcile import ReconcileInput, ReconcilePass
 from activities.risk import RiskActivities
 from activities.services import Services, StreamInput
 from activities.streams import FillStream
@@ -49,6 +51,7 @@ from brokers.port import Broker
 from brokers.tradier.client import TradierBroker
 from brokers.tradier.config import TradierConfig
 from domain.clock import real_time
+from domain.errors import HoldfastError
 from domain.ids import order_queue, trade_prefix, trade_workflow_id
 from domain.instrument import Instrument
 from domain.messages import TradeInput, TradeResult
@@ -82,8 +85,11 @@ from workflows.flatten import FlattenWorkflow
 from workflows.trade import TradeWorkflow
 
 D = Decimal
+TICK = D("0.01")
 INSTALLATION = "5101"
 CASH = D(1_000_000)
+RECONCILE_EVERY_S = 10.0
+"""Five minutes in production; here a day is three minutes long."""
 LIMITS = roomy_limits(max_order_notional="1000000", max_total_notional="10000000")
 Mutant = Callable[[], AbstractContextManager[object]]
 ExchangeBehaviour = Callable[[Exchange], None]
@@ -196,6 +202,8 @@ class World:
         self.moves: dict[str, Move] = {}
         self.processes: dict[str, Process] = {}
         self.results: list[TradeResult] = []
+        self.pass_began_s = 0.0
+        self.closed_s = 0.0
         self._births = 0
         loop.set_exception_handler(self._broken)
 
@@ -203,12 +211,16 @@ class World:
         """What the venue has done wrong so far that flips or overfills without our doing."""
         fired = self.exchange.state.faults.fired
         fresh = self.scenario.matching.get("replace_quantity") is ReplaceQuantity.FRESH
-        return frozenset(kind for kind, n in fired.items() if n) | ({"fresh"} if fresh else set())
+        struck = self.mishaps.events.struck | ({"fresh"} if fresh else set())
+        return frozenset(kind for kind, n in fired.items() if n) | struck
 
     def _broken(self, _loop: object, context: dict[str, Any]) -> None:
         """An error that nobody caught, ours or the simulation's, fails the run."""
         error = context.get("exception")
         self.oracle.violated("BROKEN", f"{context.get('message')}: {error!r}")
+
+    def _task_failed(self, process: Process, error: BaseException) -> None:
+        self.oracle.violated("BROKEN", f"{process.name}: {error!r}")
 
     # --- the parts --------------------------------------------------------------------------------
 
@@ -246,6 +258,7 @@ class World:
         self.processes[name] = process
         process.failpoint = lambda step: self.mishaps.failpoint(process, step)
         process.stall_s = self.mishaps.body_stall_s
+        process.on_error = partial(self._task_failed, process)
         client = cast(TemporalClient, Client(self.server, process))
         services = self._services(process)
         if name == "trade":
@@ -282,7 +295,26 @@ class World:
             given = StreamInput(account=ACCOUNT, compare_interval_s=10.0, clock_interval_s=20.0)
             stream = FillStream(services, client, given)
             process.spawn(stream.run(f"streams/{process.number}"))
+            if self.scenario.reconciles:
+                process.spawn(self._reconcile_always(services, client))
         return process
+
+    async def _reconcile_always(self, services: Services, client: TemporalClient) -> None:
+        """The schedule's passes, more of them than in a real day."""
+        given = ReconcileInput(account=ACCOUNT)
+        while True:
+            one, began_s = ReconcilePass(services, temporal_sender(client)), self.loop.time()
+            try:
+                report = await one.run(given)
+                self.pass_began_s = began_s
+                self.mishaps.happened["reconciled"] += 1
+                for finding in report.findings:
+                    self.mishaps.happened[f"found/{finding.kind}"] += 1
+            except HoldfastError as error:
+                self.mishaps.happened[f"reconcile_failed/{error.code}"] += 1
+            finally:
+                await one.aclose()
+            await asyncio.sleep(RECONCILE_EVERY_S)
 
     def bury(self, name: str) -> None:
         """SIGKILL: the queues of the process are served by nobody."""
@@ -378,8 +410,11 @@ class World:
     def _show(self, move: Move) -> None:
         self.moves[move.symbol] = move
         self.catch_up()
-        bid: Decimal | None = move.bid
-        ask: Decimal | None = move.ask
+        ratio = self.mishaps.events.ratios.get(move.symbol, D(1))
+        low = (move.bid / ratio).quantize(TICK, ROUND_DOWN)
+        high = (move.ask / ratio).quantize(TICK, ROUND_UP)
+        bid: Decimal | None = low
+        ask: Decimal | None = high
         match self.mishaps.odd_quote:
             case "frozen":
                 return
@@ -388,7 +423,7 @@ class World:
             case "one_sided":
                 ask = None
             case "crossed":
-                bid, ask = move.ask + D("0.05"), move.bid
+                bid, ask = high + D("0.05"), low
         self.exchange.set_quote(move.symbol, bid, ask, move.size, move.size)
 
     def show_again(self) -> None:
@@ -405,6 +440,10 @@ class World:
 
     def _is_over(self) -> bool:
         """Every trade has been and is no more; flatten orders too."""
+        # Behind an event and the last end a pass must have looked.
+        events = self.mishaps.events
+        if events.struck and self.pass_began_s <= max(events.settled_s, self.closed_s):
+            return False
         known = {run.workflow_id for run in self.server.runs if run.kind == "Trade"}
         closed = all(run.is_closed for run in self.server.runs)
         return len(known) == len(self.scenario.plans) and closed
@@ -417,6 +456,7 @@ class World:
             self.oracle.violated("I11", f"{run.workflow_id} ended without a result: {run.failure}")
             return
         self.results.append(run.result)
+        self.closed_s = self.loop.time()
         prefix = trade_prefix(INSTALLATION, run.result.trade_id)
         working = [
             order.client_id
@@ -426,13 +466,21 @@ class World:
         self.oracle.at_close(run.result.trade_id, working)
 
     def _judge_end(self) -> None:
-        for run in self.server.runs:
-            if not run.is_closed:
+        symbols = {trade_workflow_id(plan.trade_id): plan.symbol for plan in self.scenario.plans}
+        open_runs = [run for run in self.server.runs if not run.is_closed]
+        parked = frozenset(
+            symbols[run.workflow_id]
+            for run in open_runs
+            if run.workflow_id in symbols and self.oracle.is_parked(symbols[run.workflow_id])
+        )
+        for run in open_runs:
+            if symbols.get(run.workflow_id) not in parked:
                 self.oracle.violated("I11", f"{run.workflow_id} has not ended")
+        self.mishaps.happened["parked"] += len(parked)
         for text in self.server.tasks_failed:
             self.oracle.violated("I11", f"workflow task failed: {text}")
         account = self.exchange.state.account
-        self.oracle.at_end(account, self.exchange.open_orders)
+        self.oracle.at_end(account, self.exchange.open_orders, parked)
 
     def _happened(self) -> Counter[str]:
         """Everything that struck in this run, and what the system had to do about it."""

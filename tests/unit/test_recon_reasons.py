@@ -100,6 +100,31 @@ def test_split_that_leaves_somebody_a_fraction_is_parked() -> None:
     assert [each.kind for each in classify(seen)] == [DiscrepancyKind.POSITION_MISMATCH]
 
 
+@pytest.mark.covers("R3")
+@pytest.mark.parametrize(
+    ("at_broker", "ours", "lost"),
+    [
+        (-10, [("t1", 0)], -10),
+        (-10, [("EXTERNAL", 0)], -10),
+        (-4, [("t1", 6)], -10),
+        (4, [("t1", 6), ("t2", 4)], -6),
+    ],
+    ids=["sold meanwhile", "nobody had it", "partly sold", "two owners and a part"],
+)
+def test_liquidation_of_what_no_owner_can_lose_is_a_persons_matter(
+    at_broker: int, ours: list[tuple[str, int]], lost: int
+) -> None:
+    """R3: the stop filled before the pass came; an outcome that cannot be booked would end every
+    pass from here on (found by the simulation)."""
+    row = event(KIND.LIQUIDATION, "A", lost)
+    seen = look(
+        positions=held("A", at_broker), owned=owned(*ours), events=(row,), tells_events=True
+    )
+    (found,) = classify(seen)
+    assert found.kind is DiscrepancyKind.POSITION_MISMATCH
+    assert found.quantity == lost
+
+
 def test_new_symbol_needs_its_rows_where_the_venue_tells_them() -> None:
     both = (event(KIND.SYMBOL_CHANGE, "A", -10), event(KIND.SYMBOL_CHANGE, "B", 10))
     assert told(reasons({"B": 10}, {"A": 10}, *both, tells=True)) == [("A", "symbol_change", False)]
