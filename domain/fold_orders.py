@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from domain.changes import CANCEL_REFUSALS_MAX, alert, move
@@ -286,7 +287,7 @@ def _told(record: OrderRecord, seen: OrderSnapshot) -> dict[str, Any]:
     """What this view of the broker changes on the record; what it leaves out stays."""
     update: dict[str, Any] = {
         "broker_order_id": seen.broker_order_id,
-        "reported_filled": max(record.reported_filled, seen.filled_quantity),
+        "reported_filled": _filled_as_told(record, seen),
         "broker_updated_at": seen.updated_at or record.broker_updated_at,
     }
     if seen.quantity > ZERO:
@@ -298,6 +299,15 @@ def _told(record: OrderRecord, seen: OrderSnapshot) -> dict[str, Any]:
     if seen.reject_code:
         update["reject_code"] = seen.reject_code
     return update
+
+
+def _filled_as_told(record: OrderRecord, seen: OrderSnapshot) -> Decimal:
+    """The quantity only grows, but for a later word on an ended order: what the venue took back
+    before anybody booked it would be missing for ever (D9)."""
+    told_at, before = seen.updated_at, record.broker_updated_at
+    if seen.is_terminal and told_at is not None and before is not None and told_at > before:
+        return seen.filled_quantity
+    return max(record.reported_filled, seen.filled_quantity)
 
 
 def _with_legs(record: OrderRecord, legs: tuple[OrderSnapshot, ...]) -> OrderRecord:
