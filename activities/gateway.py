@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Awaitable, Callable
 
 from temporalio.client import Client
@@ -71,7 +72,8 @@ class GatewaySweeper:
         self._copy_waiting = copy_waiting
         self._trade_queue = trade_queue
         self._second_sweep_after_s = second_sweep_after_s
-        self._holder = f"gateway-{id(self):x}"
+        # Two processes may well have this object at the same address.
+        self._holder = f"gateway-{uuid.uuid4().hex[:16]}"
         self._rung = asyncio.Event()
         self._work: dict[str, asyncio.Task[None]] = {}
         self.receipts: dict[str, KillReceipt] = {}
