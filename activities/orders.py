@@ -594,7 +594,7 @@ class OrderActivities:
         except HoldfastError:
             return (unknown,)
         waited_s = (services.now() - command.sent_at).total_seconds()
-        if waited_s < services.settle_window_s + services.request_timeout_s:
+        if waited_s < self._lists_lag_s(command.intent) + services.request_timeout_s:
             return (unknown,)
         clock = input.trade.clock
         if services.broker.capabilities.lists_orders_of_today_only and not is_same_exchange_day(
@@ -627,6 +627,17 @@ class OrderActivities:
             at=services.now(), client_id=client_id, order=None, evidence="absent after settling"
         )
         return (absent,)
+
+    def _lists_lag_s(self, intent: OrderIntent) -> float:
+        """How long the broker's lists may hide an order: then its absence is a proof (C5).
+
+        An entry waits for all that the broker may need; nothing is bare meanwhile. An exit does
+        not: what it protects is, and a second one is refused while the first holds the position.
+        """
+        window_s = self._services.settle_window_s
+        if not intent.increasing:
+            return window_s
+        return max(window_s, self._services.broker.capabilities.orders_listed_within_s)
 
     async def _bar_late_attempts(self, input: ResolveInput) -> IntentRecord:
         """Puts a token of ours on the row, so that no earlier attempt may still send (C8).

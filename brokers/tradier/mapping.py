@@ -48,6 +48,8 @@ TRADIER_CAPABILITIES = Capabilities(
     client_id_unique_for_ever=False,
     executions_have_ids=False,
     lists_orders_of_today_only=True,
+    # Seen on the first look, eight times of eight (tradier.md §4): few looks, so a wide margin.
+    orders_listed_within_s=15,
     answers_with_id_only=True,
     option_stop_orders=True,
     fractional=False,
