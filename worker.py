@@ -75,6 +75,7 @@ from marketdata.port import MarketDataFeed
 from marketdata.session_days import next_day
 from marketdata.stream_feed import StreamFeed
 from observability.audit_file import AuditFile
+from observability.beating import BEAT_EVERY_S, Beating
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
@@ -254,6 +255,9 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
             flatten.take_over_legs,
         ],
         build_id=build_id(),
+        interceptors=[Beating()],
+        # Else a beat waits for 0.8 of the timeout.
+        max_heartbeat_throttle_interval=timedelta(seconds=BEAT_EVERY_S),
         max_concurrent_activities=LANE_SLOTS,
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )

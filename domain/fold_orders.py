@@ -107,7 +107,8 @@ def order_unknown(state: TradeState, fact: OrderUnknown, now: datetime) -> Trade
     record = state.order(fact.client_id)
     if record is None:
         return state
-    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S * min(1 + record.refusals, 10))
+    # The first look is at once: whoever sent it may be dead for long, and what it bought is bare.
+    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S * min(record.refusals, 10))
     after = move(record, OrderEvent.UNKNOWN, now, retry_at=retry_at, refusals=record.refusals + 1)
     return state.with_order(after)
 

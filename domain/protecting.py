@@ -154,7 +154,8 @@ def _has_moved_target(
     state: TradeState, live: tuple[OrderRecord, ...], wanted: DesiredExit
 ) -> bool:
     """True if a person moved this target: the pair goes and comes back at the new price."""
-    if all(moved.tranche != wanted.tranche for moved in state.moved_targets):
+    target = ts.target_index(state, wanted.tranche)
+    if all(moved.tranche != target for moved in state.moved_targets):
         return False
     return any(o.role is Role.TARGET and o.limit_price != wanted.target_price for o in live)
 
@@ -195,6 +196,8 @@ def _place_exit(
         return start_exit(state, PROTECTION_REJECTED), ()
     if earlier and earlier[-1].state in failed and not is_due(earlier[-1].retry_at, now):
         return state, ()
+    if state.covered is None and not ts.is_slicing(state):
+        state = state.changed(covered=ts.entry_quantity(state))
     purpose, body = exit_body(state, wanted, now.date())
     role = Role.STOP if purpose is Purpose.STOP else Role.TARGET
     state, command = place(

@@ -106,6 +106,8 @@ def split_trade(state: TradeState, fact: PositionAdjusted, now: datetime) -> Tra
         watched_epoch=0,
         read_needed="split",
     )
+    if state.covered is not None:
+        state = state.changed(covered=split_quantity(state.covered, split.ratio))
     if state.stop_price is not None:
         stop = ts.protective_tick(state, split_price(state.stop_price, split.ratio))
         state = state.changed(stop_price=stop)

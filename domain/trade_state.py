@@ -227,6 +227,7 @@ class TradeState(Frozen):
     `told` names alerts of things that last, so that each is told once.
     `reads_in_vain` counts reads in a row that settled nothing: each doubles the pause to the next.
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
+    `covered` is the filled quantity for which the exits of the tranches were placed; None before.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
     `rewound` says that this history was set back: the ledger knows orders of it that it does not.
     `unclaimed` are fills of an order whose broker ids are still on their way to us,
@@ -252,6 +253,7 @@ class TradeState(Frozen):
     walk: WalkProgress = WalkProgress()
     exit: ExitProgress = ExitProgress()
     stop_price: NetPrice | None = None
+    covered: Amount | None = None
     stop_reached_at: AwareDatetime | None = None
     hours: Hours = Hours()
     quote: Quote | None = None
@@ -565,14 +567,18 @@ def _entry_parts_by_hand(state: TradeState, symbol: str) -> list[tuple[Decimal, 
 def tranche_quantities(state: TradeState) -> tuple[Decimal, ...]:
     """Filled quantity cut into tranches: each rounded down to the lot, the last the remainder.
 
-    Without targets there is one tranche (E9: sums to the filled quantity for every size).
+    Without targets there is one tranche (E9: sums to the filled quantity for every size). What was
+    filled after the exits were placed is one more behind them: it gets exits of its own, and those
+    that stand are not taken down for it (D9, I4).
     """
     filled = entry_quantity(state)
+    first = filled if state.covered is None else min(filled, state.covered)
+    late = (filled - first,) if filled > first else ()
     targets = state.plan.targets
     if len(targets) <= 1:
-        return (filled,)
-    sizes = [state.plan.instrument.lot_down(filled * target.fraction) for target in targets[:-1]]
-    return (*sizes, filled - total(sizes))
+        return (first, *late)
+    sizes = [state.plan.instrument.lot_down(first * target.fraction) for target in targets[:-1]]
+    return (*sizes, first - total(sizes), *late)
 
 
 def taken_off(state: TradeState, record: OrderRecord) -> Decimal:
@@ -595,10 +601,16 @@ def tranche_sold(state: TradeState, tranche: int) -> Decimal:
     )
 
 
+def target_index(state: TradeState, tranche: int) -> int:
+    """The plan's target of a tranche: what was filled late leaves at the last one."""
+    return min(tranche, len(state.plan.targets) - 1)
+
+
 def target_price(state: TradeState, tranche: int) -> Decimal | None:
     """Tick-valid target price of the tranche, or None for a runner."""
-    if tranche >= len(state.plan.targets):
+    if not state.plan.targets:
         return None
+    tranche = target_index(state, tranche)
     for moved in reversed(state.moved_targets):
         if moved.tranche == tranche:
             return moved.price

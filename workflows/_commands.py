@@ -246,6 +246,7 @@ class CommandTasks:
             argument,
             task_queue=self._queue,
             start_to_close_timeout=timeout,
+            heartbeat_timeout=life.BEAT_TIMEOUT,
             schedule_to_start_timeout=queue_wait,
             retry_policy=retry,
             priority=life.PRIORITY[urgency],

@@ -1,7 +1,9 @@
 """Platform of the workflows: timeouts and retry policies in one place (architecture §4).
 
 Client 3 s < activity start-to-close. Order sends get one attempt, then resolve. Reads and
-bookkeeping repeat until they succeed: they are idempotent.
+bookkeeping repeat until they succeed: they are idempotent. Steps of the order lane beat while
+they run (`observability/beating.py`): a process that died in one is missed within `BEAT_TIMEOUT`,
+no longer than its successor needs to start.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ WALK_TIMEOUT = timedelta(seconds=6)
 RESOLVE_TIMEOUT = timedelta(seconds=10)
 READ_TIMEOUT = timedelta(seconds=10)
 BOOKKEEPING_TIMEOUT = timedelta(seconds=10)
+BEAT_TIMEOUT = timedelta(seconds=2)
 ENTRY_QUEUE_TIMEOUT_MIN = timedelta(seconds=1)
 # A strategy may hang for its answer timeout at each of a page of bars.
 DECIDE_TIMEOUT = timedelta(seconds=120)

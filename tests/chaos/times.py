@@ -13,8 +13,8 @@ from workflows import reconcile
 class Times:
     """Wall seconds; `pace` stretches all of them together where a machine is slow or busy.
 
-    What matters is their order: request < start-to-close < hang < stop, and a stop outlasts the
-    first retry behind a start-to-close, whatever the number of seconds.
+    What matters is their order: beat < request < start-to-close < hang < stop, and a stop
+    outlasts the first retry behind a start-to-close, whatever the number of seconds.
     """
 
     pace: float = 1.0
@@ -22,6 +22,11 @@ class Times:
     @property
     def request_s(self) -> float:
         return 1.2 * self.pace
+
+    @property
+    def beat_timeout_s(self) -> float:
+        """After that a process that died in a step of the order lane is missed."""
+        return 1.0 * self.pace
 
     @property
     def start_to_close_s(self) -> float:
@@ -65,6 +70,7 @@ class Times:
 
     def shorten_workflows(self) -> None:
         """Shortens the deadlines of this process's workflows; the sandbox passes them through."""
+        life.BEAT_TIMEOUT = timedelta(seconds=self.beat_timeout_s)
         life.SEND_TIMEOUT = timedelta(seconds=self.start_to_close_s)
         life.WALK_TIMEOUT = timedelta(seconds=self.long_start_to_close_s)
         life.RESOLVE_TIMEOUT = timedelta(seconds=self.long_start_to_close_s)

@@ -359,7 +359,8 @@ CATALOGUE: dict[str, Golden] = {
             (
                 ("buy", "4", "100.5"),
                 ("buy", "2", "100.5"),
-                ("sell", "6", "101.5"),
+                ("sell", "4", "101.5"),
+                ("sell", "2", "101.5"),
             ),
             prepare=equities.four_at_most_and_two_late,
             check=equities.no_order_refused,

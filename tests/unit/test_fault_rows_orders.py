@@ -234,12 +234,16 @@ class Replacing(Trade):
     """A replace whose answer is lost, and which of the two orders lives on: `old`, `new`, `both`.
 
     `early` fills the old order between our look and the replace, `late` the new one before
-    anybody hears of it.
+    anybody hears of it. `sees_nothing`: a look at the broker shows the order not yet (C5).
     """
 
     branch = ""
     early = D(0)
     late = D(0)
+    sees_nothing = False
+
+    def _resolved(self, command: ResolveOrder) -> list[Fact]:
+        return [self._unknown(command)] if self.sees_nothing else super()._resolved(command)
 
     def _replaced(self, command: Command, fault: str) -> list[Fact]:
         if not isinstance(command, WalkStep) or not (self.branch or self.early or self.late):
@@ -261,7 +265,7 @@ class Replacing(Trade):
             old.status, new.quantity = BrokerOrderStatus.WORKING, old.quantity
         return [self._unknown(command)] if branch else facts
 
-    def _unknown(self, command: WalkStep) -> Fact:
+    def _unknown(self, command: WalkStep | ResolveOrder) -> Fact:
         return OrderUnknown(at=self.now, client_id=command.intent.client_id, reason="timeout")
 
 
@@ -275,7 +279,7 @@ def test_lost_replace_counts_both_orders_as_live_until_each_is_proven_dead(
     broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("103.00"))
     trade = Replacing(make_plan(), broker)
     trade.pass_time(9)
-    trade.branch = branch
+    trade.branch, trade.sees_nothing = branch, True
     trade.pass_time(1.1)
     assert len(buys(broker)) == (1 if branch == "old" else 2)
     told_dead = {o.client_id for o in trade.state.orders if not o.is_live}
@@ -285,6 +289,7 @@ def test_lost_replace_counts_both_orders_as_live_until_each_is_proven_dead(
     chosen = [o for o in broker.orders if o.live and fills in ("both", _place_of(broker, o))]
     for order in chosen:
         broker._fill(order, order.rest)
+    trade.sees_nothing = False
     trade.pass_time(80)
     assert_protected_and_known(trade, broker)
     assert bought(broker) == sum((o.quantity for o in chosen), D(0))
@@ -495,3 +500,35 @@ def test_replaced_order_that_is_confirmed_and_lives_on_is_cancelled_with_an_aler
     seen: OrderSnapshot = broker.snapshot(broker.orders[0])
     assert seen.status is BrokerOrderStatus.CANCELED
     assert trade.state.orders[0].state in (OrderState.CANCELED, OrderState.REPLACED)
+
+
+@pytest.mark.covers("D9")
+def test_late_fill_is_protected_by_an_added_order_beside_the_one_that_stands() -> None:
+    """No second in which the part that had a stop has none: nothing is cancelled for it (I4)."""
+    trade, broker = start(make_plan(steps_max=0))
+    trade.pass_time(1)
+    broker._fill(broker.orders[0], D(4))
+    kill_entries(trade)
+    trade.pass_time(5)
+    assert_protected_and_known(trade, broker)
+    before = [(o.client_id, o.quantity) for o in broker.orders if o.live]
+    broker._fill(broker.orders[0], D(3))
+    trade.pass_time(20)
+    assert broker.position == 7
+    assert_protected_and_known(trade, broker)
+    after = [(o.client_id, o.quantity) for o in broker.orders if o.live]
+    assert before == after[: len(before)], "what stood stands"
+    assert sum(quantity for _, quantity in after[len(before) :]) == 3 * 2, "a pair for the rest"
+
+
+@pytest.mark.covers("C2")
+def test_unknown_order_is_asked_after_at_once() -> None:
+    """The worker that sent it may have died long ago: what it bought stands bare until then."""
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.30"))
+    trade = Trade(make_plan(), broker, mischief=lambda c: "lost")
+    while not any(isinstance(c, PlaceOrder) for c in trade.commands):
+        assert trade.look()
+    sent_at = trade.now
+    while not any(isinstance(c, ResolveOrder) for c in trade.commands):
+        assert trade.look()
+    assert trade.now == sent_at
