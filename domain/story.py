@@ -84,9 +84,21 @@ def _position_line(state: TradeState) -> str:
     )
 
 
-def _order_line(state: TradeState, record: OrderRecord) -> str:
+def working_lines(state: TradeState) -> tuple[str, ...]:
+    """Each live order in one line: role, state, side, quantity, symbol, price."""
+    return tuple(
+        f"{o.role} {o.state} {o.side} {shown(o.quantity)} {o.symbol} @ {_order_price(o)}"
+        for o in state.live()
+    )
+
+
+def _order_price(record: OrderRecord) -> str:
     price = record.limit_price if record.limit_price is not None else record.stop_price
-    at = "market" if price is None else shown(price)
+    return "market" if price is None else shown(price)
+
+
+def _order_line(state: TradeState, record: OrderRecord) -> str:
+    at = _order_price(record)
     tranche = f" {record.tranche + 1}" if record.tranche is not None else ""
     return (
         f"| {record.role}{tranche} | {record.side} | {shown(record.quantity)} | {at}"

@@ -41,7 +41,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.operator_checks import body_of, why_not
     from domain.outcomes import progress_of
     from domain.steps import decide, next_deadline
-    from domain.story import story_of
+    from domain.story import story_of, working_lines
     from domain.trade_state import TradeState
     from workflows import _lifecycle as life
     from workflows._commands import CommandTasks
@@ -195,11 +195,7 @@ class TradeWorkflow:
             exit_reason=state.exit.reason,
             exit_pending=state.exit.pending,
             needs_operator=state.needs_operator,
-            working=tuple(
-                f"{o.role} {o.state} {o.side} {o.quantity} {o.symbol}"
-                f" @ {o.limit_price or o.stop_price}"
-                for o in state.live()
-            ),
+            working=working_lines(state),
             naked_s=round(state.naked.total_s, 3),
             version=state.version,
             hand=ts.hand(state),
