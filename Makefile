@@ -5,7 +5,7 @@
 #   make chaos          golden trades x faults x failpoints; goes on where it ended (see below)
 #   make simulate       whole trades under seeded mishaps (SEEDS=2000, or SEED=7 BROKER=tradier)
 #   make museum         hunt the planted public bugs: seeds needed, invariant (NAMES="a b")
-#   make mutants        mutation score of gate, order table, steps and money; goes on where it ended
+#   make mutants        mutation score of gate, orders, steps, money and ledger; goes on
 #   make lock           write requirements.lock anew from pyproject.toml
 #   PYTHON=python3.12 make test    another interpreter
 PYTHON ?= python3

@@ -2,13 +2,15 @@
 
 The server is started by the process that runs the tests; with xdist by the controller, which
 tells its workers the address. Each worker migrates one database; every test that asks for
-`ledger` or `ledger_dsn` finds it without rows.
+`ledger` or `ledger_dsn` finds it without rows. Where a run of many short processes has started
+server and database already (`tests.museum.mutants`), `HOLDFAST_TEST_LEDGER` is that database.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +25,7 @@ from ledger.migrate import upgrade
 from ledger.repository import Ledger
 from ledger.tables import metadata
 
+GIVEN_DATABASE = "HOLDFAST_TEST_LEDGER"
 TEST_SETTINGS = ("shared_buffers=32MB", "max_connections=200", "autovacuum=off")
 _KEY = pytest.StashKey[tuple[LocalPostgres, Path]]()
 _numbers = itertools.count(1)
@@ -57,6 +60,8 @@ def postgres_dsn(request: pytest.FixtureRequest) -> str:
     worker_input: dict[str, str] | None = getattr(request.config, "workerinput", None)
     if worker_input is not None:
         return worker_input["postgres_dsn"]
+    if given := os.environ.get(GIVEN_DATABASE):
+        return dsn_of(given, "postgres")
     return _server_of_run(request.config).dsn()
 
 
@@ -77,6 +82,9 @@ async def run_as_superuser(dsn: str, *statements: str) -> None:
 @pytest.fixture(scope="session")
 def worker_database(postgres_dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Address of the one migrated database of this worker."""
+    if given := os.environ.get(GIVEN_DATABASE):
+        yield given
+        return
     worker_input: dict[str, str] = getattr(request.config, "workerinput", {})
     name = f"ledger_{worker_input.get('workerid', 'main')}"
     dsn = dsn_of(postgres_dsn, name)
@@ -102,7 +110,7 @@ async def empty_dsn(postgres_dsn: str, worker_database: str) -> AsyncIterator[st
 @pytest.fixture
 async def ledger_dsn(worker_database: str) -> str:
     """Address of a migrated database as it is after the migration: no rows but the first ones."""
-    await run_as_superuser(worker_database, _OTHERS_OUT, *_emptied())
+    await run_as_superuser(worker_database, _OTHERS_OUT, "; ".join(_emptied()))
     return worker_database
 
 
