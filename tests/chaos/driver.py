@@ -24,7 +24,7 @@ from simulator.config import WireFace
 from tests.chaos.faults import SHARES, Cell, Fault, cells_of, share_of
 from tests.chaos.grounds import Lane, running_lanes
 from tests.chaos.play import Played, play_cell
-from tests.chaos.results import FOLDER, Results, coverage_table
+from tests.chaos.results import FOLDER, Results, coverage_table, exposure_table
 from tests.chaos.times import Times
 from tests.golden.catalogue import CATALOGUE, Golden
 
@@ -269,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("ended by hand; the next run goes on from here")
     minutes = (time.monotonic() - began) / 60
     print(coverage_table(driver.cells(), driver.results))
+    print(exposure_table(driver.cells(), driver.results))
     bad = [
         row
         for row in (driver.results.rows.get(cell.key) for cell in driver.cells())

@@ -1,4 +1,9 @@
-"""Naked and unconfirmed seconds of one run, downtime left out and told apart (faults.md I4, M8)."""
+"""Naked and unconfirmed seconds of one run, downtime left out and told apart (faults.md I4, M8).
+
+Three causes are parted: nobody could act (`downtime_s`: process, server or network away), the
+server still waited for what a dead process had in its hands (`orphaned_s`: until its timeouts),
+and what is left, which is our own code's.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from temporalio.api.history.v1 import HistoryEvent
 
 from cli.feed_report import unconfirmed_spans
 from domain.instrument import InstrumentKind
@@ -26,6 +33,7 @@ class Exposure:
     naked_s: dict[str, float]
     unconfirmed_s: float | None
     downtime_s: float
+    orphaned_s: float = 0.0
 
 
 def wall_of(row: dict[str, Any]) -> datetime:
@@ -35,23 +43,21 @@ def wall_of(row: dict[str, Any]) -> datetime:
 
 def windows_of(spans: Iterable[tuple[float, float]]) -> list[Window]:
     """Epoch seconds as moments, overlapping windows put together."""
-    merged: list[Window] = []
-    for begin_s, end_s in sorted(spans):
-        begin, end = datetime.fromtimestamp(begin_s, UTC), datetime.fromtimestamp(end_s, UTC)
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((begin, end))
-    return merged
+    return merged(
+        (datetime.fromtimestamp(begin, UTC), datetime.fromtimestamp(end, UTC))
+        for begin, end in spans
+    )
 
 
 def exposure_of(
     rows: Sequence[dict[str, Any]],
     rules: Rules,
     orders: Sequence[IntentRecord],
-    away: Sequence[Window],
+    downtime: Sequence[Window],
+    orphaned: Sequence[Window] = (),
 ) -> Exposure:
     """From the exchange's journal; only the unconfirmed seconds are the ledger's to know."""
+    away = merged([*downtime, *orphaned])
     classes = {plan.trade_id: protection_class(plan) for plan in rules.plans}
     longest: dict[str, float] = {}
     together: dict[str, float] = {}
@@ -65,8 +71,61 @@ def exposure_of(
             waited = None
             break
         waited = round((waited or 0.0) + seconds_outside(sent, answered, away), 3)
-    downtime_s = sum((end - begin).total_seconds() for begin, end in away)
-    return Exposure(longest, together, waited, round(downtime_s, 3))
+    downtime_s = _length_s(merged(downtime))
+    orphaned_s = _length_s(away) - downtime_s
+    return Exposure(longest, together, waited, round(downtime_s, 3), round(orphaned_s, 3))
+
+
+def orphaned_windows(events: Iterable[HistoryEvent], downtime: Sequence[Window]) -> list[Window]:
+    """From each downtime to the moment at which the server gave up what was in flight then.
+
+    What is retried shows no timeout in the history, only a start with another attempt.
+    """
+    known: dict[int, HistoryEvent] = {}
+    found: list[Window] = []
+    for event in events:
+        known[event.event_id] = event
+        began_with = _taken_at(event)
+        taken = known.get(began_with) if began_with else None
+        if taken is None:
+            continue
+        at, until = _moment(taken), _moment(event)
+        found += [
+            (begin, until) for begin, end in downtime if at <= end and begin < until and at < until
+        ]
+    return merged(found)
+
+
+def _taken_at(event: HistoryEvent) -> int:
+    """The event with which the task began that this one tells was lost; 0 if none was."""
+    name = event.WhichOneof("attributes") or ""
+    if name == "activity_task_timed_out_event_attributes":
+        return event.activity_task_timed_out_event_attributes.started_event_id
+    if name == "workflow_task_timed_out_event_attributes":
+        return event.workflow_task_timed_out_event_attributes.scheduled_event_id
+    if name == "activity_task_started_event_attributes":
+        started = event.activity_task_started_event_attributes
+        return started.scheduled_event_id if started.attempt > 1 else 0
+    return 0
+
+
+def _moment(event: HistoryEvent) -> datetime:
+    return event.event_time.ToDatetime(UTC)
+
+
+def merged(windows: Iterable[Window]) -> list[Window]:
+    """The same windows, overlapping ones put together."""
+    found: list[Window] = []
+    for begin, end in sorted(windows):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def _length_s(windows: Iterable[Window]) -> float:
+    return sum((end - begin).total_seconds() for begin, end in windows)
 
 
 def protection_class(plan: TradePlan) -> str:

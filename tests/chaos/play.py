@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
@@ -21,7 +22,7 @@ from domain.ids import Purpose, parse_client_order_id, streams_workflow_id
 from domain.messages import TradeResult
 from simulator.config import WireFace
 from tests.chaos.director import Director
-from tests.chaos.exposure import exposure_of, wall_of, windows_of
+from tests.chaos.exposure import exposure_of, orphaned_windows, wall_of, windows_of
 from tests.chaos.faults import Cell, Fault
 from tests.chaos.grounds import Lane
 from tests.chaos.points import Target
@@ -44,7 +45,8 @@ class CellRow:
     """What came of one cell: a line of the results file.
 
     `outcome` is ok, violated or never_fired (the failpoint that was asked for was not passed);
-    `ended` the trade's own words. Seconds are wall seconds; `naked_*` by protection class.
+    `ended` the trade's own words. Seconds are wall seconds; `naked_*` by protection class, without
+    `downtime_s` and `orphaned_s`.
     """
 
     cell: str
@@ -60,6 +62,7 @@ class CellRow:
     naked_s: dict[str, float]
     unconfirmed_s: float | None
     downtime_s: float
+    orphaned_s: float
     took_s: float
     commit: str = ""
     at: str = ""
@@ -97,11 +100,13 @@ async def play_cell(
         run = Run(golden, play, director)
         await run.perform()
         violations = await run.violations()
+        downtime = windows_of(director.downtime)
         exposure = exposure_of(
             rig.journal(),
             play.rules(),
             await rig.ledger.orders_of_account(account),
-            windows_of(director.downtime),
+            downtime,
+            orphaned_windows(await run.events(), downtime),
         )
         evidence = await run.evidence() if violations else {}
     fired = cell is None or director.has_fired
@@ -289,6 +294,14 @@ class Run:
             "cut_short": self.play.cut_short,
             "history": json.loads(self.history or await self._history() or "{}"),
         }
+
+    async def events(self) -> list[HistoryEvent]:
+        """What the newest runs of all trades have in their histories."""
+        found: list[HistoryEvent] = []
+        for plan in self.play.plans:
+            with contextlib.suppress(RPCError):
+                found += (await self.play.handle(plan).fetch_history()).events
+        return found
 
     async def _history(self) -> str:
         """The newest run of the first trade."""

@@ -107,3 +107,29 @@ def coverage_table(cells: Iterable[Cell], results: Results) -> str:
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def exposure_table(cells: Iterable[Cell], results: Results) -> str:
+    """Longest bare span of a cell by protection class and fault: median, 99 of 100, worst.
+
+    Beside them the worst seconds that are left out of it, and those that waited for an answer.
+    """
+    kept = [row for cell in cells if (row := results.rows.get(cell.key)) is not None]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in kept:
+        if row["outcome"] in DONE:
+            for name in row["naked_max_s"]:
+                found[(name, row["fault"])].append(row)
+    lines = ["protection/fault: cells, bare p50 p99 max s; away, orphaned, unconfirmed max s"]
+    for (name, fault), rows in sorted(found.items()):
+        bare = sorted(float(row["naked_max_s"][name]) for row in rows)
+        away, orphaned, unconfirmed = (
+            max(float(row.get(field) or 0) for row in rows)
+            for field in ("downtime_s", "orphaned_s", "unconfirmed_s")
+        )
+        middle, high = (bare[min(len(bare) - 1, int(len(bare) * share))] for share in (0.5, 0.99))
+        lines.append(
+            f"{name}/{fault}: {len(bare)}, {middle:.2f} {high:.2f} {bare[-1]:.2f}; "
+            f"{away:.2f}, {orphaned:.2f}, {unconfirmed:.2f}"
+        )
+    return "\n".join(lines)

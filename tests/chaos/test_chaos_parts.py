@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from temporalio.api.history.v1 import HistoryEvent
 
 from tests.chaos.director import hangs_alone
 from tests.chaos.driver import Driver
-from tests.chaos.exposure import seconds_outside, windows_of
+from tests.chaos.exposure import orphaned_windows, seconds_outside, windows_of
 from tests.chaos.faults import SHARES, Fault, cells_of
 from tests.chaos.play import CellRow
 from tests.chaos.proxy import running_proxy
-from tests.chaos.results import Results, coverage_table
+from tests.chaos.results import Results, coverage_table, exposure_table
 from tests.golden.catalogue import CATALOGUE
 
 INDEX = ["activation:1", "send.POST:1", "reply.POST:1", "place_order.exit:1"]
@@ -24,7 +26,21 @@ INDEX = ["activation:1", "send.POST:1", "reply.POST:1", "place_order.exit:1"]
 def row_of(key: str, outcome: str = "ok") -> CellRow:
     trade, broker, fault, failpoint = key.split("/")
     return CellRow(
-        key, trade, broker, fault, failpoint, 0, outcome, "closed", (), {}, {}, 0.0, 0.0, 1.0
+        cell=key,
+        trade=trade,
+        broker=broker,
+        fault=fault,
+        failpoint=failpoint,
+        index=0,
+        outcome=outcome,
+        ended="closed",
+        violations=(),
+        naked_max_s={},
+        naked_s={},
+        unconfirmed_s=0.0,
+        downtime_s=0.0,
+        orphaned_s=0.0,
+        took_s=1.0,
     )
 
 
@@ -90,6 +106,40 @@ def test_downtime_counts_once_and_only_where_it_overlaps() -> None:
     away = windows_of([(zero.timestamp() + a, zero.timestamp() + b) for a, b in ((1, 3), (2, 4))])
     assert seconds_outside(zero, zero + timedelta(seconds=10), away) == pytest.approx(7)
     assert seconds_outside(zero + timedelta(seconds=2), zero + timedelta(seconds=3), away) == 0
+
+
+def test_seconds_are_orphaned_until_the_server_gives_up_what_the_dead_had_in_its_hands() -> None:
+    """A timeout of what began after the process was back is no matter of its death."""
+    zero = datetime(2026, 3, 2, tzinfo=UTC)
+
+    def at(second: float, number: int) -> HistoryEvent:
+        event = HistoryEvent(event_id=number)
+        event.event_time.FromDatetime(zero + timedelta(seconds=second))
+        return event
+
+    def started(event: HistoryEvent) -> HistoryEvent:
+        event.activity_task_started_event_attributes.attempt = 1
+        return event
+
+    def timed_out(event: HistoryEvent, began_with: int) -> HistoryEvent:
+        event.activity_task_timed_out_event_attributes.started_event_id = began_with
+        return event
+
+    events = [
+        *(started(at(1, 1)), timed_out(at(6, 2), 1)),
+        *(started(at(9, 3)), timed_out(at(14, 4), 3)),
+    ]
+    died, back = zero + timedelta(seconds=2), zero + timedelta(seconds=4)
+    assert orphaned_windows(events, [(died, back)]) == [(died, zero + timedelta(seconds=6))]
+
+
+def test_exposure_is_told_by_protection_class_and_fault(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path, "gt01")
+    for seconds, cell in enumerate(driver.cells()):
+        row = replace(row_of(cell.key), naked_max_s={"resting": float(seconds)}, orphaned_s=2.0)
+        driver.results.keep(row, {})
+    told = exposure_table(driver.cells(), driver.results).splitlines()
+    assert told[1] == "resting/kill: 8, 4.00 7.00 7.00; 0.00, 2.00, 0.00"
 
 
 def test_hang_of_one_request_or_activity_is_no_downtime_of_the_process() -> None:
