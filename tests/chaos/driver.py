@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -263,6 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.minutes:
         driver.deadline = time.monotonic() + 60 * options.minutes
     began = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Also in the background, where SIGINT is ignored: servers and workers end with the driver.
+        signal.signal(number, signal.default_int_handler)
     try:
         asyncio.run(driver.run(options.jobs))
     except KeyboardInterrupt:
