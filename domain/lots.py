@@ -140,7 +140,7 @@ class _SymbolFold:
         if opening.price is not None and move.price is not None:
             gross = realised_pnl(self.instrument, side, quantity, lot.price, move.price)
         fees = self._share(lot.fill_key, quantity) + self._share(move.key, quantity)
-        words = (self.notes.get(lot.fill_key, ""), opening.words, move.words)
+        words = (self.notes.get(lot.fill_key), opening.words, move.words)
         return ClosedLot(
             symbol=move.symbol,
             side=side,
@@ -160,7 +160,7 @@ class _SymbolFold:
 
     def _share(self, key: str, quantity: Decimal) -> Decimal:
         """The piece's part of the fee; the last piece takes what is left, so that sums agree."""
-        fee, left = self.fee_left.get(key, ZERO), self.left[key]
+        fee, left = self.fee_left[key], self.left[key]
         if fee == 0 or quantity >= left:
             share = fee
         else:
@@ -177,7 +177,7 @@ class _SymbolFold:
         opening = self.by_key[lot.fill_key]
         is_known = opening.price is not None
         cost = multiply(lot.quantity, lot.price, self.instrument.multiplier)
-        words = (self.notes.get(lot.fill_key, ""), opening.words)
+        words = (self.notes.get(lot.fill_key), opening.words)
         return OpenLot(
             symbol=opening.symbol,
             quantity=lot.quantity,
@@ -185,7 +185,7 @@ class _SymbolFold:
             opened_at=opening.time,
             price=lot.price if is_known else None,
             cost=cost if is_known else None,
-            fees=self.fee_left.get(lot.fill_key, ZERO),
+            fees=self.fee_left[lot.fill_key],
             trade_id=opening.trade_id,
             text="; ".join(word for word in words if word),
         )
