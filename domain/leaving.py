@@ -30,7 +30,7 @@ from domain.protection import (
     leg_exit_bodies,
     reducing_exit_body,
 )
-from domain.trade_state import Role, TradeState
+from domain.trade_state import OrderRecord, Role, TradeState
 
 EXIT_WAIT_S = 3.0
 EXIT_ASK_S = 1.0
@@ -40,6 +40,7 @@ EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
 QUOTE_HOLD_S = 3.0
 POSITION_DIFFERS = "POSITION_DIFFERS"
+NOT_REDUCING = "NOT_REDUCING"
 
 
 def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
@@ -181,6 +182,15 @@ def _refused_in_a_row(state: TradeState) -> int:
     return count
 
 
+def _is_other(state: TradeState, last: OrderRecord, units: Decimal) -> bool:
+    """True if the last exit was not sent for a quantity that is not held any more.
+
+    Its pause was for that order: a late fill has corrected us, and the rest is bare (I4).
+    """
+    is_unsent = last.state is OrderState.NOT_SENT and last.reject_code == NOT_REDUCING
+    return is_unsent and not state.plan.is_combo and last.quantity != abs(units)
+
+
 def send_exit(state: TradeState, units: Decimal, now: datetime, busy: Collection[str]) -> Step:
     """Sends the exit of this rung for `units` as held (all but a part close: everything).
 
@@ -189,7 +199,7 @@ def send_exit(state: TradeState, units: Decimal, now: datetime, busy: Collection
     assert state.ticket is not None
     market_allowed = state.ticket.allow_market_exits
     last = last_order(state, Role.EXIT)
-    if last is not None and not is_due(last.retry_at, now):
+    if last is not None and not is_due(last.retry_at, now) and not _is_other(state, last, units):
         return state, (), True
     if not ts.is_balanced(state) and not _knows_every_leg(state):
         if not is_due(state.read_after, now):

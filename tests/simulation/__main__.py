@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from tests.simulation import kept
+from tests.simulation.bare import told
 from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_spread, smallest
 from tests.simulation.scenario import BROKERS, stormy
 from tests.simulation.world import run_scenario
@@ -79,6 +80,7 @@ def _tell(tally: Tally, broker: str, each: int) -> int:
     )
     print("  endings: " + ", ".join(f"{k} {n}" for k, n in tally.endings.most_common()))
     print("  happened: " + ", ".join(f"{k} {n}" for k, n in sorted(tally.happened.items())))
+    print(f"  bare: {told(tally.bare, tally.excluded_s)}")
     for outcome in tally.failed:
         print(explain(outcome))
     missing = tally.never_happened(broker)

@@ -49,6 +49,8 @@ class Tally:
     happened: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     failed: list[Outcome] = field(default_factory=list)
+    bare: dict[str, list[float]] = field(default_factory=dict)
+    excluded_s: float = 0.0
 
     def never_happened(self, broker: str) -> list[str]:
         """Kinds of mishap that can strike at this broker and never did."""
@@ -72,6 +74,9 @@ class Tally:
         self.trades += outcome.trades
         self.happened.update(outcome.happened)
         self.endings.update(f"{r.outcome} {r.exit_reason or r.code}" for r in outcome.results)
+        for span in outcome.bare:
+            self.bare.setdefault(span.protection, []).append(span.counted_s)
+            self.excluded_s += span.excluded_s
         if outcome.violations:
             self.failed.append(outcome)
 

@@ -128,7 +128,7 @@ class Mishaps:
         world = self._world
         if not world.processes[name].is_alive:
             return
-        self.trouble(down_s + 6.0)
+        self.trouble(down_s)
         world.bury(name)
         world.loop.call_later(down_s, self._reborn, name)
 
@@ -170,7 +170,7 @@ class Mishaps:
         mishap = self._strikes("stall", where=where)
         if mishap is None:
             return 0.0
-        self.trouble(mishap.get("for_s") + 6.0)
+        self.trouble(mishap.get("for_s"))
         return float(mishap.get("for_s"))
 
     def on_the_way_s(self, call: Call) -> tuple[float, float]:
@@ -203,7 +203,7 @@ class Mishaps:
 
     def _for_a_while(self, mishap: Mishap, end: object) -> None:
         for_s = mishap.get("for_s")
-        self.trouble(for_s + 6.0)
+        self.trouble(for_s)
         self._world.loop.call_later(for_s, end)  # type: ignore[arg-type]
 
     # --- operators --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from domain.plan import TradePlan
 from ledger.records import EXTERNAL, IntentState
 from simulator.exchange import Exchange
 from simulator.journal import Row
+from tests.simulation.bare import Window, window_of
 from tests.simulation.books import NO_CASH
 from tests.simulation.ledger import MemoryLedger
 from tests.simulation.wire import Call
@@ -78,7 +79,8 @@ class Oracle:
         self.entered: dict[str, Decimal] = {}
         self.asked: Counter[str] = Counter()
         self.naked_since: dict[str, float] = {}
-        self.naked: list[tuple[float, float]] = []
+        self.naked: list[Window] = []
+        self.windows: list[Window] = []
 
     def violated(self, invariant: str, text: str) -> None:
         self.violations.append(f"{invariant} {text}")
@@ -203,6 +205,14 @@ class Oracle:
         client_id = self._exchange.state.orders[order].client_id
         if purpose_of(client_id) is Purpose.ENTRY:
             self.entered[client_id[:16]] -= quantity
+
+    def _on_fault(self, row: Row) -> None:
+        """What the venue does not do now it cannot be blamed on us for."""
+        rules = self._exchange.state.faults.rules
+        rule = next((rule for rule in rules if rule.id == row["rule"]), None)
+        window = None if rule is None else window_of(rule, asyncio.get_running_loop().time())
+        if window is not None:
+            self.windows.append(window)
 
     def _on_split(self, row: Row) -> None:
         """The same in new shares: what was filled, and how tight a stop was (R5)."""

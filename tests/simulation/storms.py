@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.simulation.bare import MAX_S, quantile
 from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_seeds
 
 CHUNK = 50
@@ -17,8 +18,10 @@ OPEN_FINDINGS: frozenset[tuple[str, int]] = frozenset()
 EXPLAINED_MAX = 3
 
 
-def storm_tests(broker: str, first: int) -> tuple[Callable[[int], None], Callable[[], None]]:
-    """Two tests: the chunks from this seed on, and what must have happened in all of them."""
+def storm_tests(
+    broker: str, first: int
+) -> tuple[Callable[[int], None], Callable[[], None], Callable[[], None]]:
+    """The chunks from this seed on, what must have happened in all of them, and bare time."""
     sums = Tally()
 
     @pytest.mark.parametrize("start", range(first, first + SOMETIMES_SEEDS, CHUNK))
@@ -26,6 +29,8 @@ def storm_tests(broker: str, first: int) -> tuple[Callable[[int], None], Callabl
         tally = run_seeds(range(start, start + CHUNK), broker)
         sums.seeds += tally.seeds
         sums.happened.update(tally.happened)
+        for name, values in tally.bare.items():
+            sums.bare.setdefault(name, []).extend(values)
         failed = [each for each in tally.failed if (broker, each.seed) not in OPEN_FINDINGS]
         text = "\n".join(explain(outcome) for outcome in failed[:EXPLAINED_MAX])
         assert not failed, f"{len(failed)} seeds failed\n{text}"
@@ -36,4 +41,16 @@ def storm_tests(broker: str, first: int) -> tuple[Callable[[int], None], Callabl
             pytest.skip(f"{sums.seeds} of {SOMETIMES_SEEDS} seeds were run")
         assert sums.never_happened(broker) == []
 
-    return test_no_seed_violates_an_invariant, test_every_kind_of_mishap_struck
+    def test_most_positions_are_bare_for_moments_only() -> None:
+        """I4, M8: `make simulate` tells the whole distribution, this guards its body."""
+        if sums.seeds < SOMETIMES_SEEDS:
+            pytest.skip(f"{sums.seeds} of {SOMETIMES_SEEDS} seeds were run")
+        for values in sums.bare.values():
+            assert quantile(values, 0.5) <= 1.0
+            assert quantile(values, 0.9) <= MAX_S
+
+    return (
+        test_no_seed_violates_an_invariant,
+        test_every_kind_of_mishap_struck,
+        test_most_positions_are_bare_for_moments_only,
+    )

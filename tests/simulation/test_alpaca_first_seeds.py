@@ -8,4 +8,8 @@ from tests.simulation.storms import storm_tests
 
 pytestmark = pytest.mark.covers("B3", "C2", "C5", "C8", "D1", "D4", "F1", "F7", "K1")
 
-test_no_seed_violates_an_invariant, test_every_kind_of_mishap_struck = storm_tests("alpaca", 1)
+(
+    test_no_seed_violates_an_invariant,
+    test_every_kind_of_mishap_struck,
+    test_most_positions_are_bare_for_moments_only,
+) = storm_tests("alpaca", 1)

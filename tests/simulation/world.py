@@ -70,7 +70,10 @@ from simulator.config import (
 )
 from simulator.exchange import Exchange
 from simulator.journal import Journal, Row
+from tests.chaos.exposure import protection_class
 from tests.rig import roomy_limits
+from tests.simulation import bare
+from tests.simulation.bare import BareSpan
 from tests.simulation.clock import START, VirtualLoop, run_virtual
 from tests.simulation.ledger import MemoryLedger
 from tests.simulation.lines import LedgerLine
@@ -78,7 +81,15 @@ from tests.simulation.mishaps import NAMES, Mishaps
 from tests.simulation.oracle import Oracle
 from tests.simulation.payloads import ByReference, json_payloads
 from tests.simulation.processes import Process
-from tests.simulation.scenario import ACCOUNT, DEADLINE_S, SYMBOLS, Move, Scenario, stormy
+from tests.simulation.scenario import (
+    ACCOUNT,
+    DEADLINE_S,
+    EVENTS,
+    SYMBOLS,
+    Move,
+    Scenario,
+    stormy,
+)
 from tests.simulation.temporal import Client, Run, Server
 from tests.simulation.wire import Call, HttpxTransport, Routes, Weather, Wire
 from workflows.flatten import FlattenWorkflow
@@ -91,6 +102,7 @@ CASH = D(1_000_000)
 RECONCILE_EVERY_S = 10.0
 """Five minutes in production; here a day is three minutes long."""
 LIMITS = roomy_limits(max_order_notional="1000000", max_total_notional="10000000")
+NOT_OURS = frozenset({*EVENTS, "replace_doubles", "oco_both", "fresh"})
 Mutant = Callable[[], AbstractContextManager[object]]
 ExchangeBehaviour = Callable[[Exchange], None]
 
@@ -109,6 +121,7 @@ class Outcome:
     virtual_s: float = 0.0
     rows: tuple[Row, ...] = ()
     bare_s: tuple[float, ...] = ()
+    bare: tuple[BareSpan, ...] = ()
 
 
 def run_seed(
@@ -508,7 +521,15 @@ class World:
             virtual_s=self.loop.time(),
             rows=tuple(rows),
             bare_s=tuple(round(end - start, 3) for start, end in self.oracle.naked),
+            bare=self._bare(),
         )
+
+    def _bare(self) -> tuple[BareSpan, ...]:
+        """Bare time of what trades hold; a position that others made or took is not judged."""
+        if self._excused() & NOT_OURS:
+            return ()
+        windows = [*self.mishaps.windows, *self.oracle.windows]
+        return bare.spans(protection_class(self.scenario.plans[0]), self.oracle.naked, windows)
 
 
 def trace_hash(rows: list[Row], results: list[TradeResult], ledger: MemoryLedger) -> str:
