@@ -397,6 +397,35 @@ def test_booked_fee_wins_over_its_estimate() -> None:
     assert fees_of(unbooked, {"f1": Decimal("0.25")}) == (Decimal("0.25"), True)
 
 
+def test_flat_position_earns_nothing_more_even_without_a_quote() -> None:
+    flat = CostPosition(quantity=Decimal(0), average_price=Decimal(10), realised=Decimal(5))
+    assert unrealised(INSTRUMENTS["XYZ"], flat, _quote(None, None)) == 0
+    assert unrealised_at_mid(INSTRUMENTS["XYZ"], flat, _quote(None, None)) == 0
+
+
+def test_result_of_a_half_closed_trade_tells_what_is_open_and_what_it_cost() -> None:
+    """I5: gross, both kinds of fees, the rest by symbol, and only the rates that were needed."""
+    fills = fills_of(Case("", "XYZ b10@10.00, XYZ s4@12.00", "0.30", "", "", ""))
+    booked = [fills[0], fills[1].model_copy(update={"fee": None})]
+    result = trade_result(
+        [INSTRUMENTS["XYZ"]],
+        booked,
+        fee_estimates={"f1": Decimal("0.25")},
+        other_fees=Decimal("0.05"),
+    )
+    assert (result.gross, result.open_quantities, result.rates) == (
+        Decimal(8),
+        {"XYZ": Decimal(6)},
+        {},
+    )
+    fees = (booked[0].fee or Decimal(0)) + Decimal("0.30")
+    assert (result.fees, result.fees_estimated, result.net) == (fees, True, Decimal(8) - fees)
+    foreign = trade_result([INSTRUMENTS["XYZ"]], fills, rates={"XYZ": Decimal("1.5")})
+    assert (foreign.gross, foreign.rates) == (Decimal(12), {"XYZ": Decimal("1.5")})
+    flat = trade_result([INSTRUMENTS["XYZ"]], [])
+    assert (flat.net, flat.open_quantities, flat.fees_estimated) == (Decimal(0), {}, False)
+
+
 def test_foreign_settlement_without_a_rate_is_refused() -> None:
     fills = fills_of(Case("", "INV b1@50000.0", "0.00", "", "", ""))
     with pytest.raises(PriceUnavailable):
