@@ -258,7 +258,8 @@ def _refresh_derived(before: TradeState, state: TradeState, now: datetime) -> Tr
         balanced = ts.is_balanced(state)
         since = None if balanced else (state.imbalance_since or now)
         state = state.changed(imbalance_since=since, stop_price=ratcheted_stop(state))
-    return state.changed(naked=_naked_clock(state, now))
+    naked = _naked_clock(state, now)
+    return state if naked is state.naked else state.changed(naked=naked)
 
 
 def _naked_clock(state: TradeState, now: datetime) -> ts.NakedClock:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 from domain.base import Frozen
 from domain.errors import BadInput
@@ -112,6 +113,7 @@ def client_id_of_prefix(
     return client_id
 
 
+@lru_cache(maxsize=4096)
 def parse_client_order_id(client_id: str) -> ClientIdParts | None:
     """The parts of one of our ids, or None for a foreign one."""
     if _CLIENT_ID.fullmatch(client_id) is None:

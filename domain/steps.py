@@ -66,7 +66,8 @@ def decide(
     state = _pass_deadlines(state, now)
     state, commands = _run_phases(state, now, busy)
     told = state.alerts
-    return count_version(before, state).changed(alerts=()), (*told, *commands)
+    state = count_version(before, state)
+    return state.changed(alerts=()) if told else state, (*told, *commands)
 
 
 def _run_phases(

@@ -321,7 +321,9 @@ class TradeState(Frozen):
 
     def live(self, *roles: Role) -> tuple[OrderRecord, ...]:
         """Live orders, of these roles if any are given, oldest first."""
-        return tuple(o for o in self.orders if o.is_live and (not roles or o.role in roles))
+        return tuple(
+            o for o in self.orders if o.state in LIVE_STATES and (not roles or o.role in roles)
+        )
 
     def with_order(self, record: OrderRecord) -> TradeState:
         """State with the record added, or put in place of the one with its client id."""
@@ -482,7 +484,7 @@ def sellable_units(state: TradeState) -> Decimal:
 
 
 def is_flat(state: TradeState) -> bool:
-    return all(units == 0 for units in leg_units(state))
+    return not any(leg_units(state))
 
 
 def is_balanced(state: TradeState) -> bool:

@@ -72,6 +72,7 @@ class TradeWorkflow:
         )
         told = workflow.info().typed_search_attributes.get(life.STAGE)
         self._told_stage = "" if told is None else told
+        self._told: TradeState | None = None
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: datetime | None = None
 
@@ -253,6 +254,9 @@ class TradeWorkflow:
 
     def _tell(self) -> None:
         """Shows stage and story in the Web UI; the search attribute moves only with the stage."""
+        if self._state is self._told:
+            return
+        self._told = self._state
         stage = ts.stage(self._state)
         if stage not in (self._told_stage, ts.Stage.CLOSING):
             self._told_stage = stage

@@ -57,7 +57,9 @@ def at(breaker: ApiBreaker, now: datetime) -> ApiBreaker:
             return ApiBreaker(state=ApiBreakerState.HALF_OPEN, opened_at=breaker.opened_at)
         return breaker
     if breaker.state is ApiBreakerState.CLOSED:
-        return ApiBreaker(failed_at=_recent(breaker.failed_at, now))
+        recent = _recent(breaker.failed_at, now)
+        is_plain = breaker.opened_at is None and breaker.probe_at is None
+        return breaker if is_plain and recent == breaker.failed_at else ApiBreaker(failed_at=recent)
     if breaker.probe_at is not None and _probe_lost(breaker.probe_at, now):
         # The probe's owner died: another may try, else the breaker would stay shut for ever.
         return breaker.model_copy(update={"probe_at": None})

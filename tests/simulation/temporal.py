@@ -22,6 +22,7 @@ import temporalio.bridge.proto.workflow_activation as activation
 import temporalio.common
 import temporalio.converter
 import temporalio.workflow
+from google.protobuf.duration_pb2 import Duration
 from temporalio.api.failure.v1 import Failure
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from temporalio.client import WorkflowExecutionStatus
@@ -347,7 +348,7 @@ class Server:
         if kind == "schedule_activity":
             self._schedule(run, body)
         elif kind == "start_timer":
-            wait_s = body.start_to_fire_timeout.ToNanoseconds() / 1e9
+            wait_s = _seconds(body.start_to_fire_timeout)
             run.timers[body.seq] = self._loop.call_later(wait_s, self._fire, run, body.seq)
         elif kind == "cancel_timer":
             # One that fired in the same task is cancelled in vain, as at the real server.
@@ -412,10 +413,10 @@ class Server:
             argument=self.converter.from_payloads(
                 list(body.arguments), self._types.get(body.activity_type)
             )[0],
-            wait_s=body.schedule_to_start_timeout.ToNanoseconds() / 1e9 if waits else None,
-            limit_s=body.start_to_close_timeout.ToNanoseconds() / 1e9,
-            first_s=policy.initial_interval.ToNanoseconds() / 1e9,
-            longest_s=policy.maximum_interval.ToNanoseconds() / 1e9,
+            wait_s=_seconds(body.schedule_to_start_timeout) if waits else None,
+            limit_s=_seconds(body.start_to_close_timeout),
+            first_s=_seconds(policy.initial_interval),
+            longest_s=_seconds(policy.maximum_interval),
             factor=policy.backoff_coefficient,
             attempts_max=policy.maximum_attempts,
         )
@@ -505,6 +506,10 @@ class Server:
         else:
             result.cancelled.failure.CopyFrom(value)
         self._push(step.run, job)
+
+
+def _seconds(duration: Duration) -> float:
+    return (duration.seconds * 1_000_000_000 + duration.nanos) / 1e9
 
 
 def _timed_out(step: Step, kind: int) -> Failure:

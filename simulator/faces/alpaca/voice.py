@@ -46,7 +46,8 @@ class AlpacaVoice:
         }
 
     def facts(self, scope: Scope, body: bytes) -> dict[str, str]:
-        query = parse_qs(scope.get("query_string", b"").decode())
+        asked = scope.get("query_string", b"")
+        query = parse_qs(asked.decode()) if asked else {}
         client_id = (query.get("client_order_id") or [""])[0]
         symbol = ""
         if body:
