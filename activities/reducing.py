@@ -3,7 +3,8 @@
 Reducing orders skip arm, kill, breakers and limits, so the word of a workflow is not enough
 (architecture §7, ADR 0011). The ledger is asked first; only if it contradicts is the broker asked,
 and only both together refuse. Whatever cannot be read or is not complete lets the order pass: an
-exit is never held back by missing knowledge.
+exit is never held back by missing knowledge. Only behind a kill that could not reach the ledger the
+broker's word is enough.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ async def why_not_reducing(services: Services, intent: OrderIntent) -> str:
         async with asyncio.timeout(LEDGER_WAIT_S):
             book = await services.ledger.trade_book(intent.key.trade_id)
     except (HoldfastError, TimeoutError):
-        return ""
+        return await _after_a_hand(services, intent)
     if book is None or _is_known(book, intent):
         return ""
     held = {symbol: book.position(symbol) for symbol in _symbols(book.trade.plan)}
@@ -62,6 +63,28 @@ async def why_not_reducing(services: Services, intent: OrderIntent) -> str:
     verdict = _judge(book.trade.plan, intent, seen, still)
     facts = ", ".join(f"{name} {value}" for name, value in verdict.facts.items())
     return "" if verdict.reducing else f"{verdict.code} {facts}".strip()
+
+
+async def _after_a_hand(services: Services, intent: OrderIntent) -> str:
+    """Judges without the ledger, when a kill in the local journal waits for it (K8).
+
+    A flatten that had to do without the ledger leaves a trade that believes it still holds; its
+    next stop or exit would open the opposite position. An empty answer counts here: a person has
+    just said that the account shall be flat, and a refused order is asked for again.
+    """
+    if not services.entry_blocked():
+        return ""
+    try:
+        async with asyncio.timeout(BROKER_WAIT_S):
+            held = {p.symbol: p.quantity for p in await services.broker.positions()}
+    except (HoldfastError, TimeoutError):
+        return ""
+    for symbol, move in _moves(intent.body, intent.body.quantity).items():
+        there = held.get(symbol, ZERO)
+        crosses = abs(move) > abs(there) and not intent.keeps_quantity
+        if there * move >= 0 or crosses:
+            return f"a kill waits for the ledger and the broker holds {there} {symbol}"
+    return ""
 
 
 def _is_known(book: TradeBook, intent: OrderIntent) -> bool:

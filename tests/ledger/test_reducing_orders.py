@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from activities.executions import book_executions
+from activities.reducing import why_not_reducing
 from domain.errors import Transient
 from domain.facts import OrderAccepted, OrderNotSent
 from domain.ids import Purpose
@@ -157,3 +159,24 @@ async def test_exit_is_never_held_back_by_missing_knowledge(lane: Lane, fault: s
     before = lane.requests()
     await lane.place(leave("101"))
     assert lane.requests() == before + 1
+
+
+@pytest.mark.covers("K8")
+@pytest.mark.parametrize(("held", "goes_out"), [("100", True), ("40", False), ("0", False)])
+async def test_ledger_away_and_kill_waiting_exit_sells_no_more_than_the_broker_holds(
+    lane: Lane, held: str, goes_out: bool
+) -> None:
+    """A flatten without the ledger sold it already; the trade does not know that yet."""
+    await lane.open_trade()
+    sold = Decimal(100) - Decimal(held)
+    if sold:
+        await lane.services.broker.place(order("by-hand", side=Side.SELL, quantity=str(sold)))
+
+    async def away(trade_id: str) -> TradeBook | None:
+        raise LedgerDown("the ledger was away")
+
+    lane.ledger.trade_book = away  # type: ignore[method-assign]
+    services = replace(lane.services, entry_blocked=lambda: "a kill waits")
+    why = await why_not_reducing(services, leave())
+    assert (why == "") is goes_out, why
+    assert await why_not_reducing(lane.services, leave()) == "", "no kill: nothing holds it back"
