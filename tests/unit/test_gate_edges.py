@@ -22,7 +22,7 @@ from domain.risk.checks_portfolio import order_loss_of_structure
 from domain.risk.checks_state import kill, quote_fault, session
 from domain.risk.daily_loss import DailyLoss, LossState, choose_baseline, used_fraction
 from domain.risk.gate import approve, approve_held, evaluate, reservation_id
-from domain.risk.gate_types import OwnWorkingOrder, RiskRefusal
+from domain.risk.gate_types import Outcome, OwnWorkingOrder, RiskRefusal, StrategyBook
 from domain.risk.limits import read_limits
 from domain.risk.reducing import is_reducing
 from domain.risk.repeats import idea_of
@@ -106,6 +106,73 @@ def test_passed_decision_without_a_worst_price_approves_nothing() -> None:
     assert isinstance(refusal, RiskRefusal)
     assert (refusal.check, refusal.code) == ("gate", "PRICE_UNAVAILABLE")
     assert refusal.text == "PRICE_UNAVAILABLE"
+
+
+NOT_THERE = {
+    "limits": (
+        "session LIMITS_MISSING, freshness LIMITS_MISSING, batch_freshness LIMITS_MISSING, "
+        "price_collar LIMITS_MISSING, order_limits LIMITS_MISSING, "
+        "message_rate MESSAGE_COUNT_UNREADABLE, repeats RECENT_ENTRIES_UNREADABLE, "
+        "duplicate RECENT_ENTRIES_UNREADABLE, account ACCOUNT_INVALID, "
+        "can_exit_today SESSION_UNKNOWN, positions PORTFOLIO_UNREADABLE, "
+        "symbol_budget PORTFOLIO_UNREADABLE, total_exposure PORTFOLIO_UNREADABLE"
+    ),
+    "control": "kill CONTROL_UNREADABLE",
+    "conditions": "conditions CONDITIONS_UNREADABLE",
+    "risk_breaker": "risk_breaker RISK_BREAKER_TRIPPED",
+    "api_breaker": "api_breaker API_BREAKER_UNREADABLE",
+    "market_clock": "session SESSION_UNKNOWN, can_exit_today SESSION_UNKNOWN",
+    "session_opened_at": "session SESSION_UNKNOWN",
+    "session_date": "",
+    "arrival": "freshness PRICE_UNAVAILABLE, price_collar PRICE_UNAVAILABLE",
+    "restricted": "restricted_list RESTRICTED_LIST_MISSING",
+    "assets": "permissions ASSET_UNREADABLE",
+    "working_orders": "own_opposite WORKING_ORDERS_UNREADABLE",
+    "account": (
+        "account ACCOUNT_INVALID, buying_power BUYING_POWER_UNKNOWN, symbol_budget ACCOUNT_INVALID"
+    ),
+    "portfolio": (
+        "own_opposite WORKING_ORDERS_UNREADABLE, buying_power BUYING_POWER_UNKNOWN, "
+        "positions PORTFOLIO_UNREADABLE, symbol_budget PORTFOLIO_UNREADABLE, "
+        "total_exposure PORTFOLIO_UNREADABLE"
+    ),
+    "daily_loss": "daily_loss DAILY_LOSS_UNREADABLE",
+    "messages_last_minute": "message_rate MESSAGE_COUNT_UNREADABLE",
+    "recent_entries": ("repeats RECENT_ENTRIES_UNREADABLE, duplicate RECENT_ENTRIES_UNREADABLE"),
+    "worst_price": (
+        "price_collar PRICE_UNAVAILABLE, order_limits PRICE_UNAVAILABLE, "
+        "buying_power LOSS_UNBOUNDED_OR_NO_PRICE, strategy PRICE_UNAVAILABLE, "
+        "symbol_budget ACCOUNT_INVALID, total_exposure PORTFOLIO_UNREADABLE"
+    ),
+}
+
+
+@pytest.mark.parametrize("field", sorted(NOT_THERE))
+def test_what_could_not_be_read_refuses_in_each_check_that_needs_it_and_in_no_other(
+    field: str,
+) -> None:
+    """A refusal under another check's name would send a person to the wrong setting."""
+    book = StrategyBook(enabled=True, capital=D(10_000))
+    verdicts = evaluate(gate_input(**{"strategy": book, field: None})).verdicts
+    refused = [f"{v.name} {v.code}" for v in verdicts if v.outcome is Outcome.REFUSED]
+    assert ", ".join(refused) == NOT_THERE[field]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "refusals"),
+    [
+        ("leg_quotes", (), ["freshness PRICE_UNAVAILABLE", "price_collar PRICE_UNAVAILABLE"]),
+        ("batch", (), ["batch_freshness BATCH_UNKNOWN"]),
+        ("assets", (), ["permissions SYMBOL_UNKNOWN"]),
+        ("quantity", D(0), ["order_limits SIZE_BELOW_LOT"]),
+        ("quantity", D("1.5"), ["order_limits QTY_NOT_WHOLE"]),
+    ],
+)
+def test_empty_or_broken_input_refuses_under_the_name_of_its_check(
+    field: str, value: object, refusals: list[str]
+) -> None:
+    verdicts = evaluate(gate_input(**{field: value})).verdicts
+    assert [f"{v.name} {v.code}" for v in verdicts if v.outcome is Outcome.REFUSED] == refusals
 
 
 def test_decision_without_all_verdicts_approves_nothing() -> None:
