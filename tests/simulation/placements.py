@@ -299,11 +299,13 @@ def _summary(sums: Sums, rows: list[dict[str, Any]], rate: float) -> str:
 
 
 def _done(log: Path | None) -> dict[tuple[int, str], dict[str, Any]]:
+    """Rows that the log has. A run that was killed may have left half a line: it is taken off."""
     if log is None or not log.exists():
         return {}
-    lines = log.read_text(encoding="utf-8").splitlines()
-    # A run that was killed may have left half a line.
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    whole, _, cut = log.read_text(encoding="utf-8").rpartition("\n")
+    if cut:
+        log.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    rows = [json.loads(line) for line in whole.splitlines()]
     return {(row["batch"], row["broker"]): row for row in rows}
 
 
