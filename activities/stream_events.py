@@ -47,7 +47,9 @@ class StreamBooker:
     async def take(self, update: OrderUpdate) -> None:
         """One frame. Raises only when the ledger is away; the next compare pass repairs that."""
         if update.busted_execution:
-            await self._book_bust(update.order.broker_order_id, update.busted_execution)
+            await self._book_bust(
+                update.order.broker_order_id, update.busted_execution, update.fill
+            )
             return
         if update.fill is not None:
             await self._services.ledger.record_snapshot(self._services.account, update.order)
@@ -80,8 +82,13 @@ class StreamBooker:
         if booking.trade_id is not None and not booking.told:
             self._ring_fill(booking.trade_id, booking.fill or fill)
 
-    async def _book_bust(self, broker_order_id: str, execution_id: str) -> None:
-        """The venue takes an execution back: a row that reverses it, told like a fill (D9)."""
+    async def _book_bust(
+        self, broker_order_id: str, execution_id: str, corrected: Fill | None
+    ) -> None:
+        """The venue takes an execution back: a row that reverses it, told like a fill (D9).
+
+        One that is `corrected` is reversed and booked anew in one step.
+        """
         services = self._services
         rows = await services.ledger.fills_of_account(services.account)
         meant = [
@@ -96,7 +103,11 @@ class StreamBooker:
             text = f"execution {execution_id} of order {broker_order_id} was taken back"
             await report(services, "BUST_UNKNOWN", text)
             return
-        await services.ledger.bust_fill(services.account, meant[0].fill_key, "the venue's word")
+        key = meant[0].fill_key
+        if corrected is None:
+            await services.ledger.bust_fill(services.account, key, "the venue's word")
+        else:
+            await services.ledger.correct_fill(services.account, key, corrected)
         await self.ring_untold()
 
     def _ring_fill(self, trade_id: str, fill: Fill, busts: str | None = None) -> None:

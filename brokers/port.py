@@ -139,7 +139,8 @@ class EventPage(Frozen):
 class OrderUpdate(Frozen):
     """One frame of the order stream: the order, and the execution if there was one.
 
-    `busted_execution` is the venue's id of an execution that it takes back (D9).
+    `busted_execution` is the venue's id of an execution that it takes back (D9); with a `fill` it
+    is corrected: that one counts instead, under its own key.
     """
 
     kind: Literal["order"] = "order"

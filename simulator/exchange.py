@@ -21,7 +21,7 @@ from simulator.config import ExchangeConfig, Listing
 from simulator.events import Events
 from simulator.faults import FaultKind
 from simulator.generated import generated_events, merged
-from simulator.journal import Journal
+from simulator.journal import Journal, Row
 from simulator.lifecycle import Lifecycle
 from simulator.margin import Margin
 from simulator.matching import Matcher
@@ -299,13 +299,22 @@ class Exchange:
 
     def bust(self, execution_id: str) -> None:
         """Direct control: the venue takes an execution back (D9)."""
+        order, row = self._execution(execution_id)
+        quantity, price = Decimal(row["quantity"]), Decimal(row["price"])
+        self.lifecycle.bust(order, quantity, price, execution_id)
+
+    def correct(self, execution_id: str, price: Decimal) -> None:
+        """Direct control: the venue corrects the price of an execution (D9)."""
+        order, row = self._execution(execution_id)
+        quantity, before = Decimal(row["quantity"]), Decimal(row["price"])
+        self.lifecycle.correct(order, quantity, before, price, execution_id)
+
+    def _execution(self, execution_id: str) -> tuple[SimOrder, Row]:
         rows = self.journal.of("fill")
         row = next((row for row in rows if row["execution_id"] == execution_id), None)
         if row is None:
             raise Refusal(Reason.NOT_FOUND, f"execution {execution_id} not found")
-        order = self._existing(str(row["order_id"]))
-        quantity, price = Decimal(row["quantity"]), Decimal(row["price"])
-        self.lifecycle.bust(order, quantity, price, execution_id)
+        return self._existing(str(row["order_id"])), row
 
     # --- time ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ def happen(exchange: Exchange, body: Body) -> None:
     """Makes it happen now. `kind` and its fields, all text or numbers:
 
     - `position` symbol, quantity, reason?, price?: it is so, without an order
-    - `bust` execution_id
+    - `bust` execution_id; `correct` execution_id, price
     - `assign`, `assign_overnight`, `exercise` symbol, contracts?; `expire` symbol
     - `split` symbol, new, old?, orders? (rescale, cancel, keep); `symbol` symbol, new
     - `liquidate` symbol, price; `funding` symbol, rate
@@ -39,6 +39,7 @@ def happen(exchange: Exchange, body: Body) -> None:
             _number(body, "price") or ZERO,
         ),
         "bust": lambda: exchange.bust(str(body["execution_id"])),
+        "correct": lambda: exchange.correct(str(body["execution_id"]), exact(body["price"])),
         "assign": lambda: events.assign(str(body["symbol"]), _number(body, "contracts")),
         "assign_overnight": lambda: events.assign_overnight(
             str(body["symbol"]), _number(body, "contracts")

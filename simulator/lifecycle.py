@@ -265,6 +265,40 @@ class Lifecycle:
         )
         self._tell("trade_bust", order, execution_id=execution_id, price=price, quantity=quantity)
 
+    def correct(
+        self, order: SimOrder, quantity: Decimal, before: Decimal, price: Decimal, old: str
+    ) -> None:
+        """An execution had another price than was told: cash moves, a new id names it (D9)."""
+        state = self._state
+        execution_id = state.new_id("execution")
+        signed = quantity * order.side.sign
+        change = (before - price) * signed * state.account.multiplier(order.symbol)
+        state.account.cash += change
+        order.updated_at = state.now
+        state.version += 1
+        state.record(
+            "corrected",
+            execution_id=execution_id,
+            previous=old,
+            order_id=order.id,
+            symbol=order.symbol,
+            quantity=quantity,
+            price=price,
+            cash_change=change,
+            cash=state.account.cash,
+        )
+        state.notify(
+            Notice(
+                "trade_correct",
+                order,
+                state.now,
+                execution_id,
+                price,
+                quantity,
+                previous_execution_id=old,
+            )
+        )
+
     # --- private ------------------------------------------------------------------------------
 
     def _after_fill(self, order: SimOrder) -> None:

@@ -37,6 +37,7 @@ class Notice:
     price: Decimal | None = None
     quantity: Decimal | None = None
     position_quantity: Decimal | None = None
+    previous_execution_id: str | None = None
 
 
 Listener = Callable[[Notice], None]

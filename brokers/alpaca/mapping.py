@@ -270,7 +270,8 @@ def trade_update(raw: object) -> tuple[OrderUpdate | FrameProblem, ...]:
     """The data of one `trade_updates` frame.
 
     An unknown event still carries a readable order: both the order and the problem are told. A
-    combo parent gives no fill: the executions of its legs have ids and prices of their own.
+    combo parent gives no fill: the executions of its legs have ids and prices of their own. A
+    correction names the execution that it replaces; without that name a person must look.
 
     Raises:
         Uncertain: the order inside could not be read.
@@ -289,14 +290,36 @@ def trade_update(raw: object) -> tuple[OrderUpdate | FrameProblem, ...]:
             fill = found
         else:
             problems.append(found)
+    busted = ""
+    if wire.event == "trade_bust":
+        busted = wire.previous_execution_id or wire.execution_id or ""
+    elif wire.event == "trade_correct" and order.symbol:
+        found = _correction(wire, order)
+        if isinstance(found, Fill):
+            fill, busted = found, wire.previous_execution_id or ""
+        else:
+            problems.append(found)
     update = OrderUpdate(
         event=wire.event,
         order=order,
         fill=fill,
         position_quantity=wire.position_qty,
-        busted_execution=(wire.execution_id or "") if wire.event == "trade_bust" else "",
+        busted_execution=busted,
     )
     return (*problems, update)
+
+
+def _correction(wire: WireTradeUpdate, order: OrderSnapshot) -> Fill | FrameProblem:
+    """The execution as it is now, under a key of its own: the old row stays and is reversed."""
+    if not wire.execution_id or not wire.previous_execution_id:
+        return FrameProblem(
+            code=FILL_INCONSISTENT, text=f"a correction of {wire.order.id} named no execution"
+        )
+    found = _stream_fill(wire, order)
+    if isinstance(found, FrameProblem):
+        return found
+    key = f"{order.broker_order_id}/corrected/{wire.execution_id}"
+    return found.model_copy(update={"fill_key": key, "cumulative_quantity": None})
 
 
 def _stream_fill(wire: WireTradeUpdate, order: OrderSnapshot) -> Fill | FrameProblem:

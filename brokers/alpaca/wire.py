@@ -104,6 +104,7 @@ class WireTradeUpdate(Wire):
     event: LooseText
     order: WireOrder
     execution_id: LooseId = None
+    previous_execution_id: LooseId = None
     price: LooseNumber = None
     qty: LooseNumber = None
     position_qty: LooseNumber = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from domain.ids import parse_client_order_id
 from domain.money import ZERO
 from simulator.events import OrdersOnSplit
+from simulator.journal import Row
 from simulator.orders import Side
 from tests.simulation.scenario import HEAL_S, Mishap
 
@@ -57,14 +58,26 @@ class VenueEvents:
 
     def _bust(self, mishap: Mishap) -> bool:
         """The newest execution of ours is taken back (D9)."""
-        exchange = self._world.exchange
-        for row in reversed(exchange.journal.of("fill")):
+        row = self._newest_execution()
+        if row is not None:
+            self._world.exchange.bust(str(row["execution_id"]))
+        return row is not None
+
+    def _correct(self, mishap: Mishap) -> bool:
+        """The newest execution of ours had another price than was told (D9)."""
+        row = self._newest_execution()
+        if row is not None:
+            price = D(row["price"]) + D(mishap.get("by"))
+            self._world.exchange.correct(str(row["execution_id"]), price)
+        return row is not None
+
+    def _newest_execution(self) -> Row | None:
+        for row in reversed(self._world.exchange.journal.of("fill")):
             name = str(row["execution_id"])
             if name not in self._busted and self._is_ours(str(row["order_id"])):
                 self._busted.add(name)
-                exchange.bust(name)
-                return True
-        return False
+                return row
+        return None
 
     def _is_ours(self, order_id: str) -> bool:
         order = self._world.exchange.state.orders[order_id]

@@ -501,6 +501,12 @@ class MemoryLedger(AccountBooks):
         }
         return self._book(row.fill.model_copy(update=update), reverses=fill_key)
 
+    async def correct_fill(self, account: str, fill_key: str, fill: Fill) -> FillBooking:
+        if fill.fill_key == fill_key:
+            raise Refused(f"fill key was {fill_key} for both", code="FILL_KEY_SAME")
+        await self.bust_fill(account, fill_key, f"corrected by {fill.fill_key}")
+        return self._book(fill)
+
     async def fills_of_trade(self, trade_id: str) -> tuple[FillRecord, ...]:
         return tuple(row for row in self.fills.values() if row.trade_id == trade_id)
 

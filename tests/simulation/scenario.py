@@ -149,12 +149,15 @@ FAILPOINTS = (
 OPERATOR = ("flatten", "kill", "close_part", "pause", "new_build")
 NOT_AT: dict[str, frozenset[str]] = {
     # It changes an order in its place: there is no second one, and a total stays a total. No rows
-    # tell of a split there, so that only a person can part what is whose (R5: parked).
-    "tradier": frozenset({"replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST, "split"}),
+    # tell of a split there, so that only a person can part what is whose (R5: parked); executions
+    # have no ids, so that none is corrected by name.
+    "tradier": frozenset(
+        {"replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST, "split", "correct"}
+    ),
     "alpaca": frozenset(),
 }
 """What a venue cannot do by the nature of its protocol."""
-EVENTS = ("bust", "liquidation", "split", "foreign")
+EVENTS = ("bust", "correct", "liquidation", "split", "foreign")
 """What happens to the account without an order of ours."""
 SPLITS = ("rescale", "cancel", "keep")
 METHODS = ("POST", "PATCH", "PUT", "DELETE", "GET", "*")
@@ -194,6 +197,8 @@ def _events(dice: random.Random, broker: str, symbols: tuple[str, ...]) -> list[
     values: dict[str, Any] = {"what": what}
     if what == "split":
         values |= {"ratio": dice.choice((2, 3)), "orders": dice.choice(SPLITS)}
+    elif what == "correct":
+        values |= {"by": dice.choice(("0.01", "-0.25"))}
     elif what == "foreign":
         values |= {"symbol": dice.choice(symbols), "side": dice.choice(("buy", "sell"))}
         values |= {"quantity": dice.choice((1, 5, 200)), "for_s": dice.choice((2.0, 12.0))}

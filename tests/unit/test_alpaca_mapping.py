@@ -220,6 +220,31 @@ def test_fill_key_is_the_same_from_activity_and_stream() -> None:
     assert rest.side is Side.SELL
 
 
+@pytest.mark.covers("D9")
+@pytest.mark.parametrize("event", ["trade_bust", "trade_correct"])
+def test_taken_back_execution_is_named_by_the_frame_that_takes_it_back(event: str) -> None:
+    """D9: a correction carries what counts instead, under a key of its own."""
+    frame = {
+        "event": event,
+        "execution_id": "e2",
+        "previous_execution_id": "e1",
+        "price": "100.4",
+        "qty": "1.5",
+        "timestamp": "2026-03-04T15:00:00Z",
+        "order": order_row(filled_qty="4.5", filled_avg_price="100.5"),
+    }
+    (told,) = mapping.trade_update(frame)
+    assert isinstance(told, OrderUpdate)
+    assert told.busted_execution == "e1"
+    if event == "trade_bust":
+        assert told.fill is None
+        return
+    assert told.fill is not None
+    assert (told.fill.fill_key, told.fill.price) == ("o1/corrected/e2", Decimal("100.4"))
+    nameless = mapping.trade_update({**frame, "previous_execution_id": None})
+    assert [type(each) for each in nameless] == [FrameProblem, OrderUpdate]
+
+
 @settings(max_examples=100)
 @given(st.decimals(min_value="0.000000001", max_value=10**9, places=9), st.integers(0, 6))
 def test_fill_key_does_not_depend_on_how_the_number_is_written(

@@ -301,6 +301,8 @@ class Render:
         }
         if notice.execution_id is not None:
             data["execution_id"] = notice.execution_id
+        if notice.previous_execution_id is not None:
+            data["previous_execution_id"] = notice.previous_execution_id
         if notice.price is not None:
             data["price"] = number(notice.price)
         if notice.quantity is not None:
