@@ -22,11 +22,23 @@ from domain.risk.checks_portfolio import order_loss_of_structure
 from domain.risk.checks_state import kill, quote_fault, session
 from domain.risk.daily_loss import DailyLoss, LossState, choose_baseline, used_fraction
 from domain.risk.gate import approve, approve_held, evaluate, reservation_id
-from domain.risk.gate_types import Outcome, OwnWorkingOrder, RiskRefusal, StrategyBook
-from domain.risk.limits import read_limits
+from domain.risk.gate_types import (
+    Outcome,
+    OwnWorkingOrder,
+    Portfolio,
+    RiskRefusal,
+    StrategyBook,
+)
+from domain.risk.limits import RestrictedList, read_limits
 from domain.risk.reducing import is_reducing
 from domain.risk.repeats import idea_of
-from domain.risk.sizing import confidence_quantity, entry_prices, size_entry, structure_loss
+from domain.risk.sizing import (
+    EntryPrices,
+    confidence_quantity,
+    entry_prices,
+    size_entry,
+    structure_loss,
+)
 from tests.unit.risk_world import (
     LIMIT_VALUES,
     NOW,
@@ -173,6 +185,90 @@ def test_empty_or_broken_input_refuses_under_the_name_of_its_check(
 ) -> None:
     verdicts = evaluate(gate_input(**{field: value})).verdicts
     assert [f"{v.name} {v.code}" for v in verdicts if v.outcome is Outcome.REFUSED] == refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"messages_last_minute": 60}, "message_rate MESSAGE_RATE sent=60 max=60"),
+        (
+            {"strategy": StrategyBook(enabled=True, capital=D(600), open_notional=D(100))},
+            "strategy STRATEGY_CAPITAL used=100 order=500.25 capital=600",
+        ),
+        (
+            {"strategy": StrategyBook(enabled=False, reason="ill")},
+            "strategy STRATEGY_DISABLED reason=ill",
+        ),
+        (
+            {"portfolio": Portfolio(open_positions=5, total_notional=D(0))},
+            "positions TOO_MANY_POSITIONS open=5 max=5",
+        ),
+        (
+            {"portfolio": Portfolio(open_positions=0, total_notional=D(49_500))},
+            "total_exposure TOTAL_ABOVE_MAX used=49500 order=500.25 max=50000",
+        ),
+        (
+            {"quantity": D(10)},
+            "order_limits NOTIONAL_ABOVE_MAX quantity=10 notional=1000.50 max=1000",
+        ),
+        (
+            {"account": account(read_at=NOW - timedelta(seconds=31))},
+            "account STALE_ACCOUNT age_s=31.0 max=30",
+        ),
+        (
+            {"account": account(buying_power="500.24")},
+            "buying_power BUYING_POWER free=500.24 reserved=0 needed=500.25",
+        ),
+        (
+            {"start_price": D("100.06")},
+            "price_collar WALK_INVALID start=100.06 reference=100.01 low=98.01 high=102.01",
+        ),
+        (
+            {"restricted": RestrictedList(symbols=("AAPL",), as_of=NOW)},
+            "restricted_list SYMBOL_RESTRICTED symbol=AAPL",
+        ),
+    ],
+)
+def test_refusal_tells_the_number_that_was_and_the_one_allowed(
+    change: dict[str, Any], told: str
+) -> None:
+    refusal = evaluate(gate_input(**change)).first_refusal
+    assert refusal is not None
+    facts = [f"{name}={value}" for name, value in refusal.facts.items()]
+    assert " ".join([refusal.name, refusal.code, *facts]) == told
+
+
+@pytest.mark.parametrize(("level", "code"), [(1, "OPTION_LEVEL"), (2, ""), (3, "")])
+def test_owners_own_option_level_binds_above_what_the_legs_need(level: int, code: str) -> None:
+    """A long call needs level 2 at the broker; the owner may want more and never gets less."""
+    call = asset(C100)
+    given = combo((C100, Side.BUY))
+    found = permissions(
+        gate_input(plan=given, assets=(call,), account=account(options_level=level))
+    )
+    assert found.code == code
+    stricter = gate_input(
+        plan=given,
+        assets=(call,),
+        account=account(options_level=level),
+        limits=limits(options_level_min=4),
+    )
+    refused = permissions(stricter)
+    assert (refused.code, refused.facts) == ("OPTION_LEVEL", {"level": str(level), "needed": "4"})
+
+
+@pytest.mark.parametrize(("wish", "units"), [("1", 1), ("1.5", 1), ("1.99", 1), ("2", 2)])
+def test_combo_is_sized_in_whole_units_and_never_rounded_up(wish: str, units: int) -> None:
+    spread = combo((C100, Side.BUY), (C105, Side.SELL), size=FixedSize(quantity=D(wish)))
+    bounds = entry_prices(plan(), quote(), D("0.02")).collar
+    prices = EntryPrices(start=D("1.00"), worst=D("1.10"), collar=bounds)
+    assert size_entry(spread, prices).quantity == units
+
+
+def test_held_option_reserves_risk_for_every_share_behind_a_contract() -> None:
+    held_call = combo((C100, Side.BUY))
+    found = approve_held(held_call, D(2), D(3), D("2.5"), NOW, "7")
+    assert (found.reserved_notional, found.reserved_loss) == (D(600), D(100))
 
 
 def test_decision_without_all_verdicts_approves_nothing() -> None:
