@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -108,7 +109,7 @@ async def open_all(rig: Rig, plans: list[TradePlan]) -> None:
             for number in range(TRIES):
                 trade_id = f"{plan.trade_id}-{number}"
                 await rig.start_trade(plan.model_copy(update={"trade_id": trade_id}))
-                await rig.until_async(lambda name=trade_id: is_known(name), trade_id)  # type: ignore[misc]
+                await rig.until_async(partial(is_known, trade_id), trade_id)
                 if await has_order(trade_id):
                     return
         raise AssertionError(f"{plan.trade_id} was never entered")

@@ -27,6 +27,7 @@ from cli import plans
 from domain.clock import ClockMap
 from domain.errors import Refused
 from domain.ids import trade_workflow_id
+from domain.messages import TradeResult
 from domain.plan import TradePlan
 from ledger.repository import Ledger
 from observability.build import repository_root
@@ -164,7 +165,9 @@ async def test_submission_that_dies_and_comes_again_is_one_trade(
         play.assert_one_order_per_intent(rig)
         assert play.position(rig) == 10
         assert [each.trade_id for each in await rig.ledger.list_trades()] == [plan.trade_id]
-        handle = rig.client.get_workflow_handle_for(TradeWorkflow.run, f"trade/{plan.trade_id}")
+        handle: WorkflowHandle[TradeWorkflow, TradeResult] = rig.client.get_workflow_handle_for(
+            TradeWorkflow.run, trade_workflow_id(plan.trade_id)
+        )
         play.fall(rig)
         assert (await handle.result()).outcome == "closed"
         play.assert_nothing_left(rig)
