@@ -83,7 +83,12 @@ async def fill_and_tell(books: Ledger) -> list[Any]:
         await books.untold_fills(ACCOUNT),
         await books.bust_fill(ACCOUNT, "f-1", "the venue's word"),
         await books.untold_fills(ACCOUNT),
+        await books.correct_fill(ACCOUNT, "f-3", fill("f-3/corrected", price="100.10")),
         await books.fills_of_trade("trade-1"),
+        await books.fills_of_account(ACCOUNT),
+        await books.unattributed_fills(ACCOUNT),
+        await books.traded_symbols(ACCOUNT),
+        await books.booked_cash(ACCOUNT, {}),
         await books.positions_by_trade(ACCOUNT),
     ]
     return [plain(each) for each in given]
