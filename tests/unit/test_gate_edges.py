@@ -26,8 +26,10 @@ from domain.risk.gate_types import (
     Outcome,
     OwnWorkingOrder,
     Portfolio,
+    RecentEntry,
     RiskRefusal,
     StrategyBook,
+    SymbolAge,
 )
 from domain.risk.limits import RestrictedList, read_limits
 from domain.risk.reducing import is_reducing
@@ -187,6 +189,19 @@ def test_empty_or_broken_input_refuses_under_the_name_of_its_check(
     assert [f"{v.name} {v.code}" for v in verdicts if v.outcome is Outcome.REFUSED] == refusals
 
 
+def ages(**seconds: int) -> tuple[SymbolAge, ...]:
+    return tuple(SymbolAge(symbol=symbol, age_s=D(age)) for symbol, age in seconds.items())
+
+
+def entered(*ages_s: int) -> tuple[RecentEntry, ...]:
+    """Entries of other trades with the idea of the plan, so long ago."""
+    idea = idea_of(plan())
+    return tuple(
+        RecentEntry(trade_id=f"t-{age}", strategy="breakout", idea=idea, age_s=D(age))
+        for age in ages_s
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -222,6 +237,34 @@ def test_empty_or_broken_input_refuses_under_the_name_of_its_check(
         (
             {"start_price": D("100.06")},
             "price_collar WALK_INVALID start=100.06 reference=100.01 low=98.01 high=102.01",
+        ),
+        (
+            {"batch": ages(AAPL=1, MSFT=1801, TSLA=2000)},
+            "batch_freshness BATCH_STALE fresh=1 count=3 latest_s=1 median_s=1801 oldest_s=2000 "
+            "stale=MSFT,TSLA",
+        ),
+        (
+            {"recent_entries": entered(2)},
+            "duplicate DUPLICATE_SUSPECT trade=t-2 age_s=2 window_s=5",
+        ),
+        (
+            {"recent_entries": entered(100, 101, 102)},
+            "repeats REPEATED_ENTRIES strategy=breakout entries=3 max=3 window_s=600",
+        ),
+        (
+            {
+                "working_orders": (
+                    OwnWorkingOrder(
+                        trade_id="t-9",
+                        client_id="c-9",
+                        symbol="AAPL",
+                        side=Side.SELL,
+                        remaining_quantity=D(5),
+                        limit_price=D("100.02"),
+                    ),
+                )
+            },
+            "own_opposite OPPOSITE_POSITION symbol=AAPL order=c-9 trade=t-9",
         ),
         (
             {"restricted": RestrictedList(symbols=("AAPL",), as_of=NOW)},
