@@ -31,6 +31,7 @@ from domain.order import (
 from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
 RETRY_DEFAULT_S = 1.0
+QUICK_LOOKS = 5
 RETRY_MAX_S = 60.0
 CANCEL_AGAIN_S = 2.0
 BY_HAND = "by-hand"
@@ -108,7 +109,10 @@ def order_unknown(state: TradeState, fact: OrderUnknown, now: datetime) -> Trade
     if record is None:
         return state
     # The first look is at once: whoever sent it may be dead for long, and what it bought is bare.
-    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S * min(record.refusals, 10))
+    # Then each second, so that a proof of absence is not slept over; later more and more rarely.
+    looks = record.refusals
+    pause_s = RETRY_DEFAULT_S * min(max(looks - QUICK_LOOKS, 1), 10) if looks else 0
+    retry_at = now + timedelta(seconds=pause_s)
     after = move(record, OrderEvent.UNKNOWN, now, retry_at=retry_at, refusals=record.refusals + 1)
     return state.with_order(after)
 

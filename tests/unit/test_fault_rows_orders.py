@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -532,3 +533,21 @@ def test_unknown_order_is_asked_after_at_once() -> None:
     while not any(isinstance(c, ResolveOrder) for c in trade.commands):
         assert trade.look()
     assert trade.now == sent_at
+
+
+@pytest.mark.covers("C5")
+def test_unknown_order_is_looked_for_each_second_while_a_proof_of_absence_may_ripen() -> None:
+    """Where ids prove nothing the settle window must pass: not a second more than that is bare."""
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.30"))
+    trade = Replacing(make_plan(), broker, mischief=lambda c: "lost")
+    trade.sees_nothing = True
+    began = trade.now
+    looks: list[float] = []
+    while trade.now < began + timedelta(seconds=30):
+        before = len(trade.commands)
+        trade.pass_time(0.5)
+        asked = sum(isinstance(c, ResolveOrder) for c in trade.commands[before:])
+        looks += [(trade.now - began).total_seconds()] * asked
+    gaps = [later - earlier for earlier, later in pairwise(looks)]
+    assert max(gaps[:5]) <= 1.5
+    assert gaps[-1] > 3, "a lasting doubt is asked after more rarely"
