@@ -189,3 +189,16 @@ async def test_condition_is_set_and_cleared_once_with_audit_rows(armed: Ledger) 
     actions = [row.action for row in await armed.list_audit()]
     assert actions[-2:] == ["condition_set", "condition_cleared"]
     assert await armed.verify_audit() == ()
+
+
+async def test_session_is_known_by_its_trades_with_their_number_and_times(armed: Ledger) -> None:
+    for trade_id in ("trade-1", "trade-2"):
+        await armed.create_trade(plan(trade_id))
+    (seen,) = await armed.sessions()
+    assert (seen.name, seen.account) == ("s-1", ACCOUNT)
+    assert (seen.trades, seen.decisions, seen.taken) == (2, 0, 0)
+    records = [await armed.trade(trade_id) for trade_id in ("trade-1", "trade-2")]
+    born = [record.created_at for record in records if record is not None]
+    assert (seen.first_at, seen.last_at) == (min(born), max(born))
+    assert await armed.sessions("s-1") == (seen,)
+    assert await armed.sessions("another") == ()
