@@ -395,6 +395,21 @@ def test_settlement_tells_what_the_trade_came_to() -> None:
     assert settle.arrival_mid == trade.state.ticket.arrival.mid
 
 
+def test_settlement_after_the_stop_tells_the_price_that_the_stop_got() -> None:
+    trade = opened()
+    trade.broker.move(D("95.40"), D("95.60"))
+    trade.settle_down()
+    (settle,) = [c for c in trade.commands if isinstance(c, Settle)]
+    assert (settle.exit_reason, settle.average_exit) == ("stop", D("95.40"))
+
+
+@pytest.mark.covers("E5")
+def test_stop_whose_target_filled_is_looked_at_after_five_seconds() -> None:
+    trade = opened()
+    state = with_order(trade, Role.TARGET, state=OrderState.FILLED, changed_at=trade.now)
+    assert next_deadline(state, trade.now) == trade.now + timedelta(seconds=5)
+
+
 def test_settlement_of_a_trade_that_was_let_go_says_released() -> None:
     trade = opened()
     clock = NakedClock(total_s=1.23456)
