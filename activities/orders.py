@@ -593,7 +593,9 @@ class OrderActivities:
             record = await self._bar_late_attempts(input)
         except HoldfastError:
             return (unknown,)
-        waited_s = (services.now() - command.sent_at).total_seconds()
+        # Whoever was to send may have sent until the row was taken from him, however late that was.
+        barred_at = max(command.sent_at, record.answered_at or command.sent_at)
+        waited_s = (services.now() - barred_at).total_seconds()
         if waited_s < self._lists_lag_s(command.intent) + services.request_timeout_s:
             return (unknown,)
         clock = input.trade.clock
@@ -646,10 +648,14 @@ class OrderActivities:
         attempt that has not even reached its gate has no row; it finds this one taken.
         """
         ledger, intent, token = self._services.ledger, input.command.intent, attempt_token()
+        now = self._services.now()
         record = await ledger.claim_intent(intent.client_id, token)
+        if record is not None and record.state is IntentState.SENDING:
+            return await ledger.record_answer(
+                intent.client_id, token, IntentState.UNKNOWN, code="NOT_SEEN", at=now
+            )
         if record is not None:
             return record
-        now = self._services.now()
         return await ledger.book_sent_intent(
             intent, input.trade.owner, token, IntentState.UNKNOWN, now, code="NOT_SEEN"
         )
