@@ -21,7 +21,8 @@ class Capabilities(Frozen):
     `answers_with_id_only`: "ok" to an order says that it will be looked at, so it is read once
     right afterwards. `lists_orders_of_today_only`: an absent order of an earlier exchange day is
     no proof of anything. `orders_listed_within_s`: sooner after a send an order that no list shows
-    may still be there (C5), in wall seconds. `tells_account_events`: assignments, splits, fees and money come as rows.
+    may still be there (C5), in wall seconds. `tells_account_events`: assignments, splits, fees and
+    money come as rows.
     """
 
     broker: str

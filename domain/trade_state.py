@@ -204,15 +204,15 @@ class NakedClock(Frozen):
     longest_s: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Booked:
     """Sums over the fills of one state: each is asked for many times before the next fill.
 
-    A record and the orders of an average are kept beside their sums: they tell whether it is
-    about the same ones.
+    `units` is empty until asked for. A record and the orders of an average are kept beside their
+    sums: they tell whether it is about the same ones.
     """
 
-    units: tuple[Decimal, ...] | None = None
+    units: list[tuple[Decimal, ...]] = field(default_factory=list)
     fills: dict[int, tuple[OrderRecord, tuple[Fill, ...]]] = field(default_factory=dict)
     averages: dict[tuple[Role, ...], tuple[tuple[OrderRecord, ...], Decimal | None]] = field(
         default_factory=dict
@@ -454,13 +454,17 @@ def position_of(state: TradeState, symbol: str) -> Decimal:
 
 def leg_units(state: TradeState) -> tuple[Decimal, ...]:
     """Signed trade units that each leg holds; equal for a balanced structure."""
-    booked = state.booked
-    if booked.units is None:
-        booked.units = tuple(
-            divide(position_of(state, leg.instrument.symbol), Decimal(leg.side.sign * leg.ratio))
-            for leg in state.plan.legs
+    known = state.booked.units
+    if not known:
+        known.append(
+            tuple(
+                divide(
+                    position_of(state, leg.instrument.symbol), Decimal(leg.side.sign * leg.ratio)
+                )
+                for leg in state.plan.legs
+            )
         )
-    return booked.units
+    return known[0]
 
 
 def held_units(state: TradeState) -> Decimal:

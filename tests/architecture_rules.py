@@ -97,7 +97,7 @@ IMPORT_TABLE: dict[str, FolderRule] = {
     ),
     "simulator": FolderRule(
         _names("simulator domain.money domain.instrument"),
-        _names("pydantic starlette uvicorn websockets msgpack"),
+        _names("pydantic starlette uvicorn uvloop websockets msgpack"),
     ),
     "ledger": FolderRule(
         _names("domain ledger"), _names("pydantic pydantic_core sqlalchemy asyncpg alembic")
