@@ -32,7 +32,7 @@ from domain.occ import option_instrument
 from domain.recon.cash import CASH_BLOCKS_FROM
 from domain.recon.classify import Discrepancy, DiscrepancyKind
 from domain.split_math import PRICE_STEP, split_quantity
-from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, FillRecord
+from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, FillRecord, TradePosition
 
 CHOICES = "choose: adopt it to a trade, ignore it, or flatten it by name"
 ACTOR = "reconcile"
@@ -77,7 +77,7 @@ class Outcomes:
     # --- telling ----------------------------------------------------------------------------------
 
     async def tell_untold(self) -> None:
-        """Rings open trades with what was booked to them and never taken (R8)."""
+        """Rings trades that are open or hold something with what they never took (R8)."""
         services = self._services
         told = await self._told()
         rows = await services.ledger.adjustments(services.account)
@@ -91,13 +91,24 @@ class Outcomes:
         if not waiting:
             return
         trades = await services.ledger.list_trades(account=services.account, open_only=True)
-        for trade_id in sorted({trade.trade_id for trade in trades}):
+        holders = {row.trade_id for row in await self._owned()}
+        for trade_id in sorted({trade.trade_id for trade in trades} | holders):
             mine = [row for row in rows if row.trade_id == trade_id]
             if any(row in waiting for row in mine):
                 fills = await fills_of_trade(services, trade_id)
                 facts = booked_facts(fills, mine)
                 fresh = [fact for fact in facts if fact.adjustment_id.startswith(_OURS)]
                 self._doorbell.ring(trade_id, *(f for f in fresh if f.adjustment_id not in told))
+
+    async def gave_shares(self, trade_id: str, facts: Sequence[Fact]) -> bool:
+        """True if an adjustment is among the facts and the trade holds something by the ledger."""
+        if not any(isinstance(fact, PositionAdjusted) for fact in facts):
+            return False
+        return any(row.trade_id == trade_id for row in await self._owned())
+
+    async def _owned(self) -> tuple[TradePosition, ...]:
+        owned = await self._services.ledger.positions_by_trade(self._services.account)
+        return tuple(row for row in owned if row.trade_id != EXTERNAL)
 
     async def delivered(self, facts: Sequence[Fact]) -> None:
         """Remembers which adjustments their trades have taken."""

@@ -20,13 +20,14 @@ from activities.doorbell import Doorbell, Send, temporal_sender
 from activities.fee_job import settle_fees
 from activities.recon_outcomes import Outcomes
 from activities.recon_reading import CashRead, Statement, read_cash, read_statement, set_anchor
+from activities.restore import Restorer
 from activities.services import Services, attempt_token
 from activities.stream_events import StreamBooker
 from domain.account import MarketClock
 from domain.base import Frozen
 from domain.errors import HoldfastError
 from domain.facts import Fact
-from domain.ids import trade_prefix
+from domain.ids import TRADE_QUEUE, trade_prefix
 from domain.order import OrderSnapshot, Position
 from domain.recon.cash import CashRule
 from domain.recon.classify import (
@@ -49,11 +50,15 @@ PASS_LEASE_S = 60.0
 
 
 class ReconcileInput(Frozen):
-    """`settle_s` is the wall time between the two looks; longer than an order is in flight."""
+    """`settle_s` is the wall time between the two looks; longer than an order is in flight.
+
+    `trade_queue` is where a trade that must be opened again is started.
+    """
 
     account: str
     settle_s: float = 3.0
     cash_rule: CashRule = CashRule()
+    trade_queue: str = TRADE_QUEUE
 
 
 class ReconcileReport(Frozen):
@@ -150,7 +155,8 @@ class ReconcileActivities:
         epoch = await services.ledger.take_lease(name, holder, PASS_LEASE_S)
         if epoch is None:
             return ReconcileReport(skipped=True)
-        reconcile_pass = ReconcilePass(services, temporal_sender(self._client))
+        restorer = Restorer(services, self._client, input.trade_queue)
+        reconcile_pass = ReconcilePass(services, temporal_sender(self._client), restorer)
         try:
             found = await reconcile_pass.run(input)
             await services.ledger.set_cursor(
@@ -179,15 +185,20 @@ class _Reading(Frozen):
 
 
 class ReconcilePass:
-    """Two looks, one list of findings, one outcome for each."""
+    """Two looks, one list of findings, one outcome for each.
 
-    def __init__(self, services: Services, send: Send) -> None:
+    Without a restorer a trade that must be opened again waits for a pass that has one.
+    """
+
+    def __init__(self, services: Services, send: Send, restorer: Restorer | None = None) -> None:
         self._services = services
+        self._restorer = restorer
         self._doorbell = Doorbell(
             send,
             sender=f"reconcile/{services.account}",
             now=services.now,
             on_delivered=self._delivered,
+            on_closed=self._closed,
         )
         self._booker = StreamBooker(services, self._doorbell)
         self._outcomes = Outcomes(services, self._doorbell)
@@ -195,6 +206,12 @@ class ReconcilePass:
     async def _delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
         await self._booker.delivered(trade_id, facts)
         await self._outcomes.delivered(facts)
+
+    async def _closed(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
+        """A trade that ended before a split or another's deed gave it shares again (R5, D9)."""
+        if self._restorer and await self._outcomes.gave_shares(trade_id, facts):
+            await self._restorer.reopen(trade_id, "an adjustment came after the end")
+            await self._outcomes.delivered(facts)
 
     async def told(self) -> None:
         """Waits until trades have taken what they were told."""

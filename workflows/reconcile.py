@@ -27,7 +27,7 @@ class ReconcileWorkflow:
     async def run(self, input: ReconcileInput) -> ReconcileReport:
         report: ReconcileReport = await workflow.execute_activity_method(
             ReconcileActivities.reconcile_account,
-            input,
+            input.model_copy(update={"trade_queue": workflow.info().task_queue}),
             task_queue=stream_queue(input.account),
             start_to_close_timeout=PASS_TIMEOUT,
             retry_policy=life.REPEAT,

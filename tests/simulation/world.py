@@ -40,6 +40,7 @@ from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
 from activities.reconcile import ReconcileInput, ReconcilePass
+from activities.restore import Restorer
 from activities.risk import RiskActivities
 from activities.services import Services, StreamInput
 from activities.streams import FillStream
@@ -316,7 +317,9 @@ class World:
         """The schedule's passes, more of them than in a real day."""
         given = ReconcileInput(account=ACCOUNT)
         while True:
-            one, began_s = ReconcilePass(services, temporal_sender(client)), self.loop.time()
+            restorer = Restorer(services, client)
+            one = ReconcilePass(services, temporal_sender(client), restorer)
+            began_s = self.loop.time()
             try:
                 report = await one.run(given)
                 self.pass_began_s = began_s
