@@ -13,8 +13,14 @@ from tests.simulation.bare import MAX_S, quantile
 from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_seeds
 
 CHUNK = 50
-OPEN_FINDINGS: frozenset[tuple[str, int]] = frozenset()
-"""Seeds that show a bug which is not mended yet; `make simulate SEED=…` tells it."""
+OPEN_FINDINGS = frozenset({("tradier", 514), ("alpaca", 430)})
+"""Seeds that show a bug which is not mended yet; `make simulate SEED=…` tells it.
+
+Both leave positions right and the cash apart (D9, I5), which reconciliation tells a person.
+tradier 514: a venue without execution ids takes two shares back and the replaced order fills two
+again at another price; the sum is the same, so nobody reads it anew. alpaca 430: the frame of a
+corrected price comes before its execution is booked, and no reading of REST shows the correction.
+"""
 EXPLAINED_MAX = 3
 
 
