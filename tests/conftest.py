@@ -7,6 +7,7 @@ Tests keep apart by workflow ids and task queues of their own, not by servers.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,6 +85,22 @@ async def _wait_until_it_serves(server: TemporalServer) -> None:
         except (RPCError, RuntimeError):
             await asyncio.sleep(0.05)
     raise TimeoutError(f"Temporal at {server.address} did not serve its namespace in 10 s")
+
+
+TEARDOWN_MAX_S = 180.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Ends the process of a test that ran out of time and then never finished cleaning up.
+
+    Its own time-out has been used up by then, and a run that hangs tells nobody anything.
+    """
+    faulthandler.dump_traceback_later(TEARDOWN_MAX_S, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
