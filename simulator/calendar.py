@@ -49,6 +49,12 @@ class SessionCalendar:
         """First closing later than `after`."""
         return next((s.close for s in self._from(after) if s.close > after), None)
 
+    def told_close(self, after: datetime) -> datetime | None:
+        """The closing that the venue tells of. One that is always open rolls its day at midnight
+        and stays open, so it tells none within a day: nothing there ends entries at 23:30."""
+        close = self.next_close(after)
+        return self.next_close(close) if close is not None and self._config.always_open else close
+
     def sessions_between(self, first: date, last: date) -> tuple[SessionHours, ...]:
         """Sessions of the days `first` to `last`, both included."""
         if self._explicit:

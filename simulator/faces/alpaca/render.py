@@ -287,7 +287,7 @@ class Render:
             "timestamp": local_moment(exchange.now, exchange),
             "is_open": exchange.state.is_open(),
             "next_open": local_moment(calendar.next_open(exchange.now), exchange),
-            "next_close": local_moment(calendar.next_close(exchange.now), exchange),
+            "next_close": local_moment(calendar.told_close(exchange.now), exchange),
             # Not Alpaca's: the venue tells halts on its market-data stream only.
             "halted_symbols": sorted(n for n, b in exchange.state.books.items() if b.is_halted),
         }

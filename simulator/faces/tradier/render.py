@@ -280,7 +280,7 @@ class Render:
     def clock(self) -> Json:
         calendar, now = self._exchange.state.calendar, self._exchange.now
         is_open = self._exchange.state.is_open()
-        change = calendar.next_close(now) if is_open else calendar.next_open(now)
+        change = calendar.told_close(now) if is_open else calendar.next_open(now)
         local = now.astimezone(NEW_YORK)
         row = {
             "date": f"{local:%Y-%m-%d}",
