@@ -235,7 +235,9 @@ class ExitWatch:
             age_s = max(ZERO, Decimal(str(round(each.clock.wall_duration_s(market_age_s), 6))))
         before = each.state
         each.state, outcome = evaluate(each.rule, before, mark, age_s, market_now)
-        if each.state.last_eval_at is not before.last_eval_at or before.triggered:
+        # A look that was used makes a new state, even where the market's time stands still.
+        was_used = each.state is not before and each.state.last_eval_at == market_now
+        if was_used or before.triggered:
             each.evaluated_at = self._services.now()
         if isinstance(outcome, Triggered):
             fact = ExitTriggered(

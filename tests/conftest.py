@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ async def _wait_until_it_serves(server: TemporalServer) -> None:
 
 
 TEARDOWN_MAX_S = 180.0
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests are looked through by every full collection else: a pause of
+    seconds in a process that plays worker and exchange at once."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -43,6 +43,8 @@ DYNAMIC_CONFIG: dict[str, str] = {
     "history.maximumSignalsPerExecution": str(SIGNALS_OF_A_RUN_MAX),
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute": "2",
     "frontend.WorkflowTimeSkippingEnabled": "true",
+    # The default of 100 ends a long test run: each rig names a deployment of its own.
+    "matching.maxDeployments": "10000",
 }
 
 
