@@ -14,12 +14,13 @@ from domain import trade_state as ts
 from domain.closing import why_not_close
 from domain.facts import CloseRequested, OperatorCommand, OperatorVerb
 from domain.idempotency import body_hash
-from domain.leaving import POSITION_DIFFERS
+from domain.leaving import NOT_REDUCING, POSITION_DIFFERS
 from domain.order import OrderState, Side
 from domain.trade_state import CommandOutcome, Role, TradeState
 
 STALE_VERSION = "STALE_VERSION"
 IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+_NOT_THERE = (POSITION_DIFFERS, NOT_REDUCING)
 SUPERSEDED = "SUPERSEDED"
 _NOT_BODY = {"at", "by", "reason", "command_id", "version", "evidence", "reference"}
 
@@ -166,12 +167,12 @@ def _resolve(state: TradeState, fact: OperatorCommand) -> str:
 
 
 def _release(state: TradeState, fact: OperatorCommand) -> str:
+    """Like a take-over, also in the middle of an exit: nothing is let go while an order of it is
+    in doubt. A flatten that cannot sell what it believes to hold ends here and nowhere else."""
     if ts.is_flat(state) and ts.entry_is_dead(state):
         return "NOTHING_HELD trade: there is nothing to release"
-    if state.taken_over and state.needs_operator.startswith(POSITION_DIFFERS):
-        return ""  # its exit found less at the broker than the trade believes to hold
-    if ts.wants_exit(state):
-        return f"ALREADY_CLOSING trade: it is getting out ({state.exit.reason})"
+    if state.needs_operator.startswith(_NOT_THERE):
+        return ""  # the broker has less of it, or none: only a person knows who sold it
     return _take_over(state, fact)
 
 

@@ -6,26 +6,41 @@ import random
 import re
 from datetime import timedelta
 from decimal import Decimal
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain import trade_state as ts
-from domain.commands import Alert, BookByHand, CancelOrder, Command, PlaceOrder
+from domain.commands import Alert, BookByHand, CancelOrder, Command, PlaceOrder, ResolveOrder
+from domain.control import KillMode
 from domain.facts import (
     BookedByHand,
     BrokerSnapshot,
     ExitTriggered,
+    Fact,
     FillReported,
     FlattenRequested,
+    KillEngaged,
     OperatorCommand,
     OperatorVerb,
+    OrderNotSent,
     OrderReported,
+    OrderUnknown,
 )
+from domain.ids import Purpose
 from domain.messages import OperatorRequest
 from domain.operator_checks import body_of, why_not
-from domain.order import BrokerOrderStatus, Fill, OrderSnapshot, OrderState, Position, Side
+from domain.order import (
+    BrokerOrderStatus,
+    Fill,
+    OrderIntent,
+    OrderSnapshot,
+    OrderState,
+    Position,
+    Side,
+)
 from domain.outcomes import Progress, progress_of
 from domain.steps import decide, next_deadline
 from domain.story import story_of
@@ -375,6 +390,78 @@ def test_release_refuses_every_other_command_meanwhile() -> None:
     trade.tell(told(trade, "release"))
     assert refusal(trade, "resume", command_id="r") == "RELEASING"
     assert why_not(trade.state, close_fact(trade, "c", quantity="1")).startswith("RELEASING")
+
+
+def not_reducing(trade: Trade, command: Command) -> list[Fact] | None:
+    """The last hop holds an exit back: the broker's account does not hold what it would sell."""
+    if not isinstance(command, PlaceOrder) or command.intent.key.purpose is not Purpose.FLATTEN:
+        return None
+    client_id, text = command.intent.client_id, "the broker holds 0"
+    code = "NOT_REDUCING"
+    return [OrderNotSent(at=trade.now, client_id=client_id, code=code, text=text, retry_after_s=30)]
+
+
+@pytest.mark.covers("E8")
+def test_flatten_that_was_held_back_as_not_reducing_can_be_released() -> None:
+    """The runbook sends people there: its stop is gone and no exit will ever be sent (I4, I11)."""
+    trade, broker = entered()
+    trade.books_at_once = True
+    answer = trade.answer
+    with patch.object(trade, "answer", lambda c: not_reducing(trade, c) or answer(c)):
+        trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="drill"))
+        trade.pass_time(5)
+        assert trade.state.needs_operator.startswith("NOT_REDUCING")
+        assert refusal(trade, "take_over", "t") == "ALREADY_CLOSING"
+        trade.tell(told(trade, "release"))
+        before = len(trade.commands)
+        trade.pass_time(60)
+    assert ts.stage(trade.state) is Stage.RELEASED
+    assert not [c for c in trade.commands[before:] if isinstance(c, PlaceOrder)]
+    assert not [o for o in broker.orders if o.live], "I3"
+
+
+def test_exit_on_its_way_in_doubt_is_resolved_before_a_release_lets_the_position_go() -> None:
+    """I1, I10: an exit without an answer keeps its owner until the broker has told of it."""
+    trade, broker = entered(time_stop_s=D(60))
+    trade.books_at_once, broker.size = True, D(4)
+    answer = trade.answer
+    on_the_wire: list[OrderIntent] = []
+
+    def without_an_answer(command: Command) -> list[Fact]:
+        if isinstance(command, PlaceOrder) and command.intent.key.purpose is Purpose.EXIT:
+            on_the_wire.append(command.intent)
+        elif not isinstance(command, ResolveOrder):
+            return answer(command)
+        client_id = command.intent.client_id
+        return [OrderUnknown(at=trade.now, client_id=client_id, reason="no answer")]
+
+    with patch.object(trade, "answer", without_an_answer):
+        trade.pass_time(62)
+        assert ts.exit_reason(trade.state) == "time_stop"
+        trade.tell(told(trade, "release"))
+        trade.pass_time(20)
+        assert trade.state.releasing
+        assert not trade.state.adjustments, "the exit may still arrive"
+    [late] = on_the_wire
+    broker.place(late)
+    trade.pass_time(60)
+    assert ts.stage(trade.state) is Stage.RELEASED
+    assert broker.position == 6
+    assert [a.quantity for a in trade.state.adjustments] == [D(-6)]
+    assert not [o for o in broker.orders if o.live], "I3"
+
+
+@pytest.mark.parametrize("reason", ["flatten", "kill"])
+def test_flatten_that_can_sell_is_not_ended_by_a_release(reason: str) -> None:
+    trade, broker = entered()
+    broker.open_session = False
+    fact: Fact = FlattenRequested(at=trade.now, command_id="f", by="ann", reason="out")
+    if reason == "kill":
+        mode = KillMode.FLATTEN
+        fact = KillEngaged(at=trade.now, command_id="k", by="ann", reason="out", mode=mode)
+    trade.tell(fact)
+    trade.pass_time(5)
+    assert refusal(trade, "release") == "ALREADY_CLOSING"
 
 
 # --- answers --------------------------------------------------------------------------------------
