@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from activities.services import Services
 from domain.errors import HoldfastError
 from domain.facts import Fact, FillReported
 from domain.ids import parse_client_order_id
-from domain.order import Fill
+from domain.order import Fill, OrderSnapshot
+from domain.sums import sums_of
 from ledger.records import FeeRecord, FillBooking
 
 PAGES_MAX = 50
@@ -62,6 +63,22 @@ async def book_executions(services: Services, told_to: str | None = None) -> tup
         if not page.has_more:
             break
     return tuple(read)
+
+
+async def book_shown(services: Services, orders: Iterable[OrderSnapshot], told_to: str) -> None:
+    """Books what these orders show as filled, where the venue names no executions.
+
+    Its executions are those of today's orders and of the ones that worked at the last look. An
+    order that was sent right before a night without us, and has filled in it, is in neither (G4).
+
+    Raises:
+        LedgerDown: nothing was booked.
+    """
+    if services.broker.capabilities.executions_have_ids:
+        return
+    shown = [each for order in orders for each in sums_of(order)]
+    if shown:
+        await services.ledger.record_fills(services.account, shown, told_to=told_to)
 
 
 async def _find_owners(

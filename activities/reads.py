@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from temporalio import activity
 
-from activities.executions import book_executions, fills_of_trade
+from activities.executions import book_executions, book_shown, fills_of_trade
 from activities.quotes import exit_quote, read_quotes
 from activities.services import QuoteInput, ReadInput, Services, note_stage
 from domain.errors import HoldfastError
@@ -58,6 +58,7 @@ class ReadActivities:
             except HoldfastError:
                 complete = False
         try:
+            await book_shown(services, orders.values(), input.trade.trade_id)
             fills = await fills_of_trade(services, input.trade.trade_id)
             for order in await self._direct_orders(input, fills, orders):
                 orders[order.broker_order_id] = order

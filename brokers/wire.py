@@ -157,16 +157,6 @@ def decimal_text(number: Decimal) -> str:
     return format(number, "f")
 
 
-def fill_key(broker_order_id: str, cumulative_quantity: Decimal) -> str:
-    """Identity of an execution: order id and cumulative quantity after it.
-
-    Every way of reading an execution must give the same key (ADR 0003, ADR 0017).
-    """
-    text = decimal_text(cumulative_quantity)
-    plain = text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{broker_order_id}:{plain}"
-
-
 def required(number: Decimal | None, field: str) -> Decimal:
     """The number, or a refusal of the body before anything is sent.
 

@@ -22,6 +22,7 @@ from domain.order import BrokerOrderStatus, Fill, OrderSnapshot, Quote
 QUOTE_JUMP_FACTOR = Decimal(10)
 QUOTE_AHEAD_S_MAX = Decimal(5)
 FEE_SHARE_MAX = Decimal("0.5")
+FILL_INCONSISTENT = "FILL_INCONSISTENT"
 _BROKER_ID_MAX = 128
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -100,16 +101,16 @@ def check_order_progress(before: OrderSnapshot | None, now: OrderSnapshot) -> Fi
     """Filled quantity may not fall or pass the order, nor a fill cost nothing (row 58)."""
     if now.quantity > 0 and now.filled_quantity > now.quantity:
         return Finding(
-            code="FILL_INCONSISTENT", text=f"filled {now.filled_quantity} of {now.quantity}"
+            code=FILL_INCONSISTENT, text=f"filled {now.filled_quantity} of {now.quantity}"
         )
     if before is not None and now.filled_quantity < before.filled_quantity:
         return Finding(
-            code="FILL_INCONSISTENT",
+            code=FILL_INCONSISTENT,
             text=f"filled fell from {before.filled_quantity} to {now.filled_quantity}",
         )
     # A combo may fill at a net price of zero; a single instrument never does.
     if now.filled_quantity > 0 and not now.legs and now.average_fill_price == ZERO:
-        return Finding(code="FILL_INCONSISTENT", text="average price was 0 with a fill")
+        return Finding(code=FILL_INCONSISTENT, text="average price was 0 with a fill")
     return None
 
 

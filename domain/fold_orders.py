@@ -8,6 +8,7 @@ from typing import Any
 
 from domain.changes import CANCEL_REFUSALS_MAX, alert, move
 from domain.commands import AlertSeverity
+from domain.evidence import FILL_INCONSISTENT
 from domain.facts import (
     CancelAsked,
     CancelRejected,
@@ -211,7 +212,7 @@ def see_order(
     if seen.filled_quantity > max(seen.quantity, record.quantity):
         state = alert(
             state,
-            "FILL_INCONSISTENT",
+            FILL_INCONSISTENT,
             f"{record.client_id}: filled {seen.filled_quantity} of {seen.quantity}",
             AlertSeverity.CRITICAL,
         )

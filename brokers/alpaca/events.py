@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 
 from brokers.alpaca.mapping import activity, activity_rows
 from brokers.alpaca.wire import WireEvent
-from brokers.errors import BROKER_BAD_BODY, FILL_INCONSISTENT, safe_text
+from brokers.errors import BROKER_BAD_BODY, safe_text
 from brokers.port import EventPage, FeeActivity, FrameProblem
 from brokers.wire import read_wire
 from domain.account_events import AccountEvent, EventKind
 from domain.errors import Uncertain
+from domain.evidence import FILL_INCONSISTENT
 from domain.money import ZERO
 
 PAGE_SIZE = 100

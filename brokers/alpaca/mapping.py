@@ -24,13 +24,13 @@ from brokers.alpaca.wire import (
     WireQuote,
     WireTradeUpdate,
 )
-from brokers.errors import BROKER_BAD_BODY, FEE_INVALID, FILL_INCONSISTENT, safe_text
+from brokers.errors import BROKER_BAD_BODY, FEE_INVALID, safe_text
 from brokers.port import FeeActivity, FrameProblem, OrderUpdate
-from brokers.wire import fill_key, not_negative, positive, read_wire
+from brokers.wire import not_negative, positive, read_wire
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.capabilities import BracketChildren, Capabilities
 from domain.errors import Uncertain
-from domain.evidence import check_order_progress
+from domain.evidence import FILL_INCONSISTENT, check_order_progress
 from domain.instrument import Instrument, InstrumentKind
 from domain.money import ONE, ZERO
 from domain.occ import looks_like_option, option_instrument
@@ -45,6 +45,7 @@ from domain.order import (
     Side,
     TimeInForce,
 )
+from domain.sums import fill_key
 
 EXCHANGE_ZONE = ZoneInfo("America/New_York")
 

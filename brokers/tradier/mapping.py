@@ -7,17 +7,17 @@ That member is known by the container's id; the other members are its children (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from brokers.errors import BROKER_BAD_BODY, FILL_INCONSISTENT
+from brokers.errors import BROKER_BAD_BODY
 from brokers.port import FrameProblem
 from brokers.tradier.requests import COMBO_LEGS_MAX, own_symbol
 from brokers.tradier.wire import WireOrder, cleaned
-from brokers.wire import fill_key, positive, read_wire
+from brokers.wire import positive, read_wire
 from domain.capabilities import BracketChildren, Capabilities
 from domain.errors import Uncertain
-from domain.evidence import check_order_progress
+from domain.evidence import FILL_INCONSISTENT, check_order_progress
 from domain.money import ZERO
 from domain.order import (
     BrokerOrderStatus,
@@ -29,6 +29,7 @@ from domain.order import (
     Side,
     TimeInForce,
 )
+from domain.sums import parts_of, sum_of
 
 TRADIER_CAPABILITIES = Capabilities(
     broker="tradier",
@@ -225,47 +226,16 @@ def fills_of(wire: WireOrder) -> tuple[Fill | FrameProblem, ...]:
     The venue names no execution. A sum is known by order and cumulative quantity; what of it is
     new, the ledger finds out when it books it.
     """
-    kind = _CLASS.get(wire.order_class, OrderClass.SIMPLE)
-    main = None if kind in (OrderClass.SIMPLE, OrderClass.COMBO) else _main_member(wire, kind)
-    found = []
-    for order in _leaves(wire, kind):
-        is_named = order is wire or order is main
-        order_id = wire.id if is_named else order.id
-        sums = _sum(order, order_id, (wire.tag or order.tag) if is_named else None)
-        if sums is not None:
-            found.append(sums)
+    found: list[Fill | FrameProblem] = []
+    for part in parts_of(snapshot_of(wire)):
+        filled = sum_of(part)
+        if filled is not None:
+            found.append(filled)
+        elif part.filled_quantity > 0 or part.reject_code == FILL_INCONSISTENT:
+            shown = f"filled {part.filled_quantity} of {part.quantity} at {part.average_fill_price}"
+            text = f"order {part.broker_order_id}: {shown}"
+            found.append(FrameProblem(code=FILL_INCONSISTENT, text=text))
     return tuple(found)
-
-
-def _leaves(wire: WireOrder, kind: OrderClass) -> Iterator[WireOrder]:
-    if kind is OrderClass.SIMPLE:
-        yield wire
-    else:
-        yield from wire.leg
-
-
-def _sum(wire: WireOrder, order_id: str, tag: str | None) -> Fill | FrameProblem | None:
-    filled, price = wire.exec_quantity or ZERO, positive(wire.avg_fill_price)
-    if filled == 0:
-        return None
-    side, moment = _side(wire), wire.transaction_date or wire.create_date
-    symbol = own_symbol(wire.option_symbol or wire.symbol)
-    too_much = wire.quantity is not None and filled > wire.quantity
-    if side is None or price is None or moment is None or not symbol or filled < 0 or too_much:
-        text = f"order {wire.id}: filled {filled} of {wire.quantity} at {wire.avg_fill_price}"
-        return FrameProblem(code=FILL_INCONSISTENT, text=text)
-    return Fill(
-        fill_key=fill_key(order_id, filled),
-        broker_order_id=order_id,
-        client_id=tag,
-        symbol=symbol,
-        side=side,
-        quantity=filled,
-        price=price,
-        cumulative_quantity=filled,
-        venue_time=moment,
-        is_sum=True,
-    )
 
 
 def order_row(body: object) -> object:

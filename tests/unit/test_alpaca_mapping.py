@@ -18,7 +18,7 @@ from brokers.alpaca.config import AlpacaConfig, AlpacaMode
 from brokers.alpaca.requests import order_request, replace_request
 from brokers.port import FeeActivity, FrameProblem, OrderUpdate
 from brokers.transport import parse_json
-from brokers.wire import decimal_text, fill_key
+from brokers.wire import decimal_text
 from domain.errors import BadInput, Uncertain
 from domain.ids import IntentKey, Purpose
 from domain.instrument import InstrumentKind
@@ -33,6 +33,7 @@ from domain.order import (
     Side,
     TimeInForce,
 )
+from domain.sums import fill_key
 
 NOW = datetime(2026, 3, 4, 15, 0, tzinfo=UTC)
 STATUSES = {

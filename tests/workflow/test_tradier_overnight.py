@@ -9,10 +9,15 @@ from decimal import Decimal
 
 import pytest
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
 from activities.doorbell import Doorbell
 from activities.emergency import DirectFlatten, held_by_trades
+from activities.reads import ReadActivities
+from activities.services import ReadInput, TradeRef
 from activities.stream_events import UNLISTED_READ_EVERY_S, StreamBooker
+from domain.commands import ReadBroker
+from domain.facts import BrokerSnapshot
 from domain.plan import TradePlan
 from ledger.repository import Ledger
 from simulator.config import ExchangeConfig, WireFace
@@ -102,3 +107,42 @@ async def test_compare_finds_the_end_of_yesterdays_stop_but_does_not_ask_in_ever
     finally:
         await booker.aclose()
         await doorbell.aclose()
+
+
+@pytest.mark.covers("G4", "D1")
+async def test_stop_that_filled_before_any_look_at_executions_is_booked_by_a_read(
+    rig: Rig,
+) -> None:
+    """I5, I11: sent, then a night without us; the list of the new day has never shown it.
+
+    Found by the event-kill driver: the worker died right before the stop was sent, and the trade
+    asked for its executions until it was ended by hand.
+    """
+    trade_id = await wedged_overnight(rig)
+    (stop,) = rig.exchange.open_orders
+    rig.quote("ESX", "96.00", "96.25")
+    account = rig.services.account
+    booked = await rig.ledger.fills_of_trade(trade_id)
+    assert [row.fill.side.value for row in booked] == ["buy"]
+    orders = await rig.ledger.orders_of_account(account)
+    command = ReadBroker(
+        broker_order_ids=tuple(o.broker_order_id for o in orders if o.broker_order_id),
+        client_ids=(),
+        symbols=("ESX",),
+        reason="executions are missing",
+    )
+    trade = TradeRef(
+        trade_id=trade_id,
+        account=account,
+        strategy="scripted",
+        symbols=("ESX",),
+        clock=rig.clock,
+    )
+    read = ReadActivities(rig.services).read_broker
+    for _ in range(2):  # read again, it is booked once (I7)
+        answer = await ActivityEnvironment().run(read, ReadInput(trade=trade, command=command))
+        (snapshot,) = answer.facts
+        assert isinstance(snapshot, BrokerSnapshot)
+        sold = [fill for fill in snapshot.fills if fill.side.value == "sell"]
+        assert [(fill.quantity, fill.price) for fill in sold] == [(D(10), D(96))]
+    assert rig.exchange.state.account.quantity("ESX") == 0, stop
