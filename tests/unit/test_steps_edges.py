@@ -58,6 +58,16 @@ def order_of(state: TradeState, role: Role) -> OrderRecord:
     return next(o for o in state.orders if o.role is role and o.intent is not None)
 
 
+def taken_away(trade: Trade, quantity: Decimal) -> PositionAdjusted:
+    return PositionAdjusted(
+        at=trade.now,
+        adjustment_id="a-1",
+        adjustment=AdjustmentKind.ASSIGNMENT,
+        symbol="AAPL",
+        quantity=-quantity,
+    )
+
+
 def alerts(commands: tuple[Command, ...]) -> list[tuple[str, AlertSeverity, str]]:
     return [(c.code, c.severity, c.text) for c in commands if isinstance(c, Alert)]
 
@@ -177,6 +187,20 @@ def test_unknown_protection_is_posted_again_up_to_what_is_held(quantity: str, ma
     assert [c.may_repost for c in asked(state, trade.now)] == [may]
 
 
+@pytest.mark.parametrize("change", [{"replaces": "old"}, {"leg": 1}])
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_unknown_replacement_or_leg_is_posted_again_while_anything_is_held(
+    change: dict[str, object], is_flat: bool
+) -> None:
+    """What it may sell was settled with the order it follows; nothing is left once it is flat."""
+    trade = opened()
+    update = {"state": OrderState.UNKNOWN, "changed_at": trade.now, "quantity": D(11)}
+    state = with_order(trade, Role.TARGET, **update, **change)
+    if is_flat:
+        state = state.changed(adjustments=(taken_away(trade, D(10)),))
+    assert [c.may_repost for c in asked(state, trade.now)] == [not is_flat]
+
+
 @pytest.mark.parametrize(
     ("reason", "keep", "quantity", "may"),
     [
@@ -238,18 +262,34 @@ def test_legs_out_of_balance_for_five_seconds_are_told_and_closed_once(
 def test_position_of_the_other_sign_is_told_as_critical_and_closed() -> None:
     """I2: nobody asked for a short."""
     trade = opened()
-    sold = PositionAdjusted(
-        at=trade.now,
-        adjustment_id="a-1",
-        adjustment=AdjustmentKind.ASSIGNMENT,
-        symbol="AAPL",
-        quantity=D(-11),
-    )
+    sold = taken_away(trade, D(11))
     decided, commands = decide(trade.state.changed(adjustments=(sold,)), trade.now)
     assert ("POSITION_FLIPPED", AlertSeverity.CRITICAL, "-1 units") in alerts(commands)
     assert decided.exit.reason == "flipped"
     again = [code for code, _, _ in alerts(decide(decided, trade.now + TICK)[1])]
     assert "POSITION_FLIPPED" not in again
+
+
+@pytest.mark.parametrize(("after", "is_told"), [(-TICK, False), (0 * TICK, True), (TICK, True)])
+def test_stop_that_triggered_and_fills_nothing_for_five_seconds_is_told_and_closed_once(
+    after: timedelta, is_told: bool
+) -> None:
+    """I4: a stop-limit behind the market protects nothing."""
+    plan = make_plan()
+    assert plan.stop is not None
+    stop = plan.stop.model_copy(update={"limit_offset": D("0.50")})
+    trade = opened(plan.model_copy(update={"stop": stop}))
+    state = trade.state.changed(stop_reached_at=trade.now)
+    at = trade.now + timedelta(seconds=5)
+    assert next_deadline(state, trade.now) == at
+    decided, commands = decide(state, at + after)
+    text = f"stop {state.stop_price} triggered and 10 are still held"
+    unfilled = [("STOP_LIMIT_UNFILLED", AlertSeverity.CRITICAL, text)]
+    assert alerts(commands) == (unfilled if is_told else [])
+    assert decided.exit.reason == ("stop_unfilled" if is_told else "")
+    going = state.changed(exit=ExitProgress(reason="flatten"))
+    assert next_deadline(going, trade.now) != at
+    assert decide(going, at)[0].exit.reason == "flatten"
 
 
 @pytest.mark.covers("D1")
@@ -439,3 +479,25 @@ def test_next_read_wakes_the_trade_only_while_something_is_to_be_read(
     at = trade.now + timedelta(seconds=4)
     state = trade.state.changed(read_after=at, **change)
     assert (next_deadline(state, trade.now) == at) is wakes
+
+
+@pytest.mark.parametrize(
+    ("left", "walk", "wakes"),
+    [
+        ("1", BARE, False),
+        ("0.5", BARE, True),
+        ("0", BARE, True),
+        ("0.5", WalkProgress(), False),
+        ("0", WalkProgress(), False),
+    ],
+)
+def test_next_read_wakes_a_trade_that_has_only_dust_or_nothing_left_to_end(
+    left: str, walk: WalkProgress, wakes: bool
+) -> None:
+    """E9, I20: what closes the trade is a read after its last order; until then it stays open."""
+    trade = opened()
+    at = trade.now + timedelta(seconds=4)
+    gone = taken_away(trade, D(10) - D(left))
+    state = trade.state.changed(read_after=at, adjustments=(gone,), walk=walk)
+    assert (next_deadline(state, trade.now) == at) is wakes
+
