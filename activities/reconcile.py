@@ -16,6 +16,7 @@ from temporalio import activity
 from temporalio.client import Client
 
 from activities.baseline import take_baseline
+from activities.direct_orders import book_direct_orders
 from activities.doorbell import Doorbell, Send, temporal_sender
 from activities.fee_job import settle_fees
 from activities.recon_outcomes import Outcomes
@@ -47,6 +48,8 @@ from ledger.records import (
 )
 
 PASS_LEASE_S = 60.0
+DIRECT_ORDERS_BACK = timedelta(days=1)
+DIRECT_ORDERS_BACK_FIRST = timedelta(days=7)
 
 
 class ReconcileInput(Frozen):
@@ -230,6 +233,7 @@ class ReconcilePass:
             activity.logger.warning("reconcile told %d things that nobody had told", missed)
         clock = await self._services.broker.market_clock()
         await self._outcomes.tell_untold()
+        await self._book_direct_orders(clock.market_now)
         statement = await self._read_statement(clock.market_now)
         first = await self._look(input, clock, statement)
         await asyncio.sleep(input.settle_s)
@@ -242,6 +246,16 @@ class ReconcilePass:
         await self._anchor_cash(first, second, findings)
         await settle_fees(self._services, clock.market_now)
         return ReconcileReport(missed=missed + statement.booked, findings=findings)
+
+    async def _book_direct_orders(self, market_now: datetime) -> None:
+        """Rows for what a flatten sent without the ledger, back to before the last good pass."""
+        age_s = await reconcile_age_s(self._services)
+        back = DIRECT_ORDERS_BACK_FIRST
+        if age_s is not None:
+            back = max(DIRECT_ORDERS_BACK, timedelta(seconds=age_s))
+        booked = await book_direct_orders(self._services, market_now - back)
+        if booked:
+            activity.logger.warning("reconcile booked %d orders of a direct flatten", booked)
 
     async def _read_statement(self, market_now: datetime) -> Statement:
         """Rows of the broker's statement; money that it tells is booked and told on the way."""

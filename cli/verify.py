@@ -66,7 +66,7 @@ async def compared(target: Target) -> tuple[Differences, list[str]]:
         market_now = (await broker.market_clock()).market_now
         since, first_order = _first_told(market_now), market_now - LOOK_BACK
         fills, fees = await _executions(broker, since)
-        orders = await _orders(broker, installation, first_order)
+        orders = await broker_orders(broker, installation, first_order)
         cash_before = await start_cash(target, account)
         held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
         theirs = Book(
@@ -122,7 +122,8 @@ async def _executions(broker: Broker, since: datetime) -> tuple[list[Fill], tupl
     raise Transient("the executions did not end", code="PAGE_STUCK")
 
 
-async def _orders(broker: Broker, installation: str, first: datetime) -> tuple[OrderRow, ...]:
+async def broker_orders(broker: Broker, installation: str, first: datetime) -> tuple[OrderRow, ...]:
+    """Every order with an id of this installation that the broker shows from `first` on."""
     listed = await broker.orders_since(first)
     # A replaced leg of a group carries our id inside its parent.
     every = {each.broker_order_id: each for order in listed for each in (order, *order.legs)}
@@ -185,7 +186,7 @@ async def _ledger_book(
             told.currency: cash_before + _flow(rows, multipliers) - _total(f.amount for f in fees)
         }
     return Book(
-        orders=await _ledger_orders(ledger, account, first_order),
+        orders=await ledger_orders(ledger, account, first_order),
         fills=tuple(_fill_row(row.fill) for row in rows if row.fill.venue_time >= since),
         fees=told_fees(fee for fee in fees if fee.venue_time >= since),
         cash=cash,
@@ -193,7 +194,7 @@ async def _ledger_book(
     )
 
 
-async def _ledger_orders(ledger: Ledger, account: str, first: datetime) -> tuple[OrderRow, ...]:
+async def ledger_orders(ledger: Ledger, account: str, first: datetime) -> tuple[OrderRow, ...]:
     """Every accepted order of every trade; a price as the broker was asked for it."""
     rows: list[OrderRow] = []
     for trade in await ledger.list_trades(account=account, limit=100_000):

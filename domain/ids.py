@@ -69,6 +69,11 @@ class ClientIdParts(Frozen):
     sequence: int
     checksum: str
 
+    @property
+    def is_direct(self) -> bool:
+        """True for an order that a flatten sent past the workflow."""
+        return self.sequence >= DIRECT_SEQUENCE_FIRST
+
 
 def check_id(value: str, field: str) -> str:
     """Returns `value`, or raises BadInput ID_FORMAT (faults.md §3 row 35)."""
@@ -137,7 +142,7 @@ def is_direct_order_id(client_id: str | None, installation: str, trade_id: str) 
     The trade did not decide it, so it meets the order first in what the broker tells.
     """
     parts = parse_client_order_id(client_id or "")
-    if parts is None or parts.sequence < DIRECT_SEQUENCE_FIRST:
+    if parts is None or not parts.is_direct:
         return False
     return (client_id or "").startswith(trade_prefix(installation, trade_id))
 

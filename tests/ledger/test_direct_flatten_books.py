@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from activities.emergency import DirectFlatten, HeldLeg
 from activities.executions import book_executions
-from domain.facts import OrderNotSent
-from domain.ids import Purpose, trade_prefix
-from domain.order import Side
+from activities.reconcile import ReconcileInput, ReconcilePass
+from brokers.port import Accepted
+from cli.verify import broker_orders, ledger_orders
+from domain.facts import FactEnvelope, OrderNotSent
+from domain.ids import IntentKey, Purpose, client_id_of_prefix, trade_prefix
+from domain.order import OrderIntent, Side
 from ledger.repository import Ledger
+from report.records import Book
+from report.verify import compare
+from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order, order_lane
 from tests.ledger.samples import ACCOUNT
 
@@ -52,3 +58,57 @@ async def test_what_a_flatten_without_the_ledger_sold_is_not_sold_again(lane: La
     (fact,) = await lane.place(order(purpose=Purpose.EXIT, side=Side.SELL))
     assert isinstance(fact, OrderNotSent)
     assert fact.code == "NOT_REDUCING"
+
+
+@pytest.mark.covers("K8")
+async def test_orders_of_a_flatten_without_the_ledger_are_in_its_books_after_one_pass(
+    lane: Lane,
+) -> None:
+    """I2: `verify` ends equal, the rung that filled nothing and a repeated one included."""
+    await lane.open_trade()
+    installation = await lane.ledger.installation_id()
+    lane.services = replace(lane.services, installation=installation)
+    broker = lane.services.broker
+    prefix = trade_prefix(installation, "trade-1")
+    for price in ("150", "151"):
+        body = order(purpose=Purpose.FLATTEN, side=Side.SELL, price=price).body
+        client_id = client_id_of_prefix(prefix, 0, Purpose.FLATTEN, 0x8123, body.checksum())
+        key = IntentKey(trade_id="x", purpose=Purpose.FLATTEN, sequence=0x8123)
+        told = OrderIntent(key=key, client_id=client_id, body=body, increasing=False)
+        unfilled = await broker.place(told)
+        assert isinstance(unfilled, Accepted)
+        await broker.cancel(unfilled.order.broker_order_id)
+    held = (HeldLeg(symbol="AAPL", quantity=Decimal(100), prefix=prefix),)
+    direct = DirectFlatten(
+        broker,
+        installation,
+        "emergency-1",
+        ledger=None,
+        collar_fraction=Decimal("0.02"),
+        now=lambda: datetime.now(UTC),
+    )
+    [line] = await direct.run(held)
+    assert line.is_flat, line
+    since = MARKET_NOW - timedelta(days=1)
+    assert await differences(lane, since)
+    for _ in range(2):
+        one = ReconcilePass(lane.services, never_told)
+        await one.run(ReconcileInput(account=ACCOUNT, settle_s=0))
+        await one.aclose()
+        assert await differences(lane, since) == []
+    _, *rows = await lane.ledger.orders_of_trade("trade-1")
+    assert [row.filled_quantity for row in rows] == [Decimal(0), Decimal(0), Decimal(100)]
+    assert not any(row.is_live for row in rows)
+
+
+async def never_told(trade_id: str, signal: str, envelope: FactEnvelope) -> bool:
+    return True
+
+
+async def differences(lane: Lane, since: datetime) -> list[str]:
+    """What `verify` would name of the orders; the lane's entry has an installation of its own."""
+    installation = lane.services.installation
+    theirs = await broker_orders(lane.services.broker, installation, since)
+    ours = await ledger_orders(lane.ledger, ACCOUNT, since)
+    ours = tuple(row for row in ours if row.client_id.startswith(installation))
+    return [item.line() for item in compare(Book(orders=ours), Book(orders=theirs)).items]
