@@ -157,7 +157,9 @@ class TradeStore(ControlStore):
             ordered = (
                 select(orders).where(orders.c.trade_id == trade_id).order_by(orders.c.created_at),
                 select(fills).where(fills.c.trade_id == trade_id).order_by(fills.c.booking),
-                select(adjustments).where(adjustments.c.trade_id == trade_id),
+                select(adjustments)
+                .where(adjustments.c.trade_id == trade_id)
+                .order_by(adjustments.c.at, adjustments.c.adjustment_id),
             )
             sent, filled, moved = [
                 (await connection.execute(query)).mappings().all() for query in ordered

@@ -3,7 +3,7 @@
 The server is started by the process that runs the tests; with xdist by the controller, which
 tells its workers the address. Each worker migrates one database; every test that asks for
 `ledger` or `ledger_dsn` finds it without rows. Where a run of many short processes has started
-server and database already (`tests.museum.mutants`), `HOLDFAST_TEST_LEDGER` is that database.
+server and database already (`tests.museum.mutants`), `TEST_LEDGER_DSN` is that database.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ledger.migrate import upgrade
 from ledger.repository import Ledger
 from ledger.tables import metadata
 
-GIVEN_DATABASE = "HOLDFAST_TEST_LEDGER"
+GIVEN_DATABASE = "TEST_LEDGER_DSN"
 TEST_SETTINGS = ("shared_buffers=32MB", "max_connections=200", "autovacuum=off")
 _KEY = pytest.StashKey[tuple[LocalPostgres, Path]]()
 _numbers = itertools.count(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -111,3 +113,39 @@ async def test_row_added_behind_the_head_is_named(chained: Ledger, ledger_dsn: s
 
 async def test_missing_head_is_named(chained: Ledger, ledger_dsn: str) -> None:
     assert (0, KIND.DELETED) in await _problems(chained, ledger_dsn, "DELETE FROM audit_head")
+
+
+async def test_head_is_the_last_link_and_nothing_once_it_is_gone(
+    chained: Ledger, ledger_dsn: str
+) -> None:
+    last = (await chained.list_audit())[-1]
+    assert await chained.audit_head() == (10, last.hash)
+    await run_as_superuser(ledger_dsn, "DELETE FROM audit_head")
+    assert await chained.audit_head() == (0, "")
+
+
+async def test_rows_are_found_by_time_beginning_of_the_action_and_subject(
+    chained: Ledger,
+) -> None:
+    for action in ("kill_reset", "kill_engaged", "killed", "overkill_x"):
+        await chained.append_audit("bob", action, "paper", {})
+    rows = await chained.list_audit()
+
+    async def found(since_row: int = 0, **wish: Any) -> list[int]:
+        since = rows[since_row].at
+        return [row.sequence for row in await chained.find_audit(since=since, **wish)]
+
+    assert await found() == list(range(1, 15))
+    assert await found(4) == list(range(5, 15))
+    assert await found(limit=3) == [12, 13, 14]
+    # The underscore is no wildcard.
+    assert await found(action="kill_") == [11, 12]
+    assert await found(action="kill", subject="paper") == [11, 12, 13]
+    assert await found(subject="subject-7") == [7]
+    assert await chained.find_audit(since=rows[-1].at + timedelta(microseconds=1)) == ()
+    assert await chained.find_audit(since=rows[6].at, subject="subject-7") == (rows[6],)
+
+
+async def test_rows_are_read_on_from_a_number(chained: Ledger) -> None:
+    assert [row.sequence for row in await chained.list_audit(after=3, limit=2)] == [4, 5]
+    assert await chained.list_audit(after=10) == ()

@@ -16,6 +16,7 @@ from ledger.errors import VersionConflict
 from ledger.records import GatePermit, IntentState, KillAnswer
 from ledger.repository import Ledger
 from ledger.reset_store import LONE_RESET_WAIT, RESET_LIFETIME
+from tests.fixtures_postgres import run_as_superuser
 from tests.ledger.samples import ACCOUNT, NOW, intent, kill, owner, snapshot
 
 PHRASE = f"RESET {ACCOUNT}"
@@ -39,6 +40,44 @@ async def test_account_at_another_broker_is_refused(ledger: Ledger) -> None:
     with pytest.raises(Refused, match="alpaca") as raised:
         await ledger.ensure_account(ACCOUNT, "tradier")
     assert raised.value.code == "ACCOUNT_DIFFERS"
+
+
+async def test_installation_is_chosen_while_no_order_carries_another(
+    ledger: Ledger, ledger_dsn: str
+) -> None:
+    drawn = await ledger.installation_id()
+    try:
+        await ledger.ensure_installation("beef")
+        assert await ledger.installation_id() == "beef"
+        again = await Ledger.connect(ledger_dsn)
+        assert await again.installation_id() == "beef"
+        await again.aclose()
+    finally:
+        await ledger.ensure_installation(drawn)
+
+
+async def test_installation_of_orders_at_the_broker_is_kept(armed: Ledger) -> None:
+    """Under another one nobody would know them for ours (I2)."""
+    drawn = await armed.installation_id()
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    await armed.open_gate(intent("trade-2"), owner("trade-2"), "t1", NOW)
+    with pytest.raises(Refused, match=f"was beef, the ledger's orders have {drawn}") as raised:
+        await armed.ensure_installation("beef")
+    assert raised.value.code == "INSTALLATION_DIFFERS"
+    await armed.ensure_installation(drawn)
+    assert await armed.installation_id() == drawn
+
+
+async def test_accounts_are_listed_with_their_armed_flag(armed: Ledger, ledger_dsn: str) -> None:
+    await armed.ensure_account("live", "tradier", "EUR")
+    await armed.ensure_account("lost", "alpaca")
+    await run_as_superuser(ledger_dsn, "DELETE FROM control WHERE account = 'lost'")
+    shown = [(a.account, a.broker, a.currency, a.armed) for a in await armed.accounts()]
+    assert shown == [
+        ("live", "tradier", "EUR", False),
+        ("lost", "alpaca", "USD", False),
+        (ACCOUNT, "alpaca", "USD", True),
+    ]
 
 
 async def test_unknown_account_reads_as_disarmed_and_cannot_be_armed(ledger: Ledger) -> None:

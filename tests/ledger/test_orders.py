@@ -153,6 +153,15 @@ async def test_leg_that_was_moved_by_us_is_not_asked_for_when_it_is_dead(armed: 
     assert [one.broker_order_id for one in await armed.open_orders(ACCOUNT)] == ["b-0"]
 
 
+async def test_orders_of_an_account_are_all_of_its_intents_oldest_first(armed: Ledger) -> None:
+    await armed.ensure_account("second", "alpaca")
+    for name in ("trade-2", "trade-1"):
+        await armed.open_gate(intent(name), owner(name), "t1", NOW)
+    found = await armed.orders_of_account(ACCOUNT)
+    assert [record.intent.key.trade_id for record in found] == ["trade-2", "trade-1"]
+    assert await armed.orders_of_account("second") == ()
+
+
 async def test_open_orders_answer_by_scope(armed: Ledger) -> None:
     await _accepted(armed)
     exit_wish = intent("trade-2", purpose=Purpose.EXIT, increasing=False)

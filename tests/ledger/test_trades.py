@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from domain.control import BreakerState, ConditionKind, TripReason
 from domain.errors import Refused
+from domain.facts import AdjustmentKind
 from domain.ids import trade_prefix
-from ledger.records import SignalRecord, WatchRecord
+from domain.order import Side
+from ledger.records import AdjustmentRecord, SignalRecord, WatchRecord
 from ledger.repository import Ledger
 from tests.fixtures_postgres import run_as_superuser
-from tests.ledger.samples import ACCOUNT, NOW, plan
+from tests.ledger.samples import ACCOUNT, NOW, fill, intent, owner, plan, snapshot
 
 
 async def test_plan_comes_back_equal_and_a_double_is_refused(armed: Ledger) -> None:
@@ -92,6 +95,92 @@ async def test_signal_told_fifty_times_is_one_signal(armed: Ledger) -> None:
     assert await armed.decide_signal("sig-1", "refused", code="KILLED", trade_id="trade-1")
     (decided,) = await armed.list_signals()
     assert (decided.decision, decided.code, decided.trade_id) == ("refused", "KILLED", "trade-1")
+
+
+def _signal(number: int, decision: str = "taken", session: str = "s-1") -> SignalRecord:
+    return SignalRecord(
+        signal_id=f"{session}/{number}",
+        session=session,
+        account=ACCOUNT,
+        strategy="sma",
+        symbol="AAPL",
+        side=Side.SELL,
+        decision=decision,
+        signal_time=NOW + timedelta(seconds=number),
+        recorded_at=NOW + timedelta(minutes=1),
+    )
+
+
+async def test_signals_are_found_by_id_session_account_and_time(armed: Ledger) -> None:
+    told = [_signal(number) for number in range(4)]
+    for each in (*reversed(told), _signal(9, session="s-2")):
+        assert await armed.record_signal(each)
+    assert await armed.signal("s-1/2") == told[2]
+    assert await armed.signal("nothing") is None
+    assert await armed.list_signals(session="s-1", account=ACCOUNT) == tuple(told)
+    assert await armed.list_signals(account="nobody") == ()
+    since, until = told[1].signal_time, told[3].signal_time
+    assert await armed.list_signals(since=since, until=until) == (told[1], told[2])
+    assert await armed.list_signals(limit=2) == (told[0], told[1])
+    assert not await armed.decide_signal("nothing", "refused")
+
+
+async def test_signals_are_counted_by_session_and_decision(armed: Ledger) -> None:
+    for each in (_signal(1), _signal(2), _signal(3, "late"), _signal(4, session="s-2")):
+        await armed.record_signal(each)
+    assert await armed.count_signals("s-1", "taken") == 2
+    assert await armed.count_signals("s-1", "late") == 1
+    assert await armed.count_signals("s-3", "taken") == 0
+
+
+async def test_sessions_join_signals_and_trades_newest_first(armed: Ledger) -> None:
+    """A session without a trade is one too: its signals say when it ran."""
+    for each in (_signal(1), _signal(5, "late"), _signal(2), _signal(0, "late", "s-0")):
+        await armed.record_signal(each)
+    await armed.create_trade(plan())
+    await armed.create_trade(plan("trade-2").model_copy(update={"session": "s-9"}))
+    last, first, before = await armed.sessions()
+    assert (last.name, last.trades, last.decisions) == ("s-9", 1, 0)
+    assert (first.name, first.account) == ("s-1", ACCOUNT)
+    assert (first.trades, first.decisions, first.taken) == (1, 3, 2)
+    assert (first.first_at, first.last_at) == (_signal(1).signal_time, _signal(5).signal_time)
+    assert (before.name, before.trades, before.decisions, before.taken) == ("s-0", 0, 1, 0)
+
+
+async def test_book_of_a_trade_is_its_own_rows_in_their_order(armed: Ledger) -> None:
+    """What a restore and a person read: I13, R6."""
+    assert await armed.trade_book("trade-1") is None
+    for number, name in enumerate(("trade-1", "trade-2")):
+        record = await armed.create_trade(plan(name))
+        for sequence in range(2):
+            sent = intent(name, sequence=sequence)
+            await armed.open_gate(sent, owner(name), "t1", NOW)
+            broker_id = f"b-{number}-{sequence}"
+            await armed.record_snapshot(ACCOUNT, snapshot(broker_id, client_id=sent.client_id))
+            await armed.record_fill(ACCOUNT, fill(broker_id, broker_order_id=broker_id))
+        for later in (1, 0):
+            await armed.record_adjustment(_moved(name, later))
+    book = await armed.trade_book("trade-1")
+    assert book is not None
+    first = await armed.trade("trade-1")
+    assert book.trade == first != record
+    assert [o.intent.key.sequence for o in book.orders] == [0, 1]
+    assert [row.fill.fill_key for row in book.fills] == ["b-0-0", "b-0-1"]
+    assert book.adjustments == (_moved("trade-1", 0), _moved("trade-1", 1))
+    assert book.position("AAPL") == 20 + 2
+    assert book.position("MSFT") == 0
+
+
+def _moved(trade_id: str, later: int) -> AdjustmentRecord:
+    return AdjustmentRecord(
+        adjustment_id=f"{trade_id}/{later}",
+        account=ACCOUNT,
+        trade_id=trade_id,
+        symbol="AAPL",
+        quantity=Decimal(1),
+        kind=AdjustmentKind.ASSIGNMENT,
+        at=NOW + timedelta(seconds=later),
+    )
 
 
 def _watch(epoch: int = 1, **changes: object) -> WatchRecord:

@@ -45,7 +45,13 @@ class Reach(TypedDict):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool:
-    """Asks after every mutant of the names file and writes each answer as it comes."""
+    """Asks after every mutant of the names file and writes each answer as it comes.
+
+    Raises:
+        UsageError: a file of tests was not collected: what only it would kill would survive.
+    """
+    if session.testsfailed:
+        raise pytest.UsageError("tests were not collected; see mutants.log")
     set_mutant_under_test("")
     gc.freeze()
     if _in_fork(partial(_find_reached, session), wall_max_s=math.inf) != 0:

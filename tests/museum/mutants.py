@@ -93,7 +93,9 @@ AREAS = {
             "ledger",
             "as_flat audit audit_file alerts combo_legs control daily_loss_transfers deployments "
             "fills gate market metrics new_exchange opposite_entries orders reducing_orders risk "
-            "self_halt strategies trades limit_changes",
+            "self_halt strategies trades limit_changes absence alert_sender audit_command "
+            "direct_flatten_books limit_commands memory_ledger session_report_command slow_gate "
+            "statement_command strategy_commands trade_commands",
         ),
     ),
 }
