@@ -69,6 +69,9 @@ class Tally:
         self.happened.update(other.happened)
         self.endings.update(other.endings)
         self.failed += other.failed
+        for name, values in other.bare.items():
+            self.bare.setdefault(name, []).extend(values)
+        self.excluded_s += other.excluded_s
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1

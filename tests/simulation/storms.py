@@ -33,10 +33,7 @@ def storm_tests(
     @pytest.mark.parametrize("start", range(first, first + SOMETIMES_SEEDS, CHUNK))
     def test_no_seed_violates_an_invariant(start: int) -> None:
         tally = run_seeds(range(start, start + CHUNK), broker)
-        sums.seeds += tally.seeds
-        sums.happened.update(tally.happened)
-        for name, values in tally.bare.items():
-            sums.bare.setdefault(name, []).extend(values)
+        sums.merge(tally)
         failed = [each for each in tally.failed if (broker, each.seed) not in OPEN_FINDINGS]
         text = "\n".join(explain(outcome) for outcome in failed[:EXPLAINED_MAX])
         assert not failed, f"{len(failed)} seeds failed\n{text}"
