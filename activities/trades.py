@@ -67,16 +67,19 @@ class TradeActivities:
         """Books the end of a trade: P&L by the money law, watches away, reservation released.
 
         Idempotent: every write is by trade id and the release counts once (I6). Fees are those
-        booked by now; `fees_estimated` says whether some fill has none yet.
+        booked by now, under the trade or on rows that name an order of it; `fees_estimated` says
+        whether more may come.
         """
         services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
         fills = await fills_of_trade(services, trade_id)
         moved = await services.ledger.adjustments(services.account, trade_id)
         booked = await services.ledger.fees(services.account, trade_id)
+        order_ids = tuple({fill.broker_order_id for fill in fills})
+        named = await services.ledger.fees_naming(services.account, order_ids)
         result = trade_result(
             [leg.instrument for leg in input.plan.legs],
             with_adjustments(fills, moved, input.plan.side),
-            other_fees=total(row.amount for row in booked),
+            other_fees=total(row.amount for row in (*booked, *named)),
             account_currency=input.plan.instrument.currency,
         )
         # Funding and income come under the broker's row and word; they are no execution's fee.

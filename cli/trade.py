@@ -25,7 +25,7 @@ from cli.context import (
 )
 from cli.dry_run import rehearse, show_rehearsal
 from cli.flatten import flatten_scope, show_receipt
-from cli.output import print_fields, print_json, print_rows
+from cli.output import print_fields, print_json, print_rows, shown
 from cli.plans import read_plan, start_trade
 from domain.control import KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError
@@ -192,13 +192,23 @@ def show(context: typer.Context, trade_id: str, as_json: Json = False) -> None:
         return
     typer.echo(found["story"])
     typer.echo("")
-    print_fields(found["trade"], as_json=False)
+    print_fields(_with_words(found["trade"]), as_json=False)
     print_rows(found["orders"], ORDER_COLUMNS, as_json=False)
     print_rows(found["fills"], ("venue_time", "side", "quantity", "symbol", "price"), as_json=False)
     refused = [row for row in found["verdicts"] if row["verdict"] != "passed"]
     print_rows(refused, ("check", "verdict", "code", "facts"), as_json=False)
 
 
+def _with_words(row: dict[str, object]) -> dict[str, object]:
+    """The row for people: what is not the broker's last word on fees says so."""
+    if row["closed_at"] is None or not row["fees_estimated"]:
+        return row
+    words = {"fees": f"{shown(row['fees'])} {FEES_SO_FAR}", "settled_at": f"- {SETTLED_LATER}"}
+    return row | words
+
+
+FEES_SO_FAR = "(told so far)"
+SETTLED_LATER = "(when its fees are whole: noon in New York of the day after; never at Tradier)"
 ORDER_COLUMNS = ("client_id", "purpose", "side", "quantity", "limit", "stop", "state", "filled")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from sqlalchemy import text
 
 from domain.facts import OWNER_CHANGES, AdjustmentKind
 from ledger.connection import LedgerConnection
+from ledger.records import FeeRecord
 from ledger.tables import plain
 
 _NO_CASH = [kind.value for kind in (*OWNER_CHANGES, AdjustmentKind.SPLIT)]
@@ -59,6 +60,25 @@ class CashStore(LedgerConnection):
         async with self._statement() as connection:
             rows = await connection.execute(query, {"account": account})
             return tuple(str(row.symbol) for row in rows)
+
+    async def fees_naming(
+        self, account: str, broker_order_ids: Sequence[str]
+    ) -> tuple[FeeRecord, ...]:
+        """Fee rows of no trade that name one of these orders, in their field or in their words."""
+        query = text(
+            "SELECT * FROM fees WHERE account = :account AND trade_id IS NULL"
+            " AND (broker_order_id = ANY(:ids)"
+            " OR string_to_array(text, ' ') && CAST(:ids AS text[]))"
+            " ORDER BY venue_time, activity_id"
+        )
+        async with self._statement() as connection:
+            found = await connection.execute(
+                query, {"account": account, "ids": list(broker_order_ids)}
+            )
+            rows = found.mappings().all()
+        return tuple(
+            FeeRecord.model_validate({**row, "amount": plain(row["amount"])}) for row in rows
+        )
 
     async def trades_with_estimated_fees(self, account: str, limit: int) -> tuple[str, ...]:
         """Closed trades with executions whose fees are not the broker's own yet, oldest first."""

@@ -790,6 +790,16 @@ class MemoryLedger(AccountBooks):
         self.trades[trade_id] = row
         return row
 
+    async def fees_naming(
+        self, account: str, broker_order_ids: Sequence[str]
+    ) -> tuple[FeeRecord, ...]:
+        ids = set(broker_order_ids)
+        return tuple(
+            row
+            for row in await self.fees(account)
+            if row.trade_id is None and ids & {row.broker_order_id, *row.text.split(" ")}
+        )
+
     async def trades_with_estimated_fees(self, account: str, limit: int) -> tuple[str, ...]:
         with_fills = {row.trade_id for row in self.fills.values()}
         return tuple(
