@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from activities.services import Services
 from domain.errors import HoldfastError
-from domain.facts import Fact, FillReported
+from domain.facts import Fact, FillCorrected, FillReported
 from domain.ids import parse_client_order_id
 from domain.order import Fill, OrderSnapshot
 from domain.sums import sums_of
@@ -106,11 +106,30 @@ async def _find_owners(
 
 async def fills_of_trade(services: Services, trade_id: str) -> tuple[Fill, ...]:
     """All booked fills of the trade, reversed ones left out."""
+    fills, _ = await fills_and_corrections(services, trade_id)
+    return fills
+
+
+async def fills_and_corrections(
+    services: Services, trade_id: str
+) -> tuple[tuple[Fill, ...], tuple[FillCorrected, ...]]:
+    """The fills that count, and which of them stand for one that was taken back.
+
+    A trade that knows the old one must hear of both at once: it would count them twice.
+    """
     rows = await services.ledger.fills_of_trade(trade_id)
-    reversed_keys = [row.reverses for row in rows if row.reverses is not None]
-    return tuple(
-        row.fill for row in rows if not row.is_reversal and row.fill.fill_key not in reversed_keys
+    by_key = {row.fill.fill_key: row.fill for row in rows}
+    now = services.now()
+    reversals = {row.reverses: row for row in rows if row.reverses is not None}
+    fills = tuple(
+        row.fill for row in rows if not row.is_reversal and row.fill.fill_key not in reversals
     )
+    corrections = tuple(
+        FillCorrected(at=now, fill_key=key, fill=by_key[row.corrected_by])
+        for key, row in reversals.items()
+        if row.corrected_by in by_key
+    )
+    return fills, corrections
 
 
 async def fresh_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...]:
@@ -129,8 +148,8 @@ async def fresh_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...
 async def booked_fill_facts(services: Services, trade_id: str) -> tuple[Fact, ...]:
     """Fills of the trade that the ledger has now; nothing if it cannot be read."""
     try:
-        fills = await fills_of_trade(services, trade_id)
+        fills, corrections = await fills_and_corrections(services, trade_id)
     except HoldfastError:
         return ()
     now = services.now()
-    return tuple(FillReported(at=now, fill=fill) for fill in fills)
+    return (*corrections, *(FillReported(at=now, fill=fill) for fill in fills))

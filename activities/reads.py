@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from temporalio import activity
 
-from activities.executions import book_executions, book_shown, fills_of_trade
+from activities.executions import book_executions, book_shown, fills_and_corrections
 from activities.quotes import exit_quote, read_quotes
 from activities.services import QuoteInput, ReadInput, Services, note_stage
 from domain.errors import HoldfastError
@@ -59,11 +59,11 @@ class ReadActivities:
                 complete = False
         try:
             await book_shown(services, orders.values(), input.trade.trade_id)
-            fills = await fills_of_trade(services, input.trade.trade_id)
+            fills, corrections = await fills_and_corrections(services, input.trade.trade_id)
             for order in await self._direct_orders(input, fills, orders):
                 orders[order.broker_order_id] = order
         except HoldfastError:
-            fills, complete = (), False
+            fills, corrections, complete = (), (), False
         await note_stage(services, input.trade)
         snapshot = BrokerSnapshot(
             at=services.now(),
@@ -73,7 +73,7 @@ class ReadActivities:
             fills=fills,
             complete=complete,
         )
-        return FactBatch(facts=(snapshot,))
+        return FactBatch(facts=(*corrections, snapshot))
 
     async def _orders(self, input: ReadInput) -> list[OrderSnapshot]:
         """Working orders with the trade's prefix, and every order that the trade asked for."""

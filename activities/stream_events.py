@@ -17,6 +17,7 @@ from activities.executions import book_executions
 from activities.reporting import report
 from activities.services import Services
 from brokers.port import FrameProblem, OrderUpdate
+from domain.commands import AlertSeverity
 from domain.errors import HoldfastError
 from domain.facts import Fact, FillBusted, FillReported, OrderReported
 from domain.order import BrokerOrderStatus, Fill, OrderClass, OrderSnapshot
@@ -79,7 +80,9 @@ class StreamBooker:
         if booking.differs:
             text = f"fill {fill.fill_key} was told with other numbers before"
             await report(services, "FILL_DIFFERS", text, booking.trade_id or "")
-        if booking.trade_id is not None and not booking.told:
+        if booking.took_back:
+            await self.ring_untold()
+        elif booking.trade_id is not None and not booking.told:
             self._ring_fill(booking.trade_id, booking.fill or fill)
 
     async def _book_bust(
@@ -87,27 +90,18 @@ class StreamBooker:
     ) -> None:
         """The venue takes an execution back: a row that reverses it, told like a fill (D9).
 
-        One that is `corrected` is reversed and booked anew in one step.
+        One that is `corrected` is reversed and booked anew in one step. One that is not booked yet
+        is reversed when it comes.
         """
         services = self._services
-        rows = await services.ledger.fills_of_account(services.account)
-        meant = [
-            row.fill
-            for row in rows
-            if row.fill.broker_order_id == broker_order_id
-            and not row.is_reversal
-            # REST names an execution by time and id, the stream by its id alone.
-            and row.fill.execution_id.rpartition("::")[2] == execution_id
-        ]
-        if not meant:
+        booking = await services.ledger.take_back(
+            services.account, broker_order_id, execution_id, corrected
+        )
+        if booking is None:
             text = f"execution {execution_id} of order {broker_order_id} was taken back"
-            await report(services, "BUST_UNKNOWN", text)
+            warning = AlertSeverity.WARNING
+            await report(services, "BUST_UNKNOWN", f"{text} before it came", severity=warning)
             return
-        key = meant[0].fill_key
-        if corrected is None:
-            await services.ledger.bust_fill(services.account, key, "the venue's word")
-        else:
-            await services.ledger.correct_fill(services.account, key, corrected)
         await self.ring_untold()
 
     def _ring_fill(self, trade_id: str, fill: Fill, busts: str | None = None) -> None:

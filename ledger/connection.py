@@ -205,15 +205,11 @@ class LedgerConnection:
             return channel, payload
 
 
-async def lock_shared(connection: AsyncConnection, first: str, second: str) -> None:
-    """Two shared advisory locks until the end of the transaction, in one round trip."""
-    await connection.execute(
-        text(
-            "SELECT pg_advisory_xact_lock_shared(hashtextextended(:first, 0)), "
-            "pg_advisory_xact_lock_shared(hashtextextended(:second, 0))"
-        ),
-        {"first": first, "second": second},
-    )
+async def lock_shared(connection: AsyncConnection, *names: str) -> None:
+    """Shared advisory locks until the end of the transaction, in one round trip."""
+    given = {f"name{number}": name for number, name in enumerate(names)}
+    locks = (f"pg_advisory_xact_lock_shared(hashtextextended(:{key}, 0))" for key in given)
+    await connection.execute(text("SELECT " + ", ".join(locks)), given)
 
 
 async def lock_exclusive(connection: AsyncConnection, name: str) -> None:

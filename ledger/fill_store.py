@@ -11,16 +11,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, select, text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import Refused
-from domain.money import ZERO, divide
 from domain.order import Fill
-from ledger.alert_store import tell_opening
 from ledger.audit import append_audit_row
 from ledger.connection import LedgerConnection, lock_exclusive
+from ledger.fill_booking import book, book_sum, known_fill, known_rows, take_back
 from ledger.order_store import owner_of_order
 from ledger.records import (
     EXTERNAL,
@@ -31,10 +30,9 @@ from ledger.records import (
     FillRecord,
     TradePosition,
 )
-from ledger.rows import fill_columns, fill_of
+from ledger.rows import fill_of
 from ledger.tables import accounts, adjustments, cash_movements, fees, fills, plain
 
-SUM_PRICE_STEP = Decimal("1e-8")
 _POSITIONS = text(
     """
     SELECT coalesce(trade_id, :external) AS trade_id, symbol, sum(quantity) AS quantity
@@ -84,40 +82,33 @@ class FillStore(LedgerConnection):
         """
         async with self._work() as connection:
             broker = await _broker_of(connection, account)
-            known = await _known_rows(connection, broker, account, many)
+            known = await known_rows(connection, broker, account, many)
             booked = [
                 await book_sum(connection, broker, account, fill, told_to)
                 if fill.is_sum
-                else await _known_fill(connection, known[fill.fill_key], fill, told_to)
+                else await known_fill(connection, known[fill.fill_key], fill, told_to)
                 if fill.fill_key in known
-                else await _book(connection, broker, account, fill, told_to=told_to)
+                else await book(connection, broker, account, fill, told_to=told_to)
                 for fill in many
             ]
         return tuple(booked)
 
-    async def bust_fill(self, account: str, fill_key: str, reason: str) -> FillBooking:
-        """Books the reversal `<fill_key>/bust` once (D9).
+    async def take_back(
+        self, account: str, broker_order_id: str, execution_id: str, corrected: Fill | None = None
+    ) -> FillBooking | None:
+        """Books what the venue takes back, once: a reversal `<fill_key>/bust` (D9).
+
+        With `corrected` that one is booked under its own key in the same transaction. None says
+        that the execution is not booked yet: this is kept, and its row is reversed as it comes.
 
         Raises:
-            Refused: `FILL_UNKNOWN` there is no such fill, or `FILL_IS_REVERSAL`.
+            Refused: `FILL_KEY_SAME` if the correction has the old key.
         """
         async with self._work() as connection:
             broker = await _broker_of(connection, account)
-            booked = await _reverse(connection, broker, account, fill_key, reason)
-        return booked
-
-    async def correct_fill(self, account: str, fill_key: str, fill: Fill) -> FillBooking:
-        """Reverses `fill_key` and books the corrected fill under its own key, all or none.
-
-        Raises:
-            Refused: as `bust_fill`, or `FILL_KEY_SAME` if the correction has the old key.
-        """
-        if fill.fill_key == fill_key:
-            raise Refused(f"fill key was {fill_key} for both", code="FILL_KEY_SAME")
-        async with self._work() as connection:
-            broker = await _broker_of(connection, account)
-            await _reverse(connection, broker, account, fill_key, f"corrected by {fill.fill_key}")
-            booked = await _book(connection, broker, account, fill)
+            booked = await take_back(
+                connection, broker, account, broker_order_id, execution_id, corrected
+            )
         return booked
 
     async def fills_of_trade(self, trade_id: str) -> tuple[FillRecord, ...]:
@@ -286,149 +277,3 @@ async def _broker_of(connection: AsyncConnection, account: str) -> str:
     if broker is None:
         raise Refused(f"account was {account}", code="ACCOUNT_UNKNOWN")
     return str(broker)
-
-
-async def _book(
-    connection: AsyncConnection,
-    broker: str,
-    account: str,
-    fill: Fill,
-    reverses: str | None = None,
-    told_to: str | None = None,
-) -> FillBooking:
-    owner = await owner_of_order(connection, account, fill.client_id, (fill.broker_order_id,))
-    told = owner.trade_id is not None and owner.trade_id == told_to
-    columns = fill_columns(broker, account, fill)
-    columns |= {"trade_id": owner.trade_id, "reverses": reverses, "told": told}
-    statement = upsert(fills).values(**columns).on_conflict_do_nothing()
-    done = await connection.execute(statement.returning(fills.c.fill_key))
-    if done.one_or_none() is not None:
-        if owner.trade_id is not None and reverses is None:
-            await tell_opening(connection, account, owner.trade_id, columns)
-        return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=owner.trade_id, told=told)
-    # Another process booked it since we looked.
-    row = (await _known_rows(connection, broker, account, (fill,)))[fill.fill_key]
-    return await _known_fill(connection, row, fill, told_to)
-
-
-async def book_sum(
-    connection: AsyncConnection, broker: str, account: str, fill: Fill, told_to: str | None
-) -> FillBooking:
-    """Books what a sum holds beyond the rows of its order; nothing if that is nothing.
-
-    The price of the new part makes the booked value that of the whole sum.
-    """
-    await lock_exclusive(connection, f"fills/{broker}/{account}")
-    query = select(fills).where(
-        (fills.c.broker == broker)
-        & (fills.c.account == account)
-        & (fills.c.broker_order_id == fill.broker_order_id)
-        & (fills.c.symbol == fill.symbol)
-    )
-    rows = (await connection.execute(query.order_by(fills.c.booking))).mappings().all()
-    # A reversal is a row of the other side: it takes its quantity out again.
-    signs = [1 if row["side"] == fill.side.value else -1 for row in rows]
-    pairs = list(zip(signs, rows, strict=True))
-    quantity = fill.quantity - sum((sign * row["quantity"] for sign, row in pairs), ZERO)
-    if rows and quantity <= 0:
-        last = fill_of(rows[-1])
-        trade_id, told = await _owned(connection, rows[-1], told_to)
-        return FillBooking(
-            fill_key=last.fill.fill_key, is_new=False, trade_id=trade_id, told=told, fill=last.fill
-        )
-    value = fill.quantity * fill.price
-    value -= sum((sign * row["quantity"] * row["price"] for sign, row in pairs), ZERO)
-    price = divide(value, quantity).quantize(SUM_PRICE_STEP)
-    part = {"quantity": quantity, "price": price if price > 0 else fill.price, "is_sum": False}
-    booked = fill.model_copy(update=part)
-    booking = await _book(connection, broker, account, booked, told_to=told_to)
-    return booking.model_copy(update={"fill": booked})
-
-
-def _row_of(broker: str, account: str, *fill_keys: str) -> ColumnElement[bool]:
-    return (
-        (fills.c.broker == broker) & (fills.c.account == account) & fills.c.fill_key.in_(fill_keys)
-    )
-
-
-async def _known_rows(
-    connection: AsyncConnection, broker: str, account: str, many: Sequence[Fill]
-) -> dict[str, RowMapping]:
-    """Rows booked before, by fill key: pages of executions overlap, so most are known."""
-    mine = _row_of(broker, account, *(fill.fill_key for fill in many))
-    rows = (await connection.execute(select(fills).where(mine))).mappings().all()
-    return {row["fill_key"]: row for row in rows}
-
-
-async def _known_fill(
-    connection: AsyncConnection, row: RowMapping, fill: Fill, told_to: str | None
-) -> FillBooking:
-    """The booking of a fill that stands; a fee that was missing is filled in."""
-    if row["fee"] is None and fill.fee is not None:
-        mine = _row_of(row["broker"], row["account"], fill.fill_key)
-        await connection.execute(
-            update(fills).where(mine, fills.c.fee.is_(None)).values(fee=fill.fee)
-        )
-    seen = (fill.symbol, fill.side.value, fill.quantity, fill.price)
-    stored = (row["symbol"], row["side"], row["quantity"], row["price"])
-    trade_id, told = await _owned(connection, row, told_to)
-    return FillBooking(
-        fill_key=fill.fill_key,
-        is_new=False,
-        trade_id=trade_id,
-        differs=seen != stored,
-        told=told,
-    )
-
-
-async def _owned(
-    connection: AsyncConnection, row: RowMapping, told_to: str | None
-) -> tuple[str | None, bool]:
-    """The trade of a row that stands, and whether that trade has heard of it.
-
-    A fill of nobody is looked at again: it and the answer that names its order may have been
-    booked side by side, and neither saw the other. Left alone, the trade would never hear of it
-    and its position would stand bare (F3, E1).
-    """
-    if row["trade_id"] is not None:
-        return row["trade_id"], row["told"]
-    account, broker_id = row["account"], row["broker_order_id"]
-    owner = await owner_of_order(connection, account, row["client_id"], (broker_id,))
-    if owner.trade_id is None:
-        return None, False
-    told = owner.trade_id == told_to
-    mine = _row_of(row["broker"], account, row["fill_key"])
-    await connection.execute(
-        update(fills)
-        .where(mine, fills.c.trade_id.is_(None))
-        .values(trade_id=owner.trade_id, told=told)
-    )
-    if row["reverses"] is None:
-        columns = fill_columns(row["broker"], account, fill_of(row).fill)
-        await tell_opening(connection, account, owner.trade_id, columns)
-    return owner.trade_id, told
-
-
-async def _reverse(
-    connection: AsyncConnection, broker: str, account: str, fill_key: str, reason: str
-) -> FillBooking:
-    query = select(fills).where(
-        fills.c.broker == broker, fills.c.account == account, fills.c.fill_key == fill_key
-    )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
-        raise Refused(f"fill key was {fill_key}", code="FILL_UNKNOWN")
-    if row["reverses"] is not None:
-        raise Refused(f"fill key was {fill_key}", code="FILL_IS_REVERSAL")
-    booked = fill_of(row)
-    fee = None if booked.fill.fee is None else -booked.fill.fee
-    opposite = booked.fill.model_copy(
-        update={
-            "fill_key": f"{fill_key}/bust",
-            "side": booked.fill.side.opposite,
-            "fee": fee,
-            "execution_id": reason,
-            "cumulative_quantity": None,
-        }
-    )
-    return await _book(connection, broker, account, opposite, reverses=fill_key)

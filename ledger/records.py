@@ -22,6 +22,7 @@ from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Si
 from domain.plan import PlanLeg, TradePlan
 
 EXTERNAL = "EXTERNAL"
+CORRECTED_BY = "corrected by "
 """Owner of positions that no trade of ours explains (I20)."""
 ALL_ACCOUNTS = "*"
 """The control row that holds kills of scope `all`, accounts of tomorrow included."""
@@ -240,6 +241,7 @@ class FillBooking(Frozen):
     `differs`: the key was booked before with another quantity, price, symbol or side; the first
     row stands and a person must look. `told`: the trade has heard of it or is about to. `fill`:
     the row as it was booked, where that is not the fill that was given (a sum, ADR 0017).
+    `took_back`: rows were reversed with it, so its trade has more to hear than this one.
     """
 
     fill_key: str
@@ -248,6 +250,7 @@ class FillBooking(Frozen):
     differs: bool = False
     told: bool = False
     fill: Fill | None = None
+    took_back: bool = False
 
 
 class FillRecord(Frozen):
@@ -263,6 +266,12 @@ class FillRecord(Frozen):
     @property
     def is_reversal(self) -> bool:
         return self.reverses is not None
+
+    @property
+    def corrected_by(self) -> str:
+        """The key of the row that counts instead of the reversed one; empty if none does."""
+        is_correction = self.is_reversal and self.fill.execution_id.startswith(CORRECTED_BY)
+        return self.fill.execution_id.removeprefix(CORRECTED_BY) if is_correction else ""
 
 
 class FeeRecord(Frozen):

@@ -315,6 +315,19 @@ fills = Table(
     CheckConstraint("side IN ('buy', 'sell')", name="side"),
 )
 
+# What the venue took back before the execution itself was booked (D9): the two cross.
+early_busts = Table(
+    "early_busts",
+    metadata,
+    _word("broker"),
+    _word("account"),
+    _word("broker_order_id"),
+    _word("execution_id"),
+    Column("corrected", JSONB(none_as_null=True), nullable=True),
+    _stamp("arrived_at"),
+    PrimaryKeyConstraint("broker", "account", "broker_order_id", "execution_id"),
+)
+
 fees = Table(
     "fees",
     metadata,

@@ -67,23 +67,38 @@ async def place_and_lose_the_second_answer(books: Ledger) -> list[Any]:
 
 async def fill_and_tell(books: Ledger) -> list[Any]:
     """Executions that come twice, with other numbers and as sums; told once each."""
-    bought = fill("f-1", quantity="4", client_id=intent().client_id)
+    bought = fill("f-1", quantity="4", client_id=intent().client_id, execution_id="x-1")
     total = fill("f-2", quantity="10", price="100.30", cumulative_quantity=Decimal(10))
+    whole = fill("b-7:2", broker_order_id="b-7", quantity="2", price="99.84", is_sum=True)
+    later = {"price": Decimal("100.33"), "venue_time": LOST}
+    revised = whole.model_copy(update=later)
     given = [
         await books.record_fills(ACCOUNT, (bought, bought)),
         await books.record_fill(ACCOUNT, bought.model_copy(update={"price": Decimal("99")})),
         await books.record_fill(ACCOUNT, total.model_copy(update={"is_sum": True})),
         await books.record_fill(ACCOUNT, total.model_copy(update={"is_sum": True})),
+        await books.record_fill(ACCOUNT, whole),
         await books.record_fill(ACCOUNT, fill("nobody", broker_order_id="zzz")),
-        await books.record_fills(ACCOUNT, (fill("f-3"),), told_to="trade-1"),
+        await books.record_fills(ACCOUNT, (fill("f-3", execution_id="t::x-3"),), told_to="trade-1"),
         await books.untold_fills(ACCOUNT),
     ]
     await books.mark_fills_told(ACCOUNT, ["f-1", "unheard-of"])
     given += [
         await books.untold_fills(ACCOUNT),
-        await books.bust_fill(ACCOUNT, "f-1", "the venue's word"),
+        await books.take_back(ACCOUNT, "b-1", "x-1"),
         await books.untold_fills(ACCOUNT),
-        await books.correct_fill(ACCOUNT, "f-3", fill("f-3/corrected", price="100.10")),
+        await books.take_back(ACCOUNT, "b-1", "x-3", fill("f-3/corrected", price="100.10")),
+        await books.take_back(ACCOUNT, "b-1", "x-4", fill("f-4/corrected", price="100.20")),
+        await books.take_back(ACCOUNT, "b-1", "x-5"),
+        await books.record_fills(
+            ACCOUNT,
+            (fill("f-4", execution_id="t::x-4"), fill("f-5", execution_id="t::x-5")),
+            told_to="trade-1",
+        ),
+        await books.untold_fills(ACCOUNT),
+        await books.record_fill(ACCOUNT, revised),
+        await books.record_fill(ACCOUNT, revised),
+        await books.record_fill(ACCOUNT, whole),
         await books.fills_of_trade("trade-1"),
         await books.fills_of_account(ACCOUNT),
         await books.unattributed_fills(ACCOUNT),

@@ -50,11 +50,11 @@ async def _book(dsn: str) -> None:
         ACCOUNT,
         [
             fill("f-1", quantity="10", price="100.25"),
-            fill("f-2", quantity="5", price="101"),
+            fill("f-2", quantity="5", price="101", execution_id="x-2"),
             sold.model_copy(update={"venue_time": NOW + 2 * day}),
         ],
     )
-    await ledger.bust_fill(ACCOUNT, "f-2", "trade busted")
+    await ledger.take_back(ACCOUNT, "b-1", "x-2")
     fee = FeeRecord(
         activity_id="fee-1",
         account=ACCOUNT,

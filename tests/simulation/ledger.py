@@ -20,10 +20,16 @@ from domain.entry import entry_orders_max
 from domain.errors import Broken, Refused
 from domain.fold_orders import AMENDED
 from domain.ids import parse_client_order_id, trade_prefix
-from domain.money import ZERO, divide
+from domain.money import ZERO
 from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
 from domain.plan import TradePlan
-from ledger.fill_store import SUM_PRICE_STEP
+from ledger.fill_booking import (
+    VENUES_WORD,
+    corrected_by,
+    execution_name,
+    reversal_of,
+    unbooked,
+)
 from ledger.gate_store import _Asked, _bodies_differ, _counts, _may_try, _verdict
 from ledger.order_store import NOBODY, Owner, is_newer, snapshot_columns
 from ledger.records import (
@@ -86,6 +92,7 @@ class MemoryLedger(AccountBooks):
         self.children: dict[str, ChildOrder] = {}
         self.fills: dict[str, FillRecord] = {}
         self.told: set[str] = set()
+        self.early_busts: dict[tuple[str, str], Fill | None] = {}
         self.fee_rows: dict[str, FeeRecord] = {}
         self.moves: dict[str, AdjustmentRecord] = {}
         self.movements: dict[str, CashMovement] = {}
@@ -458,7 +465,12 @@ class MemoryLedger(AccountBooks):
         )
         if told:
             self.told.add(key)
-        return FillBooking(fill_key=key, is_new=True, trade_id=owner.trade_id, told=told)
+        booking = FillBooking(fill_key=key, is_new=True, trade_id=owner.trade_id, told=told)
+        early = (fill.broker_order_id, execution_name(fill))
+        if reverses is not None or early not in self.early_busts:
+            return booking
+        self._take_back(key, self.early_busts[early], told_to)
+        return booking.model_copy(update={"took_back": True})
 
     def _book_sum(self, fill: Fill, told_to: str | None) -> FillBooking:
         """What the sum holds beyond the booked rows of its order (ADR 0017)."""
@@ -467,10 +479,8 @@ class MemoryLedger(AccountBooks):
             for row in self.fills.values()
             if (row.fill.broker_order_id, row.fill.symbol) == (fill.broker_order_id, fill.symbol)
         ]
-        signs = [1 if row.fill.side is fill.side else -1 for row in rows]
-        pairs = list(zip(signs, (row.fill for row in rows), strict=True))
-        quantity = fill.quantity - sum((sign * old.quantity for sign, old in pairs), ZERO)
-        if rows and quantity <= 0:
+        new = unbooked(fill, rows)
+        if new is None:
             last = rows[-1]
             return FillBooking(
                 fill_key=last.fill.fill_key,
@@ -479,33 +489,33 @@ class MemoryLedger(AccountBooks):
                 told=last.fill.fill_key in self.told,
                 fill=last.fill,
             )
-        value = fill.quantity * fill.price
-        value -= sum((sign * old.quantity * old.price for sign, old in pairs), ZERO)
-        price = divide(value, quantity).quantize(SUM_PRICE_STEP)
-        part = {"quantity": quantity, "price": price if price > 0 else fill.price, "is_sum": False}
-        booked = fill.model_copy(update=part)
-        return self._book(booked, told_to).model_copy(update={"fill": booked})
+        for key in new.replaces:
+            self._reverse(key, corrected_by(new.fill))
+        booking = self._book(new.fill, told_to)
+        return booking.model_copy(update={"fill": new.fill, "took_back": bool(new.replaces)})
 
-    async def bust_fill(self, account: str, fill_key: str, reason: str) -> FillBooking:
-        row = self.fills.get(fill_key)
-        if row is None:
-            raise Refused(f"fill key was {fill_key}", code="FILL_UNKNOWN")
-        if row.reverses is not None:
-            raise Refused(f"fill key was {fill_key}", code="FILL_IS_REVERSAL")
-        update = {
-            "fill_key": f"{fill_key}/bust",
-            "side": row.fill.side.opposite,
-            "fee": None if row.fill.fee is None else -row.fill.fee,
-            "execution_id": reason,
-            "cumulative_quantity": None,
-        }
-        return self._book(row.fill.model_copy(update=update), reverses=fill_key)
+    async def take_back(
+        self, account: str, broker_order_id: str, execution_id: str, corrected: Fill | None = None
+    ) -> FillBooking | None:
+        for key, row in self.fills.items():
+            is_meant = execution_name(row.fill) == execution_id and not row.is_reversal
+            if is_meant and row.fill.broker_order_id == broker_order_id:
+                return self._take_back(key, corrected)
+        self.early_busts.setdefault((broker_order_id, execution_id), corrected)
+        return None
 
-    async def correct_fill(self, account: str, fill_key: str, fill: Fill) -> FillBooking:
-        if fill.fill_key == fill_key:
+    def _take_back(
+        self, fill_key: str, corrected: Fill | None, told_to: str | None = None
+    ) -> FillBooking:
+        if corrected is None:
+            return self._reverse(fill_key, VENUES_WORD, told_to)
+        if corrected.fill_key == fill_key:
             raise Refused(f"fill key was {fill_key} for both", code="FILL_KEY_SAME")
-        await self.bust_fill(account, fill_key, f"corrected by {fill.fill_key}")
-        return self._book(fill)
+        self._reverse(fill_key, corrected_by(corrected), told_to)
+        return self._book(corrected, told_to)
+
+    def _reverse(self, fill_key: str, reason: str, told_to: str | None = None) -> FillBooking:
+        return self._book(reversal_of(self.fills[fill_key].fill, reason), told_to, fill_key)
 
     async def fills_of_trade(self, trade_id: str) -> tuple[FillRecord, ...]:
         return tuple(row for row in self.fills.values() if row.trade_id == trade_id)

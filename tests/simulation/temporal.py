@@ -570,17 +570,17 @@ class Handle:
 
     def __init__(self, server: Server, workflow_id: str, client: Client) -> None:
         self._server = server
-        self._workflow_id = workflow_id
+        self.id = workflow_id
         self._client = client
 
     async def signal(self, name: str, argument: Any, **_options: Any) -> None:
         await asyncio.sleep(self._server._lag_s("signal"))
         self._client.check()
-        self._server.signal(self._workflow_id, name, argument)
+        self._server.signal(self.id, name, argument)
 
     async def describe(self) -> _Described:
         self._client.check()
-        return _Described(self._server.is_open(self._workflow_id))
+        return _Described(self._server.is_open(self.id))
 
     async def query(self, name: Any, *_arguments: Any, **_options: Any) -> Any:
         """Queries are not simulated: as at a worker that does not answer."""
@@ -588,7 +588,7 @@ class Handle:
 
     async def fetch_history_events(self, **_options: Any) -> Any:
         """The first event of the newest run."""
-        run = self._server.newest(self._workflow_id)
+        run = self._server.newest(self.id)
         yield _Started(run.argument)
 
 
@@ -617,6 +617,11 @@ class Client:
         self._server = server
         self._process = process
         self.data_converter = self
+        self.namespace = "simulation"
+
+    def with_context(self, _context: object) -> Client:
+        """What is read is the same everywhere: nothing is sealed here."""
+        return self
 
     def check(self) -> None:
         """Raises RPCError UNAVAILABLE where nothing can be asked."""

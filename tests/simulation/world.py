@@ -39,6 +39,7 @@ from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
 from activities.reads import ReadActivities
+from activities.recon_reading import anchor_cursor
 from activities.reconcile import ReconcileInput, ReconcilePass
 from activities.restore import Restorer
 from activities.risk import RiskActivities
@@ -193,6 +194,8 @@ class World:
         self.loop = loop
         self.dice = random.Random(f"world:{scenario.seed}")
         self.ledger = MemoryLedger(ACCOUNT, scenario.broker, INSTALLATION, loop.now)
+        # The account is older than the run: reconciliation knows its cash from before.
+        self.ledger.cursors[anchor_cursor(ACCOUNT)] = f"{CASH:f}"
         journal = ToldJournal()
         self.exchange = Exchange(_exchange_config(scenario), journal=journal)
         self.oracle = Oracle(
