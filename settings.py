@@ -11,7 +11,6 @@ Every refusal is a `ConfigError` whose code is `CONFIG_*` or `FILE_MODE` (faults
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -28,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode, MarketFeed
 from brokers.tradier.config import TradierConfig
 from domain.commands import AlertSeverity
-from domain.errors import BadInput
+from domain.errors import NO_DEFAULT, BadInput, allowed_by, nearest_name
 from domain.money import ZERO, Amount
 from domain.risk.fees import FeeRates
 from domain.risk.limits import Limits, RestrictedList, read_limits
@@ -176,6 +175,35 @@ class BrokerSection(Section):
             le=4.0,
         ),
     ] = 3.0
+
+
+class PayloadKeySource(StrEnum):
+    """Where the keys of the payloads come from; off: payloads stand in Temporal in plain text."""
+
+    OFF = "off"
+    ENVIRONMENT = "environment"
+    KEYRING = "keyring"
+    KEY_FILE = "key_file"
+
+
+class EncryptionSection(Section):
+    """Payloads in Temporal, sealed with keys of ours or not (docs/operator.md, Encryption)."""
+
+    secrets: Annotated[
+        PayloadKeySource,
+        Field(
+            strict=False,
+            description="off, or where the keys are: environment (HOLDFAST_PAYLOAD_KEYS), keyring"
+            " or key_file",
+        ),
+    ] = PayloadKeySource.OFF
+    key_file: str = Field(
+        "",
+        description="a line id:base64 a key, the first writes; mode 0600, relative to this file",
+    )
+    accept_plain: bool = Field(
+        False, description="true only while trades begun before encryption are open"
+    )
 
 
 class SafetySection(Section):
@@ -351,9 +379,11 @@ class Settings(Section):
     observability: ObservabilitySection = ObservabilitySection()
     market_data: MarketDataSection = MarketDataSection()
     alerts: AlertsSection = AlertsSection()
+    encryption: EncryptionSection = EncryptionSection()
     alert_urls: dict[str, SecretStr] = Field(default_factory=dict)
     broker_key_id: SecretStr = SecretStr("")
     broker_secret: SecretStr = SecretStr("")
+    payload_keys: SecretStr = SecretStr("")
     source: str = ""
     read_at: datetime
 
@@ -456,6 +486,7 @@ _VARIABLES: dict[str, tuple[str, str, type]] = {
     "HOLDFAST_TEMPORAL_METRICS_PORT": ("observability", "temporal_metrics_port", int),
     "HOLDFAST_BROKER_KEY_ID": ("", "broker_key_id", SecretStr),
     "HOLDFAST_BROKER_SECRET": ("", "broker_secret", SecretStr),
+    "HOLDFAST_PAYLOAD_KEYS": ("", "payload_keys", SecretStr),
 }
 _SECRET_KEY = re.compile(r"secret|password|passwd|token|(^|_)key(_id)?$|private", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"://[^/@:]*:[^/@]+@")
@@ -479,7 +510,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     _add_secrets(values, path, located)
     limits = values.pop("limits", None)
     if not isinstance(limits, dict):
-        raise ConfigError("CONFIG_MISSING", "limits", "", "no default exists", str(path))
+        raise ConfigError("CONFIG_MISSING", "limits", "", NO_DEFAULT, str(path))
     try:
         read = read_limits(limits)
         settings = Settings.model_validate(
@@ -489,6 +520,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
         _check_rates(settings)
         _check_channels(settings)
         _check_ports(settings)
+        _check_payload_keys(settings)
         settings.adapter()
     except ValidationError as error:
         raise _as_config_error(error, located, origins) from None
@@ -540,6 +572,14 @@ def _check_ports(settings: Settings) -> None:
         raise BadInput("CONFIG_CONTRADICTION", "observability.metrics_port", ours, allowed)
 
 
+def _check_payload_keys(settings: Settings) -> None:
+    """Who gives keys means to encrypt: keys that nothing uses would look like encryption."""
+    source = settings.encryption.secrets
+    if settings.payload_keys.get_secret_value() and source is not PayloadKeySource.ENVIRONMENT:
+        allowed = "environment while HOLDFAST_PAYLOAD_KEYS is set"
+        raise BadInput("CONFIG_CONTRADICTION", "encryption.secrets", source.value, allowed)
+
+
 def _check_channels(settings: Settings) -> None:
     """Two channels of one name would share a URL; a URL of no channel is a misspelt one."""
     channels = settings.alerts.channels
@@ -576,6 +616,8 @@ def _refuse_inline_secrets(values: Mapping[str, Any], path: Path, text: str) -> 
         for key, value in pairs:
             if (section, key) == ("broker", "secrets") and value in tuple(SecretSource):
                 continue
+            if (section, key) == ("encryption", "secrets") and value in tuple(PayloadKeySource):
+                continue
             if section == "alerts" and key == "url":
                 # Whatever it looks like: most Apprise URLs are made of tokens.
                 where = _Locator(path, text).of("alerts.channels")
@@ -602,8 +644,7 @@ def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -
             urls[name] = _converted(name, environment[name], SecretStr)
             continue
         if name not in _VARIABLES:
-            near = difflib.get_close_matches(name, sorted(_VARIABLES), n=1)
-            allowed = near[0] if near else ""
+            allowed = nearest_name(name, sorted(_VARIABLES))
             raise ConfigError("CONFIG_UNKNOWN_KEY", name, "", allowed, "environment")
         section, key, kind = _VARIABLES[name]
         value = _converted(name, environment[name], kind)
@@ -665,9 +706,7 @@ def _add_key_file(values: dict[str, Any], path: Path, name: str) -> None:
     """Keys from a file of mode 0600 beside the settings."""
     key_file = path.parent / name
     values_of_file = _read_toml(key_file)
-    mode = stat.S_IMODE(key_file.stat().st_mode)
-    if mode & ~KEY_FILE_MODE_MAX:
-        raise ConfigError("FILE_MODE", "broker.key_file", oct(mode), "0o600", str(key_file))
+    check_key_file_mode(key_file, "broker.key_file")
     for key in values_of_file:
         if key not in ("key_id", "secret"):
             raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "key_id, secret", str(key_file))
@@ -676,6 +715,17 @@ def _add_key_file(values: dict[str, Any], path: Path, name: str) -> None:
         if not isinstance(value, str) or not value:
             raise ConfigError("CONFIG_MISSING", key, "", "text", str(key_file))
         values.setdefault(f"broker_{key}", SecretStr(value))
+
+
+def check_key_file_mode(key_file: Path, field: str) -> None:
+    """Nobody but its owner may read a file of keys.
+
+    Raises:
+        ConfigError: FILE_MODE.
+    """
+    mode = stat.S_IMODE(key_file.stat().st_mode)
+    if mode & ~KEY_FILE_MODE_MAX:
+        raise ConfigError("FILE_MODE", field, oct(mode), "0o600", str(key_file))
 
 
 class _Locator:
@@ -713,12 +763,11 @@ def _as_config_error(
     path = [str(part) for part in first["loc"]]
     field = ".".join(path[:2])
     code = _CODE_OF_TYPE.get(first["type"], "CONFIG_TYPE")
-    value, allowed = first["input"], first["msg"]
+    value, allowed = first["input"], allowed_by(first["type"], first["msg"])
     if code == "CONFIG_MISSING":
-        value, allowed = "", "no default exists"
+        value, allowed = "", NO_DEFAULT
     elif code == "CONFIG_UNKNOWN_KEY":
-        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
-        value, allowed = "", near[0] if near else "see config/demo.toml"
+        value, allowed = "", nearest_name(path[-1], _known_keys(path[:-1]))
     return ConfigError(code, field, value, allowed, origins.get(field) or located.of(field))
 
 
@@ -739,6 +788,6 @@ def _relocated(error: BadInput, field: str, location: str) -> ConfigError:
     moved = ConfigError(error.code, field, "", error.allowed, location)
     if error.value not in ("", "''"):
         moved.value = error.value
-        moved.text = moved.text.replace("value=''", f"value={error.value}", 1)
+        moved.text = moved.text.replace("value was ''", f"value was {error.value}", 1)
         moved.args = (moved.text,)
     return moved

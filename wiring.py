@@ -64,6 +64,7 @@ def config_hash(settings: Settings) -> str:
             "broker": addresses,
             "market_data": {"url"},
             **dict.fromkeys(("broker_key_id", "broker_secret", "ledger", "temporal"), True),
+            **dict.fromkeys(("encryption", "payload_keys"), True),
             **dict.fromkeys(("observability", "alerts", "alert_urls"), True),
             **dict.fromkeys(("read_at", "source"), True),
         }

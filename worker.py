@@ -79,8 +79,11 @@ from observability.beating import BEAT_EVERY_S, Beating
 from observability.build import DEPLOYMENT_NAME, build_id
 from observability.failpoints import parse_failpoints
 from observability.logs import configure_logging
+from observability.payload_codec import HoldfastCodec
 from observability.plugin import holdfast_plugin
 from observing import Observed, observe, serve
+from payload_keys import payload_codec
+from payload_watch import PayloadWatch
 from report.day import write_day
 from settings import Settings, load_settings
 from strategies.registry import StrategyProcess, find_strategy
@@ -324,6 +327,8 @@ async def run_process(options: argparse.Namespace) -> int:
     watched = settings.observability
     configure_logging(watched.log_level, json_lines=watched.log_json)
     journal = None if options.data is None else KillJournal(options.data)
+    payloads = PayloadWatch()
+    codec = payload_codec(settings, payloads.note)
     async with AsyncExitStack() as stack:
         observed = observe(options.role, settings, stack)
         served = await build_all_services(every, stack, journal, options.data, observed)
@@ -341,7 +346,7 @@ async def run_process(options: argparse.Namespace) -> int:
             for name, services in served.items():
                 start_alerts(every[name], services, stack)
             start_audit_file(watched.audit_file, next(iter(served.values())).ledger, stack)
-        client = await _connect_temporal(settings, stopped, observed)
+        client = await _connect_temporal(settings, stopped, observed, codec)
         if client is None:
             return 0
         for sweeper in sweepers:
@@ -351,6 +356,8 @@ async def run_process(options: argparse.Namespace) -> int:
                 run_beside(HealthWatch(services, client).run, "health-watch", stack)
         reports = REPORTS if options.data is None else options.data / REPORTS
         every_served = tuple(served.values())
+        look = partial(payloads.run, every_served[0], client, codec)
+        run_beside(look, "payload-watch", stack)
         for each in workers_of(options.role, client, every_served, settings, reports):
             await stack.enter_async_context(each)
         ready_file = os.environ.get(READY_FILE_VARIABLE)
@@ -376,6 +383,7 @@ def accounts_of(read: Sequence[Settings]) -> dict[str, Settings]:
             ("temporal.address", each.temporal.address, first.temporal.address),
             ("temporal.namespace", each.temporal.namespace, first.temporal.namespace),
             ("ledger.dsn", each.ledger.dsn == first.ledger.dsn, True),
+            ("encryption", each.encryption == first.encryption, True),
         )
         for field, value, wanted in same:
             if value != wanted:
@@ -579,7 +587,7 @@ def run_beside(
 
 
 async def _connect_temporal(
-    settings: Settings, stopped: asyncio.Event, watched: Observed
+    settings: Settings, stopped: asyncio.Event, watched: Observed, codec: HoldfastCodec
 ) -> Client | None:
     """A client as soon as the server answers; None if the process is told to stop before."""
     delay_s = RECONNECT_FIRST_S
@@ -588,7 +596,7 @@ async def _connect_temporal(
             return await Client.connect(
                 settings.temporal.address,
                 namespace=settings.temporal.namespace,
-                plugins=[holdfast_plugin(interceptors=[watched.interceptor])],
+                plugins=[holdfast_plugin(interceptors=[watched.interceptor], codec=codec)],
                 runtime=watched.runtime,
             )
         except (RuntimeError, RPCError) as error:

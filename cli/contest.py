@@ -80,7 +80,7 @@ def start(
         contest, settings = files.load(), _settings(target, files.load())
         info = target.run_info
         assert info is not None, "the stack is up"
-        client = await make_build_current(info)
+        client = await make_build_current(info, next(iter(settings.values())))
         clock = await _running_clock(info.exchange_control_url, pace)
         async with target.ledger() as ledger:
             opened = await open_round(client, ledger, contest, settings, clock, operator_name(by))

@@ -32,6 +32,7 @@ from ledger.errors import VersionConflict
 from ledger.repository import Ledger
 from observability.build import repository_root
 from observability.plugin import holdfast_plugin
+from payload_keys import payload_codec
 from settings import Settings, TemporalSection, load_settings
 from wiring import broker_of
 
@@ -130,14 +131,17 @@ class Target:
 
         Raises:
             TemporalDown: it did not answer within `timeout_s`.
+            BadInput: the keys of the payloads are not there; see `payload_keys`.
         """
-        settings = self.settings().temporal
+        everything = self.settings()
+        settings = everything.temporal
         if self.run_info is None and settings.address == TemporalSection().address:
             raise TemporalDown("no stack runs here: starter.py up")
+        plugin = holdfast_plugin(codec=payload_codec(everything))
         try:
             async with asyncio.timeout(timeout_s):
                 client = await Client.connect(
-                    settings.address, namespace=settings.namespace, plugins=[holdfast_plugin()]
+                    settings.address, namespace=settings.namespace, plugins=[plugin]
                 )
                 await client.count_workflows()
         except (RuntimeError, RPCError, TimeoutError) as error:

@@ -114,7 +114,7 @@ class Demo:
     async def run(self, console: Console, speed: Decimal) -> int:
         """Plays the session and prints the report; 0 if all is equal and nothing is missing."""
         async with AsyncExitStack() as stack:
-            client: Client = await make_build_current(self._info)
+            client: Client = await make_build_current(self._info, self._settings)
             dsn = self._settings.ledger.dsn.get_secret_value()
             ledger = await Ledger.connect(dsn)
             stack.push_async_callback(ledger.aclose)

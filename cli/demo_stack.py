@@ -39,6 +39,7 @@ from marketdata.calendars import ALWAYS_OPEN
 from marketdata.events import read_tape
 from marketdata.session_tape import SessionTape, prepare_demo, prepare_files
 from observability.build import build_id, repository_root
+from payload_keys import payload_codec
 from settings import Settings
 
 START_CASH = Decimal(100_000)
@@ -166,20 +167,22 @@ def demo_stack(
 ) -> StackConfig:
     """PostgreSQL, Temporal with its Web UI, the exchange, one worker of all roles and accounts."""
     lanes = [OrderLane(s.account.name, s.broker.requests_per_minute) for s in settings]
+    temporal = prepare_temporal(lanes=lanes, schedules=schedules, codec=payload_codec(settings[0]))
     return StackConfig(
         data_dir=files.data_dir,
         exchange=exchange_child(
             ("--config", str(files.exchange_config), "--tape", str(files.tape))
         ),
         workers=(worker_child("all", *(Path(each.source) for each in settings)),),
-        prepare=(prepare_ledger, prepare_temporal(lanes=lanes, schedules=schedules)),
+        prepare=(prepare_ledger, temporal),
         report=report,
     )
 
 
-async def make_build_current(info: RunInfo) -> Any:
+async def make_build_current(info: RunInfo, settings: Settings) -> Any:
     """A client of the running stack; this build takes the new workflows from here on."""
-    client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+    address, namespace = info.temporal_address, info.temporal_namespace
+    client = await connect_when_ready(address, namespace, codec=payload_codec(settings))
     await set_current_version(client, build_id())
     return client
 

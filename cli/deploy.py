@@ -20,7 +20,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from cli.context import EXIT_FAILED, Target, execute, failed, operator_name, target_of
-from cli.deploy_check import COLUMNS, different, replay_open
+from cli.deploy_check import COLUMNS, codec_of, different, replay_open
 from cli.history import replay_history
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
@@ -183,7 +183,9 @@ async def take_over_workflows(
 async def _override(client: Client, pin: Pinned, mine: str, wait_s: float) -> str:
     """Moves one pin by force; answers why not, empty if it is served now."""
     handle = client.get_workflow_handle(pin.workflow_id, run_id=pin.run_id)
-    replayed = await replay_history(await handle.fetch_history())
+    replayed = await replay_history(
+        await handle.fetch_history(), codec=codec_of(client), namespace=client.namespace
+    )
     if replayed["verdict"] != "ok":
         return f"REPLAY_DIFFERS {replayed['text']}"
     try:

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.history import replay_history
 from deploy.temporal.handover import open_workflows
 from observability.build import DEPLOYMENT_NAME
+from observability.payload_codec import HoldfastCodec
 
 COLUMNS = ("workflow", "build", "verdict", "text")
 OK = "ok"
@@ -38,9 +39,17 @@ async def replay_open(
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
             continue
-        verdict = await replay_history(history, workflows)
+        verdict = await replay_history(
+            history, workflows, codec=codec_of(client), namespace=client.namespace
+        )
         rows.append({"workflow": pin.workflow_id, "build": pin.build_id, **verdict})
     return rows
+
+
+def codec_of(client: Client) -> HoldfastCodec | None:
+    """The codec with which the client was made."""
+    codec = client.data_converter.payload_codec
+    return codec if isinstance(codec, HoldfastCodec) else None
 
 
 def different(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

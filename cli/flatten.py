@@ -27,9 +27,10 @@ from cli.context import Target
 from cli.output import print_json, print_rows, shown
 from deploy.local.kill_journal import JournalKill
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
-from domain.errors import HoldfastError, Refused, Transient
+from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.ids import TRADE_QUEUE, trade_prefix
 from ledger.repository import Ledger
+from observability.payload_codec import PayloadRefused
 from settings import Settings
 
 RECEIPT_POLL_S = 0.3
@@ -59,7 +60,8 @@ async def flatten_scope(
         command_id=command_id, account=settings.account.name, scope=scope, by=by, reason=reason
     )
     await _audit(target, given)
-    with contextlib.suppress(Transient, RPCError):
+    # Also without the keys of the payloads: the way out at the broker needs none.
+    with contextlib.suppress(Transient, RPCError, BadInput, PayloadRefused):
         client = await target.temporal()
         receipt = await _by_workflow(client, given, wait_s)
         if receipt is not None:

@@ -17,7 +17,7 @@ from typing import Annotated, TypeVar
 import typer
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowSerializationContext
 from temporalio.service import RPCError
 
 from activities.reconcile import good_pass_cursor, look_of
@@ -232,7 +232,9 @@ async def session_symbols(client: Client, account: str) -> tuple[str, ...]:
             )
         )
         started = answer.history.events[0].workflow_execution_started_event_attributes
-        values = await client.data_converter.decode(started.input.payloads, [SessionInput])
+        about = WorkflowSerializationContext(client.namespace, each.id)
+        reader = client.data_converter.with_context(about)
+        values = await reader.decode(started.input.payloads, [SessionInput])
         spec = values[0].spec
         if spec.account == account:
             found |= dict.fromkeys(instrument.symbol for instrument in spec.universe)

@@ -11,6 +11,7 @@ from temporalio.client import (
     Client,
     WorkflowExecutionStatus,
     WorkflowHandle,
+    WorkflowSerializationContext,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
@@ -90,7 +91,9 @@ async def started_with(client: Client, name: str) -> SessionInput | None:
     try:
         async for event in handle.fetch_history_events(page_size=1):
             payloads = event.workflow_execution_started_event_attributes.input.payloads
-            (first,) = await client.data_converter.decode(payloads, [SessionInput])
+            about = WorkflowSerializationContext(client.namespace, handle.id)
+            reader = client.data_converter.with_context(about)
+            (first,) = await reader.decode(payloads, [SessionInput])
             return first if isinstance(first, SessionInput) else None
     except RPCError:
         return None

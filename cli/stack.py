@@ -49,6 +49,9 @@ from domain.errors import HoldfastError
 from domain.ids import TRADE_QUEUE, streams_workflow_id, trade_workflow_id
 from ledger.repository import Ledger
 from observability.build import build_id, repository_root
+from observability.payload_codec import HoldfastCodec
+from payload_keys import payload_codec
+from payload_watch import KEY_MISSING, missing_keys, missing_line
 from settings import Settings
 from wiring import config_hash, copy_journal
 from workflows._lifecycle import TASK_TIMEOUT
@@ -74,6 +77,7 @@ def stack_config(
     simulated = settings.broker.mode is AlpacaMode.SIMULATOR
     face = ["--face", settings.broker.venue.value]
     lane = OrderLane(settings.account.name, settings.broker.requests_per_minute)
+    codec = payload_codec(settings)
     return StackConfig(
         data_dir=target.data_dir,
         exchange=exchange_child([*face, *exchange_arguments]) if simulated else None,
@@ -81,11 +85,13 @@ def stack_config(
         prepare=(
             prepare_ledger,
             lambda info: asyncio.run(prepare_account(info, settings, override_pins=override_pins)),
-            prepare_temporal(lanes=(lane,), schedules=_schedules(settings.account.name)),
+            prepare_temporal(
+                lanes=(lane,), schedules=_schedules(settings.account.name), codec=codec
+            ),
         ),
         after_start=(
             lambda info: asyncio.run(
-                make_current(info, account, workers, override_pins=override_pins)
+                make_current(info, account, workers, codec=codec, override_pins=override_pins)
             ),
         ),
     )
@@ -142,6 +148,7 @@ async def prepare_account(
         if copied:
             typer.echo(f"{copied} kills were copied from the local journal", err=True)
         await tell_of_new_exchange(info, settings)
+        await tell_of_missing_keys(info, settings)
         mine = build_id()
         builds = {
             trade_workflow_id(trade.trade_id): trade.build_id
@@ -183,6 +190,24 @@ async def tell_of_new_exchange(info: RunInfo, settings: Settings) -> None:
         typer.echo(gone, err=True)
 
 
+async def tell_of_missing_keys(info: RunInfo, settings: Settings) -> None:
+    """A line on standard error if open workflows need payload keys that are not here (H14).
+
+    The stack starts all the same: what can be read goes on, and the kill goes through it.
+    """
+    codec = payload_codec(settings)
+    ledger = await Ledger.connect(info.ledger_dsn, pool_size=1)
+    try:
+        address, namespace = info.temporal_address, info.temporal_namespace
+        missing = await missing_keys(
+            ledger, namespace, codec, lambda: connect_when_ready(address, namespace, codec=codec)
+        )
+    finally:
+        await ledger.aclose()
+    if missing:
+        typer.echo(f"{KEY_MISSING} {missing_line(missing)}", err=True)
+
+
 async def _pinned(info: RunInfo, mine: str) -> dict[str, str]:
     """Build by id of the open workflows that this build cannot serve; streams start anew."""
     client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
@@ -191,12 +216,18 @@ async def _pinned(info: RunInfo, mine: str) -> dict[str, str]:
 
 
 async def make_current(
-    info: RunInfo, account: str, workers: str, *, override_pins: bool = False
+    info: RunInfo,
+    account: str,
+    workers: str,
+    *,
+    codec: HoldfastCodec,
+    override_pins: bool = False,
 ) -> None:
     """New workflows start on this build from here on; the account's streams are hosted."""
     if not workers:
         return
-    client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+    address, namespace = info.temporal_address, info.temporal_namespace
+    client = await connect_when_ready(address, namespace, codec=codec)
     await set_current_version(client, build_id())
     streams = await pin_of(client, streams_workflow_id(account))
     # A streams workflow carries no state: one of a build that is gone starts anew.
@@ -258,6 +289,7 @@ def up(
         if detach:
             info = control.start_detached(_foreground_command(target, workers), target.data_dir)
             asyncio.run(tell_of_new_exchange(info, target.settings()))
+            asyncio.run(tell_of_missing_keys(info, target.settings()))
             _print_addresses(info)
             return
         settings = target.settings()

@@ -112,8 +112,8 @@ class Week:
     async def run(self, console: Console, speed: Decimal) -> int:
         """Plays the days and prints a line for each; 0 if every one is as it must be."""
         async with AsyncExitStack() as stack:
-            client: Client = await make_build_current(self._supervisor.info)
             first = self._settings[self._portfolios[0].account]
+            client: Client = await make_build_current(self._supervisor.info, first)
             ledger = await Ledger.connect(first.ledger.dsn.get_secret_value())
             stack.push_async_callback(ledger.aclose)
             control = httpx.AsyncClient(

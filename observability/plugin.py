@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import temporalio.activity
@@ -17,6 +18,7 @@ import temporalio.worker
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
     ActivityInboundInterceptor,
@@ -30,6 +32,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from temporalio.workflow import SandboxImportNotificationPolicy, _Definition
 
 from observability.failpoints import Failpoints, parse_failpoints
+from observability.payload_codec import HoldfastCodec
+from observability.symbol_guard import SymbolGuard
 
 PLUGIN_NAME = "holdfast"
 
@@ -45,6 +49,7 @@ def holdfast_plugin(
     interceptors: Sequence[AnyInterceptor] = (),
     failpoints: Failpoints | None = None,
     sandboxed_for: Sequence[str] | None = None,
+    codec: HoldfastCodec | None = None,
 ) -> SimplePlugin:
     """The one runtime definition of Holdfast.
 
@@ -54,21 +59,33 @@ def holdfast_plugin(
             unless `HOLDFAST_FAILPOINT` is set.
         sandboxed_for: None, as in production: workflows run without a sandbox (ADR 0018). Tests
             sandbox them and name the modules of a test framework that test workflows import.
+        codec: Seals payloads if it has keys. Without one nothing is sealed.
     """
+    sealing = HoldfastCodec() if codec is None else codec
     points = parse_failpoints(os.environ) if failpoints is None else failpoints
     all_interceptors: list[AnyInterceptor] = list(interceptors)
     runner: WorkflowRunner = (
         UnsandboxedWorkflowRunner() if sandboxed_for is None else sandboxed_runner(sandboxed_for)
     )
+    if sealing.seals:
+        all_interceptors.append(SymbolGuard())
     if points:
         all_interceptors.append(FailpointInterceptor(points))
         runner = _FailpointRunner(runner, points)
     return SimplePlugin(
         PLUGIN_NAME,
-        data_converter=pydantic_data_converter,
+        data_converter=converter_of(sealing),
         interceptors=all_interceptors,
         workflow_runner=runner,
     )
+
+
+def converter_of(codec: HoldfastCodec) -> DataConverter:
+    """Pydantic, then the codec; with keys the texts and stacks of failures are sealed too."""
+    converter = replace(pydantic_data_converter, payload_codec=codec)
+    if not codec.seals:
+        return converter
+    return replace(converter, failure_converter_class=DefaultFailureConverterWithEncodedAttributes)
 
 
 def sandboxed_runner(also_passed_through: Sequence[str]) -> SandboxedWorkflowRunner:

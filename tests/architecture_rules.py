@@ -129,7 +129,7 @@ IMPORT_TABLE: dict[str, FolderRule] = {
     "observability": FolderRule(
         _names("domain observability"),
         _names("pydantic temporalio structlog opentelemetry prometheus_client"),
-        lazy=_names("apprise"),
+        lazy=_names("apprise cryptography"),
     ),
     "deploy": FolderRule(
         _names("domain deploy observability ledger.migrate"),

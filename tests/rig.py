@@ -186,7 +186,7 @@ async def running_rig(
         )
         queue = f"trade-{account}"
         if workers:
-            await _serve(stack, client, services, queue)
+            await serve(stack, client, services, queue)
         if workers and streams:
             await stack.enter_async_context(running_streams(client, services, queue))
         yield Rig(
@@ -247,7 +247,7 @@ async def second_account(rig: Rig, account: str, peers: dict[str, Services]) -> 
         await broker.aclose()
 
 
-async def _serve(stack: AsyncExitStack, client: Client, services: Services, queue: str) -> None:
+async def serve(stack: AsyncExitStack, client: Client, services: Services, queue: str) -> None:
     """Trade and gateway worker of the account; its build is current."""
     deployment = services.account
 

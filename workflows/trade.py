@@ -108,7 +108,7 @@ class TradeWorkflow:
         self._record(*known)
 
     @workflow.signal
-    async def kill(self, signal: OperatorSignal) -> None:
+    async def kill(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
         """Kill of this trade from the Web UI: first the control row, then the trade."""
         command_id = signal.command_id or f"ui-kill-{workflow.info().get_current_history_length()}"
         mode = signal.mode if signal.mode in list(KillMode) else KillMode.BLOCK
@@ -128,7 +128,7 @@ class TradeWorkflow:
         )
 
     @workflow.signal
-    def flatten(self, signal: OperatorSignal) -> None:
+    def flatten(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
         """Flatten this trade from the Web UI."""
         fallback = f"ui-flatten-{workflow.info().get_current_history_length()}"
         self._record(

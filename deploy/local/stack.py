@@ -21,6 +21,7 @@ from deploy.local.runfile import RunInfo
 from deploy.local.supervisor import EXCHANGE, LEDGER_DATABASE, ChildTemplate
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import connect_when_ready, prepare
+from observability.payload_codec import HoldfastCodec
 
 READY_FILE_VARIABLE = "HOLDFAST_READY_FILE"
 WORKER_READY_TIMEOUT_S = 60.0
@@ -109,12 +110,16 @@ async def _prepare_ledger(dsn: str) -> None:
 
 
 def prepare_temporal(
-    *, lanes: Sequence[OrderLane] = (), schedules: Mapping[str, Schedule] | None = None
+    *,
+    lanes: Sequence[OrderLane] = (),
+    schedules: Mapping[str, Schedule] | None = None,
+    codec: HoldfastCodec | None = None,
 ) -> Callable[[RunInfo], None]:
     """Namespace, lanes and schedules (`deploy.temporal.prepare`); for `StackConfig.prepare`."""
 
     async def run(info: RunInfo) -> None:
-        client = await connect_when_ready(info.temporal_address, info.temporal_namespace)
+        address, namespace = info.temporal_address, info.temporal_namespace
+        client = await connect_when_ready(address, namespace, codec=codec)
         await prepare(client, lanes=lanes, schedules=schedules)
 
     return lambda info: asyncio.run(run(info))

@@ -20,6 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from deploy.temporal.attributes import SEARCH_ATTRIBUTES
 from deploy.temporal.lanes import OrderLane, set_lane_rate
 from deploy.temporal.schedules import ensure_schedule
+from observability.payload_codec import HoldfastCodec
 from observability.plugin import holdfast_plugin
 
 RETENTION_MIN = timedelta(days=30)
@@ -28,17 +29,24 @@ _POLL_S = 0.05
 
 
 async def connect_when_ready(
-    address: str, namespace: str, *, timeout_s: float = CONNECT_TIMEOUT_S
+    address: str,
+    namespace: str,
+    *,
+    codec: HoldfastCodec | None = None,
+    timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> Client:
     """A client once the server serves the namespace; its port opens a moment earlier.
+
+    Without a `codec` it seals nothing.
 
     Raises:
         RuntimeError, RPCError: the last reason when the deadline has passed.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
+    plugin = holdfast_plugin(codec=codec)
     while True:
         try:
-            client = await Client.connect(address, namespace=namespace, plugins=[holdfast_plugin()])
+            client = await Client.connect(address, namespace=namespace, plugins=[plugin])
             await client.count_workflows()
             return client
         except (RuntimeError, RPCError):

@@ -1,0 +1,265 @@
+"""Trades whose payloads are sealed: to their end, without their key, and with another's (H14)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from temporalio.api.common.v1 import Payloads, WorkflowExecution
+from temporalio.api.history.v1 import History
+from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryRequest,
+    SignalWorkflowExecutionRequest,
+)
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
+
+from activities.restore import Restorer
+from deploy.temporal.attributes import STRATEGY, SYMBOL
+from deploy.temporal.payload_needs import keys_needed
+from domain.facts import FactEnvelope
+from domain.ids import trade_workflow_id
+from domain.messages import OperatorSignal, TradeInput, TradeResult
+from domain.plan import TradePlan
+from ledger.repository import Ledger
+from observability.payload_codec import (
+    ENCODING,
+    HoldfastCodec,
+    KeyRing,
+    PayloadKey,
+    key_named,
+    new_key,
+    payloads_in,
+)
+from observability.plugin import holdfast_plugin
+from payload_watch import PayloadWatch, missing_keys
+from tests import trade_scenarios as play
+from tests.conftest import TEST_MODULES, TemporalServer
+from tests.rig import Rig, running_rig, running_streams, serve
+from workflows import _lifecycle as life
+from workflows.trade import TradeWorkflow
+
+Handle = WorkflowHandle[TradeWorkflow, TradeResult]
+OLD, NEW = new_key("2026-01"), new_key("2026-07")
+# What stands in every payload of the trade in plain text: symbol, worst price, stop, strategy.
+NOTHING = FactEnvelope.of()
+CANARIES = (b"ESX", b"101.25", b"99.25", b"scripted")
+
+
+async def client_with(
+    server: TemporalServer, *keys: PayloadKey, watch: PayloadWatch | None = None
+) -> Client:
+    codec = HoldfastCodec(KeyRing(keys), on_refusal=None if watch is None else watch.note)
+    return await Client.connect(
+        server.address,
+        namespace=server.namespace,
+        plugins=[holdfast_plugin(sandboxed_for=TEST_MODULES, codec=codec)],
+    )
+
+
+@pytest.fixture
+async def rig(temporal_server: TemporalServer, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
+    """Account and exchange; the workers come and go with their keys."""
+    client = await client_with(temporal_server, OLD)
+    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as made:
+        play.calm_market(made)
+        yield made
+
+
+@asynccontextmanager
+async def workers_of(rig: Rig, client: Client) -> AsyncIterator[Rig]:
+    """All workers of the account, with the keys of this client."""
+    async with AsyncExitStack() as stack:
+        await serve(stack, client, rig.services, rig.queue)
+        await stack.enter_async_context(running_streams(client, rig.services, rig.queue))
+        yield replace(rig, client=client)
+
+
+async def raw_history(client: Client, workflow_id: str) -> History:
+    """The events as the server keeps them."""
+    whole, token = History(), b""
+    while True:
+        page = await client.workflow_service.get_workflow_execution_history(
+            GetWorkflowExecutionHistoryRequest(
+                namespace=client.namespace,
+                execution=WorkflowExecution(workflow_id=workflow_id),
+                next_page_token=token,
+            )
+        )
+        whole.events.extend(page.history.events)
+        token = page.next_page_token
+        if not token:
+            return whole
+
+
+def keys_of(history: History) -> set[str]:
+    return {key_named(payload)[0] for payload in payloads_in(history)}
+
+
+async def start_as_a_person(rig: Rig, plan: TradePlan) -> Handle:
+    """With summary and search attributes, as `trade submit` starts it."""
+    pairs = (SearchAttributePair(SYMBOL, plan.symbol), SearchAttributePair(STRATEGY, "s"))
+    return await rig.client.start_workflow(
+        TradeWorkflow.run,
+        TradeInput(plan=plan, installation=rig.services.installation, clock=rig.clock),
+        id=trade_workflow_id(plan.trade_id),
+        task_queue=rig.queue,
+        task_timeout=life.TASK_TIMEOUT,
+        search_attributes=TypedSearchAttributes(list(pairs)),
+        static_summary=f"{plan.side} {plan.symbol} walk",
+    )
+
+
+async def failed_tasks(rig: Rig, workflow_id: str) -> int:
+    described = await rig.client.get_workflow_handle(workflow_id).describe()
+    task = described.raw_description.pending_workflow_task
+    return task.attempt - 1 if described.raw_description.HasField("pending_workflow_task") else 0
+
+
+async def until_stuck(rig: Rig, workflow_id: str) -> None:
+    async def is_stuck() -> bool:
+        return await failed_tasks(rig, workflow_id) >= 1
+
+    await rig.until_async(is_stuck, f"the task of {workflow_id} fails")
+
+
+@pytest.mark.covers("H14")
+async def test_encrypted_trade_waits_for_its_key_while_others_go_on_and_its_history_shows_nothing(
+    rig: Rig, temporal_server: TemporalServer, ledger: Ledger
+) -> None:
+    """S14, S15, I19: rotated too early, the old key is missed, told, put back; the trade ends."""
+    async with workers_of(rig, rig.client):
+        handle = await start_as_a_person(rig, play.plan_of(rig, "1"))
+        await play.enter_protected(rig)
+
+    watch = PayloadWatch()
+    without = await client_with(temporal_server, NEW, watch=watch)
+    async with workers_of(rig, without) as second:
+        before = len((await raw_history(without, handle.id)).events)
+        await second.client.get_workflow_handle(handle.id).signal(TradeWorkflow.facts, NOTHING)
+        await until_stuck(second, handle.id)
+        other = await second.start_trade(play.plan_of(second, "2", walk=play.walk_of("0.1")))
+        await other.signal(TradeWorkflow.flatten, OperatorSignal(command_id="f", by="test"))
+        async with asyncio.timeout(second.deadline_s):
+            assert (await other.result()).outcome == "not_filled"
+        assert await failed_tasks(second, handle.id) >= 1
+        assert play.stops_at(rig, play.STOP) == 3, "its stops rest at the broker"
+        await watch.look(second.services)
+        told = [a for a in await ledger.list_alerts() if a.code == "PAYLOAD_KEY"]
+        assert [OLD.key_id in alert.text for alert in told] == [True]
+
+    codec = HoldfastCodec(KeyRing((NEW, OLD)))
+    async with workers_of(rig, await client_with(temporal_server, NEW, OLD)) as third:
+        await play.take_first_target(third)
+        play.fall(third)
+        async with asyncio.timeout(third.deadline_s):
+            result = await play.newest_run(third, handle).result()
+        assert result.outcome == "closed"
+        play.assert_one_order_per_intent(third)
+        play.assert_nothing_left(third)
+        history = await raw_history(third.client, handle.id)
+        assert await missing_keys(ledger, "n", codec, lambda: client_with(temporal_server)) == {}
+
+    assert len(history.events) > before
+    assert keys_of(history) == {OLD.key_id, NEW.key_id}
+    assert {payload.metadata["encoding"] for payload in payloads_in(history)} == {ENCODING}
+    whole = history.SerializeToString()
+    assert [canary for canary in CANARIES if canary in whole] == []
+
+
+@pytest.mark.covers("H14")
+async def test_swapped_ciphertext_stops_one_trade_which_comes_back_from_the_ledger(
+    rig: Rig, temporal_server: TemporalServer, ledger: Ledger
+) -> None:
+    """S16, I19: what was sealed for one trade is sent to another one."""
+    watch = PayloadWatch()
+    async with workers_of(rig, await client_with(temporal_server, OLD, watch=watch)) as sealed:
+        victim = await sealed.start_trade(play.plan_of(rig, "1"))
+        await play.enter_protected(sealed)
+        play.calm_market(rig)
+        source = await sealed.start_trade(play.plan_of(rig, "2", walk=play.walk_of("20")))
+        await source.signal(TradeWorkflow.facts, NOTHING)
+        await send_raw(sealed.client, victim.id, "flatten", await signal_of(sealed, source.id))
+        await until_stuck(sealed, victim.id)
+
+        # The way out from the Web UI, without a key: an empty signal holds nothing to open.
+        await send_raw(sealed.client, source.id, "flatten", Payloads())
+        async with asyncio.timeout(sealed.deadline_s):
+            assert (await source.result()).outcome == "not_filled"
+        assert play.stops_at(rig, play.STOP) == 3, "nobody was talked into closing it"
+        await watch.look(sealed.services)
+        [alert] = [a for a in await ledger.list_alerts() if a.code == "PAYLOAD_SWAPPED"]
+        assert victim.id in alert.text
+
+        await sealed.client.get_workflow_handle(victim.id).terminate("a forged signal")
+        trade_id = play.plan_of(rig, "1").trade_id
+        assert await Restorer(rig.services, sealed.client, rig.queue).reopen(trade_id, "forged")
+        await play.take_first_target(sealed)
+        play.fall(sealed)
+        async with asyncio.timeout(sealed.deadline_s):
+            assert (await play.newest_run(sealed, victim).result()).outcome == "closed"
+        play.assert_one_order_per_intent(sealed)
+        play.assert_nothing_left(sealed)
+
+
+async def signal_of(rig: Rig, workflow_id: str) -> Payloads:
+    """The sealed input of the first signal; in the history when no task is under way."""
+    found: list[Payloads] = []
+
+    async def is_written() -> bool:
+        found.extend(
+            event.workflow_execution_signaled_event_attributes.input
+            for event in (await raw_history(rig.client, workflow_id)).events
+            if event.HasField("workflow_execution_signaled_event_attributes")
+        )
+        return bool(found)
+
+    await rig.until_async(is_written, "the signal is in the history")
+    return found[0]
+
+
+async def send_raw(client: Client, workflow_id: str, name: str, input: Payloads) -> None:
+    """A signal by somebody who can write to the server and has no key."""
+    await client.workflow_service.signal_workflow_execution(
+        SignalWorkflowExecutionRequest(
+            namespace=client.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=workflow_id),
+            signal_name=name,
+            input=input,
+        )
+    )
+
+
+@pytest.mark.covers("H14")
+async def test_worker_without_encryption_neither_drops_nor_reads_a_sealed_signal(
+    rig: Rig, temporal_server: TemporalServer, ledger: Ledger
+) -> None:
+    """The SDK drops a signal that it cannot convert; ours is kept until a key is there."""
+    plain = await client_with(temporal_server)
+    async with workers_of(rig, plain) as started:
+        handle = await started.start_trade(play.plan_of(rig, "1", walk=play.walk_of("20")))
+        await started.until(lambda: len(rig.exchange.open_orders) == 1, "it walks")
+        same = rig.client.get_workflow_handle(handle.id)
+        await same.signal(TradeWorkflow.flatten, OperatorSignal(command_id="f", by="test"))
+        await until_stuck(started, handle.id)
+        assert (await keys_needed(plain))[f"{OLD.key_id}:{OLD.check}"] >= 1
+
+        async def open_with_its_key() -> Client:
+            return plain
+
+        known = HoldfastCodec(KeyRing((OLD,)))
+        await missing_keys(ledger, "default", known, open_with_its_key)
+        missing = await missing_keys(ledger, "default", HoldfastCodec(), open_with_its_key)
+        assert missing.keys() == {OLD.key_id}
+
+    both = HoldfastCodec(KeyRing((OLD,)), accept_plain=True)
+    mixed = await Client.connect(
+        temporal_server.address,
+        namespace=temporal_server.namespace,
+        plugins=[holdfast_plugin(sandboxed_for=TEST_MODULES, codec=both)],
+    )
+    async with workers_of(rig, mixed) as last, asyncio.timeout(rig.deadline_s):
+        assert (await play.newest_run(last, handle).result()).outcome == "not_filled"
