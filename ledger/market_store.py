@@ -171,8 +171,7 @@ class MarketStore(LedgerConnection):
         row = record.model_dump(exclude={"counts"}) | {"document": _document(record.counts)}
         statement = upsert(recordings).values(**row).on_conflict_do_nothing()
         async with self._statement() as connection:
-            done = await connection.execute(statement.returning(recordings.c.name))
-            return done.one_or_none() is not None
+            return (await connection.execute(statement)).rowcount == 1
 
     async def stop_recording(self, name: str, reason: str) -> bool:
         """Asks the worker to end it; False if it does not run."""
@@ -180,10 +179,9 @@ class MarketStore(LedgerConnection):
             update(recordings)
             .where(recordings.c.name == name, recordings.c.state == RecordingState.RECORDING)
             .values(state=RecordingState.STOPPING, reason=reason)
-            .returning(recordings.c.name)
         )
         async with self._statement() as connection:
-            return (await connection.execute(statement)).one_or_none() is not None
+            return (await connection.execute(statement)).rowcount == 1
 
     async def save_recording(
         self, name: str, counts: RecordingCounts, *, ended_at: datetime | None = None

@@ -61,11 +61,9 @@ class OperationStore(LedgerConnection):
                 leases.c.expires_at > func.clock_timestamp(),
             )
             .values(expires_at=until)
-            .returning(leases.c.name)
         )
         async with self._statement() as connection:
-            changed = (await connection.execute(statement)).one_or_none() is not None
-        return changed
+            return (await connection.execute(statement)).rowcount == 1
 
     async def lease(self, name: str) -> LeaseRecord | None:
         """The lease as it stands, expired or not."""

@@ -70,10 +70,8 @@ class ResetStore(ControlStore):
         stored = await asyncio.to_thread(hash_secret, secret, os.urandom(_SALT_BYTES))
         statement = upsert(operators).values(name=name, secret_hash=stored)
         async with self._work() as connection:
-            done = await connection.execute(
-                statement.on_conflict_do_nothing().returning(operators.c.name)
-            )
-            is_new = done.one_or_none() is not None
+            done = await connection.execute(statement.on_conflict_do_nothing())
+            is_new = done.rowcount == 1
             if is_new:
                 await append_audit_row(connection, name, "operator_added", name, {})
         return is_new

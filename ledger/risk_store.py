@@ -204,11 +204,9 @@ class RiskStore(LedgerConnection):
             update(reservations)
             .where(reservations.c.trade_id == trade_id, _HELD)
             .values(released_at=func.clock_timestamp(), release_reason=reason)
-            .returning(reservations.c.trade_id)
         )
         async with self._statement() as connection:
-            released = (await connection.execute(statement)).one_or_none() is not None
-        return released
+            return (await connection.execute(statement)).rowcount == 1
 
     async def reservation(self, trade_id: str) -> Reservation | None:
         """The trade's reservation, released or not; None if there is none or it was refused."""

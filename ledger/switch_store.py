@@ -133,8 +133,7 @@ class SwitchStore(LedgerConnection):
         row = {"account": account, "kind": kind.value, "symbol": symbol, "text": text}
         statement = upsert(conditions).values(**row).on_conflict_do_nothing()
         async with self._work() as connection:
-            done = await connection.execute(statement.returning(conditions.c.kind))
-            is_new = done.one_or_none() is not None
+            is_new = (await connection.execute(statement)).rowcount == 1
             if is_new:
                 await notify(connection, CONTROL_CHANNEL, account)
                 await append_audit_row(connection, "system", "condition_set", account, row)
@@ -149,8 +148,7 @@ class SwitchStore(LedgerConnection):
             conditions.c.symbol == symbol,
         )
         async with self._work() as connection:
-            done = await connection.execute(statement.returning(conditions.c.kind))
-            was_active = done.one_or_none() is not None
+            was_active = (await connection.execute(statement)).rowcount == 1
             if was_active:
                 await notify(connection, CONTROL_CHANNEL, account)
                 await append_audit_row(connection, "system", "condition_cleared", account, row)

@@ -206,9 +206,7 @@ class TradeStore(ControlStore):
         row = signal.model_dump() | {"side": signal.side.value if signal.side else None}
         statement = upsert(signals).values(**row).on_conflict_do_nothing()
         async with self._statement() as connection:
-            done = await connection.execute(statement.returning(signals.c.signal_id))
-            is_new = done.one_or_none() is not None
-        return is_new
+            return (await connection.execute(statement)).rowcount == 1
 
     async def decide_signal(
         self, signal_id: str, decision: str, *, code: str = "", text: str = "", trade_id: str = ""
@@ -218,11 +216,9 @@ class TradeStore(ControlStore):
             update(signals)
             .where(signals.c.signal_id == signal_id)
             .values(decision=decision, code=code, text=text, trade_id=trade_id or None)
-            .returning(signals.c.signal_id)
         )
         async with self._statement() as connection:
-            done = (await connection.execute(statement)).one_or_none() is not None
-        return done
+            return (await connection.execute(statement)).rowcount == 1
 
     async def signal(self, signal_id: str) -> SignalRecord | None:
         """The recorded signal, or None."""

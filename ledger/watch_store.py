@@ -47,11 +47,10 @@ class WatchStore(LedgerConnection):
             done = await connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["trade_id", "rule_id"], set_=changes, where=guard
-                ).returning(watches.c.rule_id)
+                )
             )
-            changed = done.one_or_none() is not None
             await notify(connection, WATCH_CHANNEL, watch.account)
-        return changed
+        return done.rowcount == 1
 
     async def save_watch_progress(self, watch: WatchRecord) -> bool:
         """Stores marks and confirmations; False if the row is gone or of another epoch."""
@@ -69,11 +68,9 @@ class WatchStore(LedgerConnection):
                 confirmed_at=watch.confirmed_at,
                 evaluated_at=watch.evaluated_at,
             )
-            .returning(watches.c.rule_id)
         )
         async with self._statement() as connection:
-            saved = (await connection.execute(statement)).one_or_none() is not None
-        return saved
+            return (await connection.execute(statement)).rowcount == 1
 
     async def delete_watch(self, trade_id: str, rule_id: str | None = None) -> int:
         """Removes one rule of the trade, or all of them; returns how many."""
