@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -169,6 +171,106 @@ async def test_acknowledgement_needs_a_name_is_audited_and_the_first_stands(
     assert await ledger.list_alerts(open_only=True) == ()
     actions = [row.action for row in await ledger.list_audit()]
     assert actions == ["alert.CODE", "alert_acknowledged"]
+
+
+async def test_alerts_are_listed_newest_first_by_account_trade_and_number(ledger: Ledger) -> None:
+    for account, trade_id, code in (
+        (ACCOUNT, "trade-1", "A"),
+        ("second", "trade-2", "B"),
+        ("*", "", "C"),
+        (ACCOUNT, "", "D"),
+    ):
+        await ledger.raise_alert(AlertDraft.of(account, trade_id, code, CRITICAL, "x"), "test")
+
+    async def listed(**wish: Any) -> list[str]:
+        return [alert.code for alert in await ledger.list_alerts(**wish)]
+
+    assert await listed() == ["D", "C", "B", "A"]
+    assert await listed(account=ACCOUNT) == ["D", "C", "A"]
+    assert await listed(account="second") == ["C", "B"]
+    assert await listed(trade_id="trade-2") == ["B"]
+    assert await listed(limit=2) == ["D", "C"]
+
+
+async def test_due_deliveries_are_claimed_most_severe_first(ledger: Ledger) -> None:
+    for severity in (AlertSeverity.INFO, WARNING, CRITICAL, WARNING):
+        raised = await ledger.list_alerts()
+        told = AlertDraft.of(ACCOUNT, "", f"CODE{len(raised)}", severity, "x")
+        await ledger.raise_alert(told, "test")
+    assert await ledger.plan_alerts(ACCOUNT, lambda alert: (Receiver(channel="a"),)) == 4
+    first = await ledger.claim_deliveries(ACCOUNT, "a", limit=2, claim_s=60)
+    assert [due.alert.code for due in first] == ["CODE2", "CODE1"]
+    rest = await ledger.claim_deliveries(ACCOUNT, "a", limit=5, claim_s=60)
+    assert [due.alert.code for due in rest] == ["CODE3", "CODE0"]
+    assert [due.delivery.attempts for due in (*first, *rest)] == [1] * 4
+
+
+async def test_delivery_ends_as_it_was_recorded(ledger: Ledger) -> None:
+    await ledger.raise_alert(draft(), "test")
+    channels = ("done", "given-up", "later")
+    hearers = tuple(Receiver(channel=name, escalated=name == "done") for name in channels)
+    await ledger.plan_alerts(ACCOUNT, lambda alert: hearers)
+    for name in channels:
+        (due,) = await ledger.claim_deliveries(ACCOUNT, name, limit=5, claim_s=0)
+        assert (due.delivery.channel, due.delivery.escalated) == (name, name == "done")
+        error = "" if name == "done" else "refused"
+        again_s = 60.0 if name == "later" else None
+        await ledger.record_delivery(due.delivery, error=error, retry_after_s=again_s)
+    rows = {row.channel: row for row in await ledger.deliveries_of([due.alert.alert_id])}
+    states = {name: (row.state, row.last_error) for name, row in rows.items()}
+    assert states == {
+        "done": (DeliveryState.DELIVERED, ""),
+        "given-up": (DeliveryState.FAILED, "refused"),
+        "later": (DeliveryState.PENDING, "refused"),
+    }
+    assert [rows[name].delivered_at is not None for name in channels] == [True, False, False]
+    for name in channels:
+        assert await ledger.claim_deliveries(ACCOUNT, name, limit=5, claim_s=0) == ()
+
+
+@pytest.mark.covers("M21")
+async def test_critical_alert_that_nobody_takes_is_told_again_so_often(ledger: Ledger) -> None:
+    for account, code, severity in (
+        (ACCOUNT, "MINE", CRITICAL),
+        ("*", "ALL", CRITICAL),
+        ("second", "OTHERS", CRITICAL),
+        (ACCOUNT, "MILD", WARNING),
+        (ACCOUNT, "TAKEN", CRITICAL),
+    ):
+        await ledger.raise_alert(AlertDraft.of(account, "", code, severity, "x"), "test")
+    by_code = {alert.code: alert for alert in await ledger.list_alerts()}
+    await ledger.acknowledge_alert(by_code["TAKEN"].alert_id, "alice")
+    assert await ledger.escalate_alerts(ACCOUNT, 3600, 2) == 0
+    assert [await ledger.escalate_alerts(ACCOUNT, 0, 2) for _ in range(3)] == [2, 2, 0]
+    rounds = {alert.code: (alert.round, alert.escalations) for alert in await ledger.list_alerts()}
+    alone = (1, 0)
+    assert rounds == {
+        "MINE": (3, 2),
+        "ALL": (3, 2),
+        "OTHERS": alone,
+        "MILD": alone,
+        "TAKEN": alone,
+    }
+
+
+async def test_alert_and_its_acknowledgement_are_audited_in_words(ledger: Ledger) -> None:
+    await ledger.raise_alert(draft("first"), "worker")
+    await ledger.raise_alert(AlertDraft.of(ACCOUNT, "", "ALONE", WARNING, "second"), "worker")
+    told = {alert.code: alert for alert in await ledger.list_alerts()}
+    await ledger.acknowledge_alert(told["CODE"].alert_id, "alice", "on it")
+    rows = [
+        (r.actor, r.action, r.subject, json.loads(r.details)) for r in await ledger.list_audit()
+    ]
+    assert rows == [
+        ("worker", "alert.CODE", "trade-1", {"severity": "critical", "text": "first"}),
+        ("worker", "alert.ALONE", ACCOUNT, {"severity": "warning", "text": "second"}),
+        (
+            "alice",
+            "alert_acknowledged",
+            str(told["CODE"].alert_id),
+            {"code": "CODE", "note": "on it"},
+        ),
+    ]
 
 
 async def test_kill_of_all_accounts_is_told_on_the_channels_of_each(armed: Ledger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -314,6 +315,86 @@ async def test_operator_secret_is_checked_and_never_audited(armed: Ledger) -> No
     with pytest.raises(Refused) as raised:
         await armed.add_operator("bob", "short")
     assert raised.value.code == "SECRET_TOO_SHORT"
+
+
+async def test_audit_tells_every_step_of_a_reset(armed: Ledger) -> None:
+    """Control 24: who asked, who refused and who lifted, with nothing of a secret."""
+    for name in ("bob", "alice"):
+        await armed.add_operator(name, SECRET)
+    await armed.check_operator("eve", SECRET)
+    await armed.engage_kill(ACCOUNT, kill())
+    before = (await armed.list_audit())[-1].sequence
+    asked = await armed.request_reset(ACCOUNT, "alice", "over", PHRASE, NOW)
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "alice", NOW)) == (
+        "SAME_PERSON"
+    )
+    after = await armed.confirm_reset(asked.request_id, "bob", NOW)
+    assert await _refused_code(armed.confirm_reset(asked.request_id, "bob", NOW)) == "RESET_DONE"
+    assert (after.updated_by, after.kills) == ("bob", ())
+    rows = await armed.list_audit()
+    added = [row for row in rows if row.action.startswith("operator_")]
+    assert [(row.actor, row.action, row.subject, row.details) for row in added] == [
+        ("bob", "operator_added", "bob", "{}"),
+        ("alice", "operator_added", "alice", "{}"),
+        ("eve", "operator_refused", "eve", "{}"),
+    ]
+    steps = [row for row in rows if row.sequence > before]
+    assert {row.subject for row in steps} == {ACCOUNT}
+    assert [(row.actor, row.action) for row in steps] == [
+        ("alice", "reset_requested"),
+        ("alice", "reset_refused"),
+        ("bob", "reset_confirmed"),
+        ("bob", "reset_refused"),
+    ]
+    wished = {"request_id": asked.request_id, "requested_by": "alice"}
+    assert [json.loads(row.details) for row in steps] == [
+        {"request_id": asked.request_id, "reason": "over"},
+        wished | {"code": "SAME_PERSON"},
+        wished | {"code": ""},
+        wished | {"code": "RESET_DONE"},
+    ]
+    assert await armed.operators() == ("alice", "bob")
+
+
+@pytest.mark.parametrize(("by", "names"), [("alice", ["alice"]), ("bob", ["alice", "bob"])])
+async def test_reset_request_says_how_many_are_needed_and_until_when(
+    armed: Ledger, by: str, names: list[str]
+) -> None:
+    for name in names:
+        await armed.add_operator(name, SECRET)
+    await armed.engage_kill(ACCOUNT, kill("k-1"))
+    await armed.engage_kill(ACCOUNT, kill("k-2"))
+    asked = await armed.request_reset(ACCOUNT, by, "over", PHRASE, NOW)
+    alone = len(names) == 1
+    assert (asked.account, asked.requested_by, asked.reason) == (ACCOUNT, by, "over")
+    assert asked.command_ids == ("k-1", "k-2")
+    assert asked.approvals_needed == len(names)
+    assert asked.confirmable_at == NOW + timedelta(minutes=5 if alone else 0)
+    assert asked.expires_at == NOW + timedelta(minutes=30)
+    assert await armed.request_reset(ACCOUNT, by, "over", PHRASE, NOW) == asked
+    other = await armed.request_reset(ACCOUNT, by, "over", PHRASE, NOW + timedelta(seconds=1))
+    assert other.request_id != asked.request_id
+
+
+async def test_lone_reset_waits_to_the_second_and_goes_until_the_last(armed: Ledger) -> None:
+    await armed.add_operator("alice", SECRET)
+    tick = timedelta(microseconds=1)
+    for number, (after, code) in enumerate(
+        (
+            (LONE_RESET_WAIT - tick, "RESET_TOO_EARLY"),
+            (LONE_RESET_WAIT, None),
+            (RESET_LIFETIME, None),
+            (RESET_LIFETIME + tick, "RESET_EXPIRED"),
+        )
+    ):
+        await armed.engage_kill(ACCOUNT, kill(f"k-{number}"))
+        at = NOW + timedelta(hours=number)
+        asked = await armed.request_reset(ACCOUNT, "alice", "over", PHRASE, at)
+        confirm = armed.confirm_reset(asked.request_id, "alice", at + after)
+        if code is None:
+            assert (await confirm).kills == ()
+        else:
+            assert await _refused_code(confirm) == code
 
 
 async def test_id_of_a_kill_that_was_lifted_stops_nothing_and_says_so(armed: Ledger) -> None:

@@ -248,13 +248,47 @@ async def test_answer_for_an_intent_that_never_passed_is_a_bug(armed: Ledger) ->
 async def test_exit_sent_while_the_ledger_was_down_is_booked_afterwards(ledger: Ledger) -> None:
     """Architecture §5 step 7; a repeat changes nothing."""
     leave = intent(purpose=Purpose.EXIT, increasing=False)
-    seen = snapshot(client_id=leave.client_id)
-    for _ in range(2):
+    seen = snapshot(client_id=leave.client_id, legs=(snapshot("b-2"),))
+    later = NOW + timedelta(seconds=3)
+    for answered_at in (None, later):
         booked = await ledger.book_sent_intent(
-            leave, owner(), "t1", IntentState.ACCEPTED, NOW, snapshot=seen
+            leave,
+            owner(),
+            "t1",
+            IntentState.ACCEPTED,
+            NOW,
+            snapshot=seen,
+            code="C",
+            text="told",
+            answered_at=answered_at,
         )
-        assert booked.state is IntentState.ACCEPTED
-    assert len(await ledger.orders_of_trade("trade-1")) == 1
+        assert (booked.intent, booked.owner) == (leave, owner())
+        assert (booked.state, booked.snapshot) == (IntentState.ACCEPTED, seen)
+        assert (booked.code, booked.text) == ("C", "told")
+        assert (booked.attempts, booked.attempt_token) == (1, "t1")
+        assert (booked.gate_at, booked.answered_at) == (NOW, answered_at or NOW)
+    assert await ledger.orders_of_trade("trade-1") == (booked,)
+    (leg,) = await ledger.children_of_trade("trade-1")
+    assert (leg.broker_order_id, leg.parent_broker_id) == ("b-2", "b-1")
+
+
+async def test_second_attempt_leaves_nothing_of_the_first_behind(signalled: Ledger) -> None:
+    first = await signalled.open_gate(
+        intent(), owner(), "t1", NOW, build_id="old", config_hash="aa"
+    )
+    assert isinstance(first, GatePermit)
+    assert (first.record.build_id, first.record.config_hash) == ("old", "aa")
+    await signalled.record_answer(
+        intent().client_id, "t1", IntentState.NOT_SENT, code="RATE_LIMITED", text="later"
+    )
+    again = await signalled.open_gate(
+        intent(), owner(), "t2", NOW + timedelta(seconds=1), build_id="new", config_hash="bb"
+    )
+    assert isinstance(again, GatePermit)
+    record = again.record
+    assert (record.state, record.attempt_token, record.attempts) == (IntentState.SENDING, "t2", 2)
+    assert (record.gate_at, record.code, record.text) == (NOW + timedelta(seconds=1), "", "")
+    assert (record.build_id, record.config_hash) == ("new", "bb")
 
 
 async def test_held_control_row_refuses_the_entry_within_the_lock_timeout(

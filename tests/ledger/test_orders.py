@@ -110,6 +110,27 @@ async def test_our_id_without_a_row_still_names_its_trade(armed: Ledger) -> None
     assert found.trade_id == "trade-1"
 
 
+async def test_fills_of_our_id_without_a_row_get_its_name_but_keep_another(
+    armed: Ledger,
+) -> None:
+    """K8: sent while the ledger was away; by the name its trade knows them."""
+    await armed.create_trade(plan())
+    ours = intent(installation=await armed.installation_id())
+    await armed.record_fill(ACCOUNT, fill("nameless", broker_order_id="x-1"))
+    named = fill("named", broker_order_id="x-1", client_id="somebody")
+    await armed.record_fill(ACCOUNT, named)
+    await armed.record_fill(ACCOUNT, fill("another", broker_order_id="x-2"))
+    booked = await armed.record_snapshot(ACCOUNT, snapshot("x-1", client_id=ours.client_id))
+    assert (booked.client_id, booked.fills_attributed) == (None, 2)
+    rows = await armed.fills_of_trade("trade-1")
+    assert [(row.fill.fill_key, row.fill.client_id) for row in rows] == [
+        ("nameless", ours.client_id),
+        ("named", "somebody"),
+    ]
+    (left,) = await armed.unattributed_fills(ACCOUNT)
+    assert (left.fill.fill_key, left.fill.client_id) == ("another", None)
+
+
 async def test_children_are_linked_and_their_early_fill_finds_its_trade(armed: Ledger) -> None:
     """A fill of a broker-made child comes before its link."""
     early = await armed.record_fill(ACCOUNT, fill("f-1", broker_order_id="child-1"))

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from domain.control import ApiBreakerState, BreakerState, ConditionKind
+from domain.control import ApiBreakerState, BreakerState, ConditionKind, KillScopeKind
 from domain.order import BrokerOrderStatus, Side
 from domain.plan import EntryStyle, SlicePlan
 from ledger.errors import LedgerDown
@@ -22,12 +22,14 @@ from ledger.records import (
     VerdictKind,
 )
 from ledger.repository import Ledger
+from ledger.reset_store import LONE_RESET_WAIT
 from tests.ledger.samples import (
     ACCOUNT,
     NOW,
     decide,
     fill,
     intent,
+    kill,
     owner,
     plan,
     request,
@@ -202,6 +204,80 @@ async def test_book_shows_all_that_counts(signalled: Ledger) -> None:
     assert book.messages_last_60_s == 1
     assert book.baseline is not None
     assert book.baseline.equity == Decimal("100000.10")
+
+
+async def test_entries_of_the_strategy_that_were_let_through_are_counted_newest_first(
+    armed: Ledger,
+) -> None:
+    """A7, control 6: one that was refused, of another strategy or of long ago does not count."""
+    ages = {"old": 60.0, "edge": 59.999, "new": 1.0, "other": 2.0, "refused": 3.0}
+    for name, age_s in ages.items():
+        await armed.create_trade(plan(name))
+        asked = request(name)
+        if name == "other":
+            asked = asked.model_copy(update={"strategy": "rsi"})
+        allowed = 0 if name == "refused" else 10
+
+        def judge(book: RiskBook, capacity: int = allowed) -> ReserveDecision:
+            return decide(book, capacity=capacity)
+
+        await armed.reserve(asked, judge, NOW - timedelta(seconds=age_s))
+    book = await armed.risk_book(ACCOUNT, NOW, strategy="sma", look_back_s=60)
+    assert [one.trade_id for one in book.recent] == ["new", "edge"]
+    assert [one.plan for one in book.recent] == [plan("new"), plan("edge")]
+    assert [one.reserved_at for one in book.recent] == [
+        NOW - timedelta(seconds=ages[name]) for name in ("new", "edge")
+    ]
+    assert (await armed.risk_book(ACCOUNT, NOW, strategy="sma")).recent == ()
+    near = await armed.risk_book(ACCOUNT, NOW, strategy="sma", look_back_s=0.5)
+    assert near.recent == ()
+
+
+@pytest.mark.parametrize(
+    ("scope", "value", "counts"),
+    [("strategy", "sma", 1), ("strategy", "rsi", 2), ("symbol", "AAPL", 2)],
+)
+async def test_person_who_lifts_the_strategys_kill_begins_a_new_count(
+    armed: Ledger, scope: str, value: str, counts: int
+) -> None:
+    """Control 6: the earlier entries were seen; those of another kill were not."""
+    await armed.add_operator("alice", "correct horse")
+    await armed.create_trade(plan("before"))
+    await armed.reserve(request("before"), decide, NOW)
+    await armed.engage_kill(ACCOUNT, kill(kind=KillScopeKind(scope), value=value))
+    lifted = NOW + LONE_RESET_WAIT
+    asked = await armed.request_reset(ACCOUNT, "alice", "seen", f"RESET {ACCOUNT}", NOW)
+    await armed.confirm_reset(asked.request_id, "alice", lifted)
+    await armed.create_trade(plan("after"))
+    await armed.reserve(request("after"), decide, lifted + timedelta(seconds=1))
+    now = lifted + timedelta(seconds=2)
+    book = await armed.risk_book(ACCOUNT, now, strategy="sma", look_back_s=3600)
+    assert len(book.recent) == counts
+    assert book.recent[0].trade_id == "after"
+
+
+async def test_reservation_is_answered_read_and_listed_alike(armed: Ledger) -> None:
+    answers = [await armed.reserve(request(name), decide, NOW) for name in ("b", "a")]
+    for answer, name in zip(answers, ("b", "a"), strict=True):
+        assert answer.reservation == await armed.reservation(name)
+        assert answer.reservation is not None
+        assert (answer.reservation.trade_id, answer.reservation.reserved_at) == (name, NOW)
+        assert answer.reservation_id == f"reservation/{name}"
+    again = await armed.reserve(request("b"), decide, NOW)
+    assert (again.is_new, again.reservation) == (False, answers[0].reservation)
+    assert {one.trade_id for one in await armed.open_reservations(ACCOUNT)} == {"a", "b"}
+    assert await armed.open_reservations("nobody") == ()
+    assert not await armed.release_reservation("nothing", "why")
+    assert await armed.reservation("nothing") is None
+    assert await armed.reserved_decision("nothing") is None
+
+
+async def test_account_that_nobody_made_has_everything_that_blocks(armed: Ledger) -> None:
+    book = await armed.risk_book("nobody", NOW)
+    assert (book.risk_breaker.state, book.risk_breaker.reason) == (BreakerState.TRIPPED, "MISSING")
+    assert (book.api_breaker.state, book.api_breaker.broker) == (ApiBreakerState.OPEN, "")
+    assert (book.baseline, book.transfers, book.recent) == (None, Decimal(0), ())
+    assert not book.control.armed
 
 
 async def test_baseline_of_a_roll_is_stored_once(armed: Ledger) -> None:

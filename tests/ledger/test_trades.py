@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,50 @@ async def test_closing_stamps_once_and_a_late_fill_reopens(armed: Ledger) -> Non
     reopened = await armed.update_trade("trade-1", stage="recovery", closed=False)
     assert reopened.closed_at is None
     assert [one.trade_id for one in await armed.list_trades(open_only=True)] == ["trade-1"]
+
+
+async def test_update_changes_what_is_given_and_nothing_else(armed: Ledger) -> None:
+    await armed.create_trade(plan(), stage="born", build_id="b-1", config_hash="c-1")
+    given: dict[str, Any] = {
+        "stage": "open",
+        "protection": "resting",
+        "result": "target",
+        "story": "once upon a time",
+        "build_id": "b-2",
+        "document": {"number": "1"},
+    }
+    for name, value in given.items():
+        before = await armed.trade("trade-1")
+        after = await armed.update_trade("trade-1", **{name: value})
+        assert before is not None
+        assert getattr(after, name) == value
+        assert after.updated_at > before.updated_at
+        left = {name: value, "updated_at": after.updated_at}
+        assert after == before.model_copy(update=left)
+        assert await armed.trade("trade-1") == after
+    assert (after.config_hash, after.closed_at, after.settled_at) == ("c-1", None, None)
+
+
+@pytest.mark.parametrize(("estimated", "words"), [(True, "fees estimated"), (False, "after fees")])
+async def test_close_is_told_with_its_result_and_whose_fees(
+    armed: Ledger, estimated: bool, words: str
+) -> None:
+    await armed.create_trade(plan())
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    await armed.record_fill(ACCOUNT, fill())
+    settled = await armed.settle_trade(
+        "trade-1", Decimal("1.5"), Decimal("0.1"), fees_estimated=estimated, result="target"
+    )
+    assert (settled.result, settled.fees_estimated) == ("target", estimated)
+    told, _ = await armed.list_alerts()
+    assert (told.code, told.account, told.trade_id) == ("TRADE_CLOSED", ACCOUNT, "trade-1")
+    assert told.text == f"AAPL sma: target, +1.5 {words}"
+    again = await armed.settle_trade("trade-1", Decimal(2), Decimal(0), fees_estimated=False)
+    assert (again.result, again.realised) == ("target", Decimal(2))
+    assert again.closed_at == settled.closed_at
+    assert again.settled_at is not None
+    assert estimated or again.settled_at == settled.settled_at
 
 
 async def test_settlement_is_exact_and_final_when_fees_are_booked(armed: Ledger) -> None:

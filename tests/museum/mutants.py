@@ -91,11 +91,10 @@ AREAS = {
         _files("unit", "audit_chain ledger_rows ledger_errors")
         + _files(
             "ledger",
-            "as_flat audit audit_file alerts combo_legs control daily_loss_transfers deployments "
-            "fills gate market metrics new_exchange opposite_entries orders reducing_orders risk "
-            "self_halt strategies trades limit_changes absence alert_sender audit_command "
-            "direct_flatten_books limit_commands memory_ledger session_report_command slow_gate "
-            "statement_command strategy_commands trade_commands",
+            "absence alerts as_flat audit audit_file cash combo_legs connection control "
+            "daily_loss_transfers deployments direct_flatten_books external_moves fills gate "
+            "limit_changes market memory_ledger metrics new_exchange opposite_entries orders "
+            "reducing_orders risk self_halt slow_gate strategies trades",
         ),
     ),
 }
