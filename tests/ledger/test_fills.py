@@ -208,6 +208,26 @@ async def test_fill_that_crossed_the_answer_of_its_order_finds_its_trade_when_re
     assert [row.fill.fill_key for row in await armed.untold_fills(ACCOUNT)] == [mine.fill.fill_key]
 
 
+@pytest.mark.covers("F3")
+async def test_fills_stay_untold_until_their_trade_has_heard_of_them(trading: Ledger) -> None:
+    """Told is what the trade asked for itself, or what was marked by name."""
+    own = await trading.record_fills(ACCOUNT, [fill("own")], told_to="trade-1")
+    assert [one.told for one in own] == [True]
+    await trading.record_fills(ACCOUNT, [fill("a"), fill("b"), fill("c")], told_to="trade-2")
+    await trading.record_fill(ACCOUNT, fill("foreign", broker_order_id="foreign"))
+    await trading.ensure_account("second", "alpaca")
+
+    async def untold() -> list[str]:
+        return [row.fill.fill_key for row in await trading.untold_fills(ACCOUNT)]
+
+    assert await untold() == ["a", "b", "c"]
+    await trading.mark_fills_told("second", ["a"])
+    assert await untold() == ["a", "b", "c"]
+    for _ in range(2):
+        await trading.mark_fills_told(ACCOUNT, ["a", "c"])
+        assert await untold() == ["b"]
+
+
 async def test_adjustment_moves_the_position_once(trading: Ledger) -> None:
     await trading.record_fill(ACCOUNT, fill(quantity="10"))
     split = AdjustmentRecord(
