@@ -67,11 +67,13 @@ def add_commands() -> None:
         adoption,
         alert,
         audit,
+        codec_server,
         config,
         contest,
         deploy,
         history,
         init,
+        key,
         limits,
         preflight,
         record,
@@ -87,10 +89,11 @@ def add_commands() -> None:
     )
 
     before = (init.app, preflight.app, stack.app, deploy.app)
-    after = (verify.app, recovery.app, adoption.app)
+    after = (verify.app, recovery.app, adoption.app, codec_server.app)
     app.registered_commands[:0] = [row for flat in before for row in flat.registered_commands]
     app.registered_commands += [row for flat in after for row in flat.registered_commands]
     app.add_typer(config.app, name="config")
+    app.add_typer(key.app, name="key")
     trade.app.registered_commands += trade_hand.app.registered_commands
     app.add_typer(trade.app, name="trade")
     app.add_typer(trade_hand.order_app, name="order")
