@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import pytest
@@ -62,6 +63,64 @@ async def test_change_on_a_stale_version_is_refused_and_every_change_is_audited(
         ("alice", "strategy.add"),
         ("bob", "strategy.set"),
         ("carol", "strategy.disable"),
+    ]
+
+
+async def test_change_says_who_and_why_and_begins_a_count_only_when_it_enables(
+    ledger: Ledger, unique: str
+) -> None:
+    first = await ledger.add_strategy(wanted(unique, capital=Decimal(7)), "alice", "first")
+    less = await ledger.change_strategy(unique, {"capital": Decimal(5)}, "bob", "less")
+    assert (less.reason, less.updated_by, less.capital) == ("less", "bob", Decimal(5))
+    assert less.enabled_at == first.enabled_at
+    assert less.updated_at is not None
+    assert first.updated_at is not None
+    assert less.updated_at > first.updated_at
+    still = await ledger.change_strategy(unique, {"enabled": True}, "bob", "is on", version=2)
+    assert still.enabled_at == first.enabled_at
+    off = await ledger.change_strategy(unique, {"enabled": False}, "bob", "off")
+    assert (off.enabled, off.enabled_at) == (False, first.enabled_at)
+    on = await ledger.change_strategy(unique, {"enabled": True}, "bob", "on")
+    assert on.enabled
+    assert on.enabled_at is not None
+    assert first.enabled_at is not None
+    assert on.enabled_at > first.enabled_at
+    assert await ledger.strategy(unique) == on
+    rows = [row for row in await ledger.list_audit(limit=10_000) if row.subject == unique]
+    assert [row.action for row in rows] == [
+        "strategy.add",
+        "strategy.set",
+        "strategy.enable",
+        "strategy.disable",
+        "strategy.enable",
+    ]
+    assert json.loads(rows[0].details) == {
+        "name": unique,
+        "strategy": "opening_breakout",
+        "parameters": {},
+        "enabled": True,
+        "capital": "7",
+        "losses_max": None,
+        "reason": "first",
+        "updated_by": "alice",
+    }
+    assert json.loads(rows[1].details) == {"capital": "5", "version": 2, "reason": "less"}
+
+
+async def test_configuration_that_lost_too_often_is_told_with_its_reason(
+    ledger: Ledger, unique: str
+) -> None:
+    await ledger.ensure_account(ACCOUNT, "alpaca")
+    await ledger.add_strategy(wanted(unique, losses_max=1), "alice", "first")
+    await settle(ledger, f"{unique}-other", 0, "-9")
+    await ledger.create_trade(plan(f"open-{unique}").model_copy(update={"strategy": unique}))
+    assert await ledger.disable_after_losses(unique, ACCOUNT) is None
+    await settle(ledger, unique, 1, "-0.5")
+    disabled = await ledger.disable_after_losses(unique, ACCOUNT)
+    assert disabled is not None
+    told = [a for a in await ledger.list_alerts() if a.code == "STRATEGY_DISABLED"]
+    assert [(a.account, a.severity, a.text) for a in told] == [
+        (ACCOUNT, "warning", f"{unique}: LOSSES_IN_A_ROW: the last 1 trades lost 0.5")
     ]
 
 

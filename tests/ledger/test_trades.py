@@ -256,6 +256,33 @@ async def test_watch_keeps_progress_in_its_epoch_and_restarts_in_the_next(armed:
     assert await armed.list_watches(ACCOUNT) == (fresh,)
 
 
+async def test_watch_progress_is_stored_whole_and_survives_the_same_rule(armed: Ledger) -> None:
+    await armed.upsert_watch(_watch())
+    await armed.upsert_watch(_watch(rule_id="other"))
+    progress: dict[str, Any] = {
+        "high_water_mark": Decimal("101.5"),
+        "last_mark": Decimal("101.25"),
+        "confirmations": 2,
+        "confirmed_at": NOW,
+        "evaluated_at": NOW + timedelta(seconds=1),
+    }
+    assert await armed.save_watch_progress(_watch(**progress))
+    assert await armed.list_watches(ACCOUNT) == (_watch(rule_id="other"), _watch(**progress))
+    # The same rule told again keeps what was seen; a new one takes it along.
+    await armed.upsert_watch(_watch(symbol="MSFT", document={"threshold": "6"}))
+    (_, kept) = await armed.list_watches(ACCOUNT)
+    assert kept == _watch(**progress, symbol="MSFT", document={"threshold": "6"})
+    for stranger in (
+        _watch(2, **progress),
+        _watch(**progress, rule_id="nothing"),
+        _watch(**progress, trade_id="trade-9"),
+    ):
+        assert not await armed.save_watch_progress(stranger)
+    assert await armed.list_watches("second") == ()
+    assert await armed.delete_watch("trade-1") == 2
+    assert await armed.delete_watch("trade-1") == 0
+
+
 async def test_watch_changes_ring_the_watch_bell(armed: Ledger) -> None:
     bells = armed.listen("holdfast_watches")
     async with asyncio.timeout(5):
