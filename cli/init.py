@@ -311,7 +311,9 @@ def write_settings(
         settings, _ = check_file(fresh)
         fresh.replace(path)
     except OSError as error:
-        raise BadInput("CONFIG_FILE", "config", str(path), str(error.strerror)) from None
+        raise BadInput(
+            "CONFIG_FILE", "config", str(path), f"a file to write: {error.strerror}"
+        ) from None
     except ConfigError as error:
         # Its line is one of a file that is not kept.
         error.text = error.text.removeprefix(f"{error.location}: ")

@@ -276,7 +276,7 @@ def check_session_name(name: str) -> str:
     """
     check_id(name, "name")
     if len(name) > SESSION_NAME_MAX:
-        raise BadInput("ID_FORMAT", "name", name, f"max={SESSION_NAME_MAX}")
+        raise BadInput("ID_FORMAT", "name", name, f"<= {SESSION_NAME_MAX} characters")
     return name
 
 

@@ -209,6 +209,7 @@ def _with_words(row: dict[str, object]) -> dict[str, object]:
 
 FEES_SO_FAR = "(told so far)"
 SETTLED_LATER = "(when its fees are whole: noon in New York of the day after; never at Tradier)"
+KNOWN_TRADES = "a trade of `starter.py trade list --all`"
 ORDER_COLUMNS = ("client_id", "purpose", "side", "quantity", "limit", "stop", "state", "filled")
 
 
@@ -217,7 +218,7 @@ async def _show(target: Target, trade_id: str) -> dict[str, Any]:
     async with target.ledger() as ledger:
         trade = await ledger.trade(trade_id)
         if trade is None:
-            raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, "starter.py trade list --all")
+            raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, KNOWN_TRADES)
         orders = await ledger.orders_of_trade(trade_id)
         fills = await ledger.fills_of_trade(trade_id)
         verdicts = await ledger.verdicts(trade_id)
@@ -304,7 +305,7 @@ async def _checked(target: Target, trade_id: str) -> tuple[str, str]:
     if known is not None and known.closed_at is not None:
         return trade_id, f"trade {trade_id} ended: {known.result}"
     if known is None:
-        raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, "starter.py trade list --all")
+        raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, KNOWN_TRADES)
     return trade_id, ""
 
 

@@ -7,7 +7,6 @@ before anything is built, so that memory stays flat.
 
 from __future__ import annotations
 
-import difflib
 import json
 import types
 import typing
@@ -17,7 +16,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from domain.errors import BadInput
+from domain.errors import BadInput, nearest_name
 
 BODY_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 32
@@ -46,7 +45,9 @@ def read_json(body: bytes, *, bytes_max: int = BODY_BYTES_MAX, where: str = "bod
         )
     except json.JSONDecodeError as error:
         at_byte = len(text[: error.pos].encode())
-        raise BadInput("BAD_JSON", where, f"byte {at_byte}: {error.msg}", "RFC 8259") from None
+        raise BadInput(
+            "BAD_JSON", where, f"byte {at_byte}: {error.msg}", "JSON (RFC 8259)"
+        ) from None
 
 
 def read_json_object(
@@ -136,9 +137,8 @@ def check_known_fields(model: type[BaseModel], value: object, path: str = "") ->
         here = f"{path}.{key}" if path else str(key)
         field = model.model_fields.get(str(key))
         if field is None:
-            near = difflib.get_close_matches(str(key), model.model_fields, n=1)
-            hint = f"did you mean {near[0]}" if near else "a known field"
-            raise BadInput("UNKNOWN_FIELD", here[:120], inner, hint)
+            allowed = nearest_name(str(key), model.model_fields)
+            raise BadInput("UNKNOWN_FIELD", here[:120], inner, allowed)
         _check_inside(_models_in(field.annotation), inner, here)
 
 

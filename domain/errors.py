@@ -11,7 +11,12 @@ HoldfastError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from decimal import Decimal
+from enum import Enum
+
+NO_DEFAULT = "a value: there is no default"
 
 
 class HoldfastError(Exception):
@@ -30,19 +35,33 @@ class BadInput(HoldfastError):
     """A value from outside was refused.
 
     Carries the machine code, the path of the field, the shortened escaped value and the allowed
-    range, so that one line tells a person what to change.
+    range, so that one line tells a person what to change: `CODE field: value was …, allowed …`.
     """
 
     code = "BAD_INPUT"
 
     def __init__(self, code: str, field: str, value: object = "", allowed: str = "") -> None:
+        value = value.value if isinstance(value, Enum) else value
         shown = f"{value:f}" if isinstance(value, Decimal) else ascii(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        allowed_text = f" allowed={allowed}" if allowed else ""
-        super().__init__(f"{code} field={field} value={shown}{allowed_text}", code=code)
+        allowed_text = f", allowed {allowed}" if allowed else ""
+        super().__init__(f"{code} {field}: value was {shown}{allowed_text}", code=code)
         self.field = field
         self.value = shown
         self.allowed = allowed
+
+
+def allowed_by(kind: str, message: str) -> str:
+    """What a validator of pydantic allows, from its error's type and message."""
+    words = {"missing": "a value", "extra_forbidden": "a field that is known"}
+    said = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return words.get(kind, said)
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """For an unknown name: the known one that is spelled most alike."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"{near[0]} (the nearest name)" if near else "a known name"
 
 
 class IllegalTransition(HoldfastError):

@@ -78,7 +78,7 @@ class ClientIdParts(Frozen):
 def check_id(value: str, field: str) -> str:
     """Returns `value`, or raises BadInput ID_FORMAT (faults.md §3 row 35)."""
     if not isinstance(value, str) or _ID.fullmatch(value) is None:
-        raise BadInput("ID_FORMAT", field, value, "max=48 [A-Za-z0-9-]")
+        raise BadInput("ID_FORMAT", field, value, "1..48 of A-Z a-z 0-9 -")
     return value
 
 

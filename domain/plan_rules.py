@@ -59,7 +59,7 @@ def _names(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
     for field in ("session", "account", "strategy"):
         value = getattr(plan, field)
         if _NAME.fullmatch(value) is None:
-            yield BadInput("ID_FORMAT", field, value, "max=48 [A-Za-z0-9_-]")
+            yield BadInput("ID_FORMAT", field, value, "1..48 of A-Z a-z 0-9 _ -")
     if len(plan.note) > TEXT_MAX:
         yield BadInput("FIELD_TOO_LONG", "note", plan.note, f"<= {TEXT_MAX} characters")
 
@@ -101,7 +101,8 @@ def _symbol_lists(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
             yield BadInput("SYMBOL_UNKNOWN", field, symbol, "a listed symbol")
         for name in (symbol, underlying_of(leg.instrument)):
             if name in context.restricted_symbols:
-                yield BadInput("SYMBOL_RESTRICTED", field, name)
+                allowed = "a symbol that is not restricted"
+                yield BadInput("SYMBOL_RESTRICTED", field, name, allowed)
                 break
 
 
@@ -129,7 +130,7 @@ def _combo(plan: TradePlan) -> Iterator[BadInput]:
         lowest = min(call.strike for call in calls if call.strike is not None)
         if highest > lowest:
             yield BadInput(
-                "SPREAD_INVALID", "legs", f"put {highest} > call {lowest}", "not inverted"
+                "SPREAD_INVALID", "legs", f"put {highest} > call {lowest}", "the put below the call"
             )
 
 
@@ -175,7 +176,7 @@ def _fixed_size(plan: TradePlan, quantity: Decimal, context: PlanContext) -> Ite
         if value > limits.max_order_notional:
             yield BadInput("NOTIONAL_ABOVE_MAX", field, value, f"<= {limits.max_order_notional}")
     if quantity > highest:
-        yield BadInput("QTY_ABOVE_MAX", field, quantity, f"max={highest}")
+        yield BadInput("QTY_ABOVE_MAX", field, quantity, f"<= {highest}")
     if quantity % lot != 0:
         yield BadInput("QTY_NOT_WHOLE", field, quantity, f"multiples of {lot}")
 
@@ -217,7 +218,9 @@ def _prices(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
             continue
         instruments = [leg.instrument for leg in plan.legs]
         if not any(_on_tick(instrument, price, plan.is_combo) for instrument in instruments):
-            yield BadInput("PRICE_OFF_TICK", field, price, f"tick={plan.instrument.tick_at(price)}")
+            yield BadInput(
+                "PRICE_OFF_TICK", field, price, f"multiples of {plan.instrument.tick_at(price)}"
+            )
 
 
 def _on_tick(instrument: Instrument, price: Decimal, is_combo: bool) -> bool:
@@ -261,7 +264,7 @@ def _targets(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
             )
     whole = total(target.fraction for target in plan.targets)
     if whole != 1:
-        yield BadInput("TRANCHES_SUM", "targets", whole, "sum 1")
+        yield BadInput("TRANCHES_SUM", "targets", whole, "fractions that add up to 1")
     yield from _target_order(plan, _entry_price(plan, context))
 
 
@@ -359,7 +362,9 @@ def _session(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
     clock = context.market_clock
     if clock is not None and not clock.is_open:
         opens = clock.next_open.isoformat() if clock.next_open is not None else "unknown"
-        yield BadInput("SESSION_CLOSED", "symbol", plan.symbol, f"next_open={opens}")
+        yield BadInput(
+            "SESSION_CLOSED", "symbol", plan.symbol, f"an open session; the next opens at {opens}"
+        )
 
 
 _RULES: tuple[Rule, ...] = (

@@ -20,7 +20,9 @@ def slice_faults(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
     slices, walk = plan.slices, plan.walk
     is_twap = plan.entry_style is EntryStyle.TWAP
     if is_twap != (slices is not None):
-        allowed = "count and window_s" if is_twap else f"only with entry_style={EntryStyle.TWAP}"
+        allowed = (
+            "count and window_s" if is_twap else f"none unless entry_style is {EntryStyle.TWAP}"
+        )
         yield BadInput("SLICES_INVALID", "slices", "" if slices is None else "given", allowed)
     if slices is None or not is_twap:
         return
@@ -30,7 +32,7 @@ def slice_faults(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
         return
     if not 0 < window_s <= walk.max_time_s:
         # The gate's check that there is time left to get out goes by the walk's longest time.
-        allowed = f"0 < window <= walk.max_time_s={walk.max_time_s}"
+        allowed = f"0 < window_s <= {walk.max_time_s} (walk.max_time_s)"
         yield BadInput("SLICES_INVALID", "slices.window_s", window_s, allowed)
         return
     interval_s = window_s / slices.count
@@ -38,7 +40,9 @@ def slice_faults(plan: TradePlan, context: PlanContext) -> Iterator[BadInput]:
         allowed = f"0 < work <= {SLICE_WORK_S_MAX} and < window_s / count in wall time"
         yield BadInput("SLICES_INVALID", "slices.work_wall_s", work_s, allowed)
     if plan.time_stop_s is not None and plan.time_stop_s <= window_s:
-        yield BadInput("SLICES_INVALID", "time_stop_s", plan.time_stop_s, f"> window_s={window_s}")
+        yield BadInput(
+            "SLICES_INVALID", "time_stop_s", plan.time_stop_s, f"> {window_s} (slices.window_s)"
+        )
     ends_at = context.market_now + timedelta(seconds=float(window_s))
     if plan.flat_by is not None and plan.flat_by <= ends_at:
         yield BadInput("SLICES_INVALID", "flat_by", plan.flat_by.isoformat(), "after the window")
@@ -51,7 +55,7 @@ def _slices_close(plan: TradePlan, context: PlanContext, ends_at: datetime) -> I
     closes = clock.next_close if clock is not None and clock.is_open else None
     if closes is not None and closes <= ends_at and plan.instrument.kind != InstrumentKind.CRYPTO:
         assert plan.slices is not None
-        allowed = f"over before next_close={closes.isoformat()}"
+        allowed = f"a window that ends before {closes.isoformat()} (next close)"
         yield BadInput("SLICES_INVALID", "slices.window_s", plan.slices.window_s, allowed)
 
 

@@ -53,7 +53,9 @@ def check_instrument(
     if instrument.kind is InstrumentKind.OPTION:
         _check_option(instrument, session_date, field, expires_today_allowed)
     elif instrument.expiry is not None and instrument.expiry < session_date:
-        raise BadInput("OPTION_EXPIRED", f"{field}.expiry", instrument.expiry.isoformat())
+        raise BadInput(
+            "OPTION_EXPIRED", f"{field}.expiry", instrument.expiry.isoformat(), f">= {session_date}"
+        )
 
 
 def _check_option(
@@ -68,8 +70,11 @@ def _check_option(
     if said != (name.expiry, name.strike, name.right):
         raise BadInput("OCC_FORMAT", field, option.symbol, "symbol and fields must agree")
     if name.expiry < session_date:
-        raise BadInput("OPTION_EXPIRED", f"{field}.expiry", name.expiry.isoformat())
+        raise BadInput(
+            "OPTION_EXPIRED", f"{field}.expiry", name.expiry.isoformat(), f">= {session_date}"
+        )
     if name.expiry.weekday() >= _SATURDAY:
         raise BadInput("OPTION_EXPIRED", f"{field}.expiry", name.expiry.isoformat(), "a weekday")
     if name.expiry == session_date and not expires_today_allowed:
-        raise BadInput("OPTION_TOO_CLOSE", f"{field}.expiry", name.expiry.isoformat())
+        allowed = f"after {session_date}"
+        raise BadInput("OPTION_TOO_CLOSE", f"{field}.expiry", name.expiry.isoformat(), allowed)

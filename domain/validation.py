@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from domain.edge import check_known_fields, read_json_object
-from domain.errors import BadInput
+from domain.errors import BadInput, allowed_by
 from domain.money import DECIMAL_PLACES_MAX, MAGNITUDE_MAX
 from domain.plan import TradePlan
 from domain.plan_context import PlanContext
@@ -137,7 +137,9 @@ def _allowed(code: str, row: Any) -> str:
         return "a plain whole or decimal number"
     if code == "WALK_INVALID":
         return "step > 0, interval and times > 0, steps_max 0..1000"
-    return str(row["msg"])
+    if code == "TIME_NO_ZONE":
+        return "a zone, e.g. 2026-11-21T14:30:00Z"
+    return allowed_by(row["type"], row["msg"])
 
 
 def _check_raw(values: Mapping[str, Any], path: str = "") -> None:

@@ -6,7 +6,6 @@ sample numbers of the README are examples in a file, not defaults in this code.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Self
@@ -15,7 +14,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from domain.base import Frozen
-from domain.errors import BadInput
+from domain.errors import NO_DEFAULT, BadInput, allowed_by, nearest_name
 from domain.instrument import Instrument
 from domain.money import Amount, Number
 
@@ -94,20 +93,16 @@ class Limits(Frozen):
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         if not 0 < self.collar_fraction <= COLLAR_FRACTION_MAX:
-            raise PydanticCustomError(
-                "CONFIG_COLLAR_RANGE", "collar_fraction allowed: 0 < x <= 0.5"
-            )
+            raise PydanticCustomError("CONFIG_COLLAR_RANGE", "0 < collar_fraction <= 0.5")
         for name in _ABOVE_ZERO:
             if getattr(self, name) <= 0:
-                raise PydanticCustomError("CONFIG_RANGE", "{name} allowed: > 0", {"name": name})
+                raise PydanticCustomError("CONFIG_RANGE", "{name} > 0", {"name": name})
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
-                raise PydanticCustomError("CONFIG_RANGE", "{name} allowed: >= 0", {"name": name})
+                raise PydanticCustomError("CONFIG_RANGE", "{name} >= 0", {"name": name})
         for name in _FRACTIONS:
             if not 0 < getattr(self, name) <= 1:
-                raise PydanticCustomError(
-                    "CONFIG_RANGE", "{name} allowed: 0 < x <= 1", {"name": name}
-                )
+                raise PydanticCustomError("CONFIG_RANGE", "0 < {name} <= 1", {"name": name})
         return self
 
     @model_validator(mode="after")
@@ -162,18 +157,18 @@ def read_limits(values: Mapping[str, Any], where: str = "limits") -> Limits:
     known = tuple(Limits.model_fields)
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise BadInput("CONFIG_UNKNOWN_KEY", f"{where}.{key}", "", near[0] if near else "")
+            raise BadInput("CONFIG_UNKNOWN_KEY", f"{where}.{key}", "", nearest_name(key, known))
     for name in known:
         if name not in values or values[name] is None or values[name] == "":
-            raise BadInput("CONFIG_MISSING", f"{where}.{name}", "", "no default exists")
+            raise BadInput("CONFIG_MISSING", f"{where}.{name}", "", NO_DEFAULT)
     try:
         return Limits.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         code = first["type"] if first["type"].isupper() else "CONFIG_TYPE"
         path = ".".join((where, *(str(part) for part in first["loc"])))
-        raise BadInput(code, path, first["input"] if first["loc"] else "", first["msg"]) from None
+        allowed = allowed_by(first["type"], first["msg"])
+        raise BadInput(code, path, first["input"] if first["loc"] else "", allowed) from None
 
 
 def check_collar_against_tick(limits: Limits, instrument: Instrument, price: Decimal) -> None:

@@ -98,7 +98,7 @@ def test_bad_command_is_one_line_with_its_code_and_exit_2(
 ) -> None:
     code, output = run("kill", "--scope", "nothing", "--mode", "block", "--reason", "x")
     assert code == 2
-    assert output.startswith("SCOPE_INVALID field=scope")
+    assert output.startswith("SCOPE_INVALID scope")
     assert output.count("\n") == 1
 
 
@@ -116,7 +116,7 @@ def test_status_without_a_stack_says_so_in_json_and_exits_1(
 def test_listing_without_a_stack_is_refused(run: Callable[..., tuple[int, str]]) -> None:
     code, output = run("trade", "list", "--json")
     assert code == 2
-    assert output.startswith("NO_STACK field=data")
+    assert output.startswith("NO_STACK data")
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ NOON = datetime(2026, 3, 4, 17, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("arguments", "begins"),
     [
-        (("../x", "--symbol", "AAPL"), "ID_FORMAT field=name"),
-        (("day", "--symbol", "aapl"), "SYMBOL_FORMAT field=symbol"),
-        (("day", "--symbol", "BTC/USD"), "SYMBOL_NOT_STREAMED field=symbol"),
-        (("day", "--symbol", "SPY261218C00600000"), "SYMBOL_NOT_STREAMED field=symbol"),
-        (("day", "--symbol", "AAPL", "--minutes", "99999"), "DURATION_TOO_LONG field=minutes"),
-        (("day", "--symbol", "AAPL", "--minutes", "-1"), "DURATION_TOO_LONG field=minutes"),
+        (("../x", "--symbol", "AAPL"), "ID_FORMAT name"),
+        (("day", "--symbol", "aapl"), "SYMBOL_FORMAT symbol"),
+        (("day", "--symbol", "BTC/USD"), "SYMBOL_NOT_STREAMED symbol"),
+        (("day", "--symbol", "SPY261218C00600000"), "SYMBOL_NOT_STREAMED symbol"),
+        (("day", "--symbol", "AAPL", "--minutes", "99999"), "DURATION_TOO_LONG minutes"),
+        (("day", "--symbol", "AAPL", "--minutes", "-1"), "DURATION_TOO_LONG minutes"),
     ],
 )
 def test_bad_recordings_are_refused(

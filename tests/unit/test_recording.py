@@ -148,7 +148,7 @@ def test_a_folder_plays_as_a_session_with_the_recorded_instruments(
 
 
 def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="FILE_NOT_FOUND field=tape"):
+    with pytest.raises(BadInput, match="FILE_NOT_FOUND tape"):
         tape_files(tmp_path)
     assert recording_terms(tmp_path / "other.csv") is None
 

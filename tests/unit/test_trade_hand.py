@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cli.context import EXIT_BAD_INPUT, EXIT_CONFLICT, EXIT_FAILED, INPUT_CODES, failed, line_of
 from cli.hand import refused_by
 from domain.errors import BadInput, Refused
+from domain.order import Side
 from starter import app
 
 
@@ -89,7 +90,13 @@ def test_refusal_names_its_code_once() -> None:
     assert (refused.code, line_of(refused)) == ("STOP_BEYOND_MARKET", told)
 
 
+def test_refused_word_is_shown_without_its_type() -> None:
+    refused = BadInput("SIDE_INVALID", "side", Side.SELL, "[buy]")
+    assert refused.text == "SIDE_INVALID side: value was 'sell', allowed [buy]"
+    assert refused.value == "'sell'"
+
+
 def test_refused_number_is_shown_as_it_was_typed() -> None:
     assert BadInput("TRANCHES_SUM", "targets", Decimal("0.90")).text == (
-        "TRANCHES_SUM field=targets value=0.90"
+        "TRANCHES_SUM targets: value was 0.90"
     )

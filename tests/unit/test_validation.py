@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -58,6 +59,9 @@ def test_bad_plan_is_refused_with_its_code(bad: Bad) -> None:
         check_plan(values, bad.context)
     assert caught.value.code == bad.code
     assert caught.value.field
+    # One form for all, and what is allowed is no word of the parser.
+    assert re.fullmatch(rf"{bad.code} \S+: value was .+, allowed .+", caught.value.text)
+    assert not re.search(r"Input should|Field required|not permitted|\w=", caught.value.allowed)
     assert len(caught.value.value) <= 60
     assert caught.value.value.isascii()
     assert bad.code in {fault.code for fault in plan_faults(values, bad.context)}

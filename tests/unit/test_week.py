@@ -139,7 +139,7 @@ def test_speed_that_is_none_is_refused_before_anything_starts(speed: str, tmp_pa
         starter.app, ["demo", "--week", f"--speed={speed}", "--data", str(data)]
     )
     assert told.exit_code == 2
-    assert "NUMBER_INVALID field=speed" in told.output
+    assert "NUMBER_INVALID speed" in told.output
     assert not data.exists()
 
 
