@@ -57,13 +57,14 @@ EXCHANGE = {
 class Stack:
     """A running stack and the way to its parts."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, settings_file: Path = CONFIG) -> None:
         self.data_dir = data_dir
+        self.settings_file = settings_file
         exchange = data_dir.parent / "exchange.json"
         exchange.write_text(json.dumps(EXCHANGE))
         config = stack_config(
-            Target(CONFIG, data_dir),
-            load_settings(CONFIG, {}),
+            Target(settings_file, data_dir),
+            load_settings(settings_file, {}),
             workers="all",
             exchange_arguments=["--config", str(exchange), "--speed", "1"],
         )
@@ -72,6 +73,11 @@ class Stack:
     @property
     def info(self) -> RunInfo:
         return self.supervisor.info
+
+    @property
+    def named(self) -> list[str]:
+        """The options that name this stack."""
+        return ["--config", str(self.settings_file), "--data", str(self.data_dir)]
 
     def end(self, name: str) -> None:
         """SIGKILL, as a crash does it."""
@@ -83,7 +89,7 @@ class Stack:
         """`starter.py … --json`: exit code and what it printed."""
         command = [sys.executable, str(repository_root() / "starter.py")]
         done = subprocess.run(
-            [*command, "--data", str(self.data_dir), *arguments, "--json"],
+            [*command, *self.named, *arguments, "--json"],
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
