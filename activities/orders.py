@@ -78,6 +78,7 @@ from domain.facts import (
     ReplaceRejected,
 )
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
+from domain.money import ZERO
 from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
 from domain.trade_state import HISTORY_REWOUND
 from ledger.records import (
@@ -584,7 +585,9 @@ class OrderActivities:
         """Absent from look-up, list and executions after the settle window is proof.
 
         Sooner is not, and never for an id that the venue has called a duplicate: it has the
-        order. An order that only the list shows is found.
+        order. An order that only the list shows is found. Where lists may lag for longer, an entry
+        waits for all of it, as nothing is bare meanwhile. An exit does not, for what it protects
+        may be, if the account holds what was booked: a hidden exit that fills shows there (C5).
         """
         services, command = self._services, input.command
         client_id = command.intent.client_id
@@ -596,7 +599,11 @@ class OrderActivities:
         # Whoever was to send may have sent until the row was taken from him, however late that was.
         barred_at = max(command.sent_at, record.answered_at or command.sent_at)
         waited_s = (services.now() - barred_at).total_seconds()
-        if waited_s < self._lists_lag_s(command.intent) + services.request_timeout_s:
+        listed_by_s = services.broker.capabilities.orders_listed_within_s
+        lists_may_lag = waited_s < listed_by_s + services.request_timeout_s
+        if waited_s < services.settle_window_s + services.request_timeout_s:
+            return (unknown,)
+        if lists_may_lag and command.intent.increasing:
             return (unknown,)
         clock = input.trade.clock
         if services.broker.capabilities.lists_orders_of_today_only and not is_same_exchange_day(
@@ -609,6 +616,7 @@ class OrderActivities:
             listed = await services.broker.orders_since(since)
             await book_executions(services, input.trade.trade_id)
             fills = await fills_of_trade(services, input.trade.trade_id)
+            moved = lists_may_lag and await self._account_moved(input)
         except HoldfastError:
             return (unknown,)
         found = next((order for order in listed if order.client_id == client_id), None)
@@ -618,7 +626,8 @@ class OrderActivities:
                 at=services.now(), client_id=client_id, order=found, evidence="order list"
             )
             return (resolved, *await self._fills_behind(input.trade, found))
-        if record.code == "DUPLICATE" or any(fill.client_id == client_id for fill in fills):
+        is_there = record.code == "DUPLICATE" or any(fill.client_id == client_id for fill in fills)
+        if is_there or moved:
             return (unknown,)
         stands = await services.ledger.record_answer(
             client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=services.now()
@@ -630,16 +639,21 @@ class OrderActivities:
         )
         return (absent,)
 
-    def _lists_lag_s(self, intent: OrderIntent) -> float:
-        """How long the broker's lists may hide an order: then its absence is a proof (C5).
+    async def _account_moved(self, input: ResolveInput) -> bool:
+        """True if the account holds anything else of the trade's symbols than was booked.
 
-        An entry waits for all that the broker may need; nothing is bare meanwhile. An exit does
-        not: what it protects is, and a second one is refused while the first holds the position.
+        Raises:
+            Transient, Uncertain, LedgerDown: one side was not read.
         """
-        window_s = self._services.settle_window_s
-        if not intent.increasing:
-            return window_s
-        return max(window_s, self._services.broker.capabilities.orders_listed_within_s)
+        services, symbols = self._services, input.trade.symbols
+        held = dict.fromkeys(symbols, ZERO)
+        for position in await services.broker.positions():
+            if position.symbol in held:
+                held[position.symbol] += position.quantity
+        for row in await services.ledger.positions_by_trade(services.account):
+            if row.symbol in held:
+                held[row.symbol] -= row.quantity
+        return any(held.values())
 
     async def _bar_late_attempts(self, input: ResolveInput) -> IntentRecord:
         """Puts a token of ours on the row, so that no earlier attempt may still send (C8).

@@ -14,6 +14,7 @@ from temporalio import activity
 
 from activities.doorbell import Doorbell
 from activities.executions import book_executions
+from activities.order_facts import any_filled
 from activities.reporting import report
 from activities.services import Services
 from brokers.port import FrameProblem, OrderUpdate
@@ -30,6 +31,7 @@ VANISHED_READS_MAX = 10
 # A resting order of an earlier day is in no list of such a venue: its absence is no news, and
 # asking for it in every pass would use up the request budget (F8).
 UNLISTED_READ_EVERY_S = 60.0
+LATE_LOOK_S = 60.0
 
 
 class StreamBooker:
@@ -200,6 +202,29 @@ class StreamBooker:
             found = await services.broker.order_by_client_id(client_id)
             if found is not None:
                 news += await self.book_order(found)
+        return news + await self._compare_absent()
+
+    async def _compare_absent(self) -> int:
+        """Looks again for orders that were called absent, where lists may lag behind that (C5).
+
+        One that shows up was sent. Its trade stopped believing in it and hears of it, unless it
+        died without a fill.
+        """
+        services, news = self._services, 0
+        if services.broker.capabilities.client_id_unique_for_ever:
+            return 0
+        since = services.now() - timedelta(seconds=LATE_LOOK_S)
+        for record in await services.ledger.absent_intents(services.account, since):
+            if record.intent.replaces is not None:
+                continue
+            found = await services.broker.order_by_client_id(record.intent.client_id)
+            if found is None:
+                continue
+            await services.ledger.record_snapshot(services.account, found)
+            if not found.is_terminal or any_filled(found):
+                fact = OrderReported(at=services.now(), order=found)
+                self._doorbell.ring(record.owner.trade_id, fact)
+                news += 1
         return news
 
     def _unanswered(

@@ -7,13 +7,14 @@ filled quantity never falls (I7).
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.fold_orders import BY_HAND
+from domain.fold_orders import BY_HAND, PROVEN_ABSENT
 from domain.ids import parse_client_order_id
 from domain.order import BrokerOrderStatus, OrderSnapshot
 from ledger.alert_store import tell_opening
@@ -233,6 +234,15 @@ class OrderStore(LedgerConnection):
         """Intents in `sending` or `unknown`: their fate needs broker evidence (I10)."""
         open_states = (IntentState.SENDING.value, IntentState.UNKNOWN.value)
         return await self._intents(orders.c.account == account, orders.c.state.in_(open_states))
+
+    async def absent_intents(self, account: str, since: datetime) -> tuple[IntentRecord, ...]:
+        """Intents that were called absent from `since` on: a broker may show one later (C5)."""
+        return await self._intents(
+            orders.c.account == account,
+            orders.c.state == IntentState.NOT_SENT.value,
+            orders.c.code == PROVEN_ABSENT,
+            orders.c.answered_at >= since,
+        )
 
     async def _intents(self, *clauses: Any) -> tuple[IntentRecord, ...]:
         query = select(orders).where(*clauses).order_by(orders.c.created_at, orders.c.client_id)

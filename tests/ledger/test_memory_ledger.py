@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from domain.fold_orders import PROVEN_ABSENT
 from domain.ids import Purpose
 from domain.order import BrokerOrderStatus, OrderSnapshot, Side
 from ledger.records import IntentState
@@ -61,8 +62,26 @@ async def place_and_lose_the_second_answer(books: Ledger) -> list[Any]:
         await books.unresolved_intents(ACCOUNT),
         await books.open_children(ACCOUNT),
         await books.open_orders(ACCOUNT),
+        *await call_absent_and_find(books),
     ]
     return [plain(each) for each in given]
+
+
+async def call_absent_and_find(books: Ledger) -> list[Any]:
+    """An exit that the broker's lists showed only after it was called absent (C5)."""
+    sold = intent(purpose=Purpose.EXIT, increasing=False)
+    shown = snapshot("b-9", client_id=sold.client_id, updated_at=LOST)
+    return [
+        await books.open_gate(sold, owner(), "t5", NOW),
+        await books.record_answer(
+            sold.client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=LOST
+        ),
+        await books.absent_intents(ACCOUNT, LOST),
+        await books.absent_intents(ACCOUNT, LOST + timedelta(seconds=1)),
+        await books.record_snapshot(ACCOUNT, shown),
+        await books.absent_intents(ACCOUNT, LOST),
+        await books.intent(sold.client_id),
+    ]
 
 
 async def fill_and_tell(books: Ledger) -> list[Any]:

@@ -18,7 +18,7 @@ from domain.alerts import AlertDraft
 from domain.control import ApiBreakerState, BreakerState, Control, KillScope, KillSwitch
 from domain.entry import entry_orders_max
 from domain.errors import Broken, Refused
-from domain.fold_orders import AMENDED
+from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.ids import parse_client_order_id, trade_prefix
 from domain.money import ZERO
 from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
@@ -421,6 +421,16 @@ class MemoryLedger(AccountBooks):
 
     async def unresolved_intents(self, account: str) -> tuple[IntentRecord, ...]:
         return tuple(r for r in self.intents.values() if r.state in _OPEN)
+
+    async def absent_intents(self, account: str, since: datetime) -> tuple[IntentRecord, ...]:
+        return tuple(
+            r
+            for r in self.intents.values()
+            if r.state is IntentState.NOT_SENT
+            and r.code == PROVEN_ABSENT
+            and r.answered_at is not None
+            and r.answered_at >= since
+        )
 
     # --- fills and money --------------------------------------------------------------------------
 
