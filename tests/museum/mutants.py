@@ -93,8 +93,8 @@ AREAS = {
             "ledger",
             "absence alerts as_flat audit audit_file cash combo_legs connection control "
             "daily_loss_transfers deployments direct_flatten_books external_moves fills gate "
-            "limit_changes market memory_ledger metrics new_exchange opposite_entries orders "
-            "reducing_orders risk self_halt slow_gate strategies switches trades",
+            "limit_changes locks market memory_ledger metrics new_exchange opposite_entries "
+            "orders reducing_orders risk self_halt slow_gate strategies switches trades",
         ),
     ),
 }
