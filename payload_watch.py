@@ -56,8 +56,8 @@ def missing_line(missing: Mapping[str, int]) -> str:
         return ""
     named = ", ".join(f"{key_id} ({count})" for key_id, count in sorted(missing.items()))
     return (
-        f"open workflows need payload keys that are not here: {named}. They stand still until the "
-        "key is back and the workers are restarted; stops rest at the broker, kill works"
+        f"open workflows or schedules need payload keys that are not here: {named}. They stand "
+        "still until it is back and the workers restarted; stops rest at the broker, kill works"
     )
 
 

@@ -1,12 +1,14 @@
-"""Which payload keys the open workflows need: read from the two ends of their histories."""
+"""Which payload keys the open workflows and the schedules need, read from what they hold."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 
+from google.protobuf.message import Message
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import (
+    DescribeScheduleRequest,
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryReverseRequest,
 )
@@ -20,9 +22,10 @@ NEWEST_EVENTS = 50
 
 
 async def keys_needed(client: Client) -> Mapping[str, int]:
-    """Open workflows by `id:check` of the keys that sealed their first and newest payloads.
+    """Open workflows and schedules by `id:check` of the keys that sealed what they hold.
 
-    A key that sealed only the middle of a history is found when that is read; the codec names it.
+    Of a workflow the first and the newest events are read. A key that sealed only the middle of
+    a history is found when that is read; the codec names it.
     """
     found: Counter[str] = Counter()
     async for each in client.list_workflows(OPEN):
@@ -31,6 +34,11 @@ async def keys_needed(client: Client) -> Mapping[str, int]:
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
+    async for schedule in await client.list_schedules():
+        described = await client.workflow_service.describe_schedule(
+            DescribeScheduleRequest(namespace=client.namespace, schedule_id=schedule.id)
+        )
+        found.update(_names_in(described))
     return found
 
 
@@ -46,5 +54,8 @@ async def _keys_of(client: Client, execution: WorkflowExecution) -> set[str]:
             namespace=namespace, execution=execution, maximum_page_size=NEWEST_EVENTS
         )
     )
-    events = (*first.history.events, *newest.history.events)
-    return {":".join(key_named(each)) for event in events for each in sealed_payloads(event)}
+    return _names_in(first) | _names_in(newest)
+
+
+def _names_in(answer: Message) -> set[str]:
+    return {":".join(key_named(each)) for each in sealed_payloads(answer)}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from temporalio.api.common.v1 import Payloads, WorkflowExecution
@@ -14,14 +15,20 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     SignalWorkflowExecutionRequest,
 )
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
+from activities.reconcile import ReconcileInput
 from activities.restore import Restorer
 from deploy.temporal.attributes import STRATEGY, SYMBOL
 from deploy.temporal.payload_needs import keys_needed
+from deploy.temporal.schedules import (
+    ensure_schedule,
+    reconcile_schedule,
+    reconcile_schedule_id,
+)
 from domain.facts import FactEnvelope
-from domain.ids import trade_workflow_id
+from domain.ids import reconcile_workflow_id, trade_workflow_id
 from domain.messages import OperatorSignal, TradeInput, TradeResult
 from domain.plan import TradePlan
 from ledger.repository import Ledger
@@ -219,6 +226,33 @@ async def signal_of(rig: Rig, workflow_id: str) -> Payloads:
 
     await rig.until_async(is_written, "the signal is in the history")
     return found[0]
+
+
+@pytest.mark.covers("H14")
+async def test_schedule_is_sealed_anew_without_its_old_key_and_its_runs_open_it(
+    rig: Rig, temporal_server: TemporalServer
+) -> None:
+    """A run's id is the schedule's with the time behind it; the next `up` replaces the seal."""
+    account = rig.services.account
+    given = reconcile_schedule(
+        account, [ReconcileInput(account=account)], task_queue=rig.queue, every=timedelta(hours=9)
+    )
+    name = reconcile_schedule_id(account)
+    only = await client_with(temporal_server, NEW)
+    try:
+        await ensure_schedule(rig.client, name, given)
+        await ensure_schedule(only, name, given)
+        async with workers_of(rig, only):
+            await only.get_schedule_handle(name).trigger()
+            query = f"WorkflowId STARTS_WITH '{reconcile_workflow_id(account)}-'"
+
+            async def has_ended() -> bool:
+                found = [each async for each in only.list_workflows(query)]
+                return [each.status for each in found] == [WorkflowExecutionStatus.COMPLETED]
+
+            await rig.until_async(has_ended, "the run has read its input")
+    finally:
+        await only.get_schedule_handle(name).delete()
 
 
 async def send_raw(client: Client, workflow_id: str, name: str, input: Payloads) -> None:
