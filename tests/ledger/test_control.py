@@ -18,7 +18,7 @@ from ledger.records import GatePermit, IntentState, KillAnswer
 from ledger.repository import Ledger
 from ledger.reset_store import LONE_RESET_WAIT, RESET_LIFETIME
 from tests.fixtures_postgres import run_as_superuser
-from tests.ledger.samples import ACCOUNT, NOW, intent, kill, owner, snapshot
+from tests.ledger.samples import ACCOUNT, NOW, intent, kill, owner, plan, snapshot
 
 PHRASE = f"RESET {ACCOUNT}"
 SECRET = "correct horse"
@@ -107,6 +107,41 @@ async def test_kill_answer_names_open_sends_and_working_entries(signalled: Ledge
     }
     assert [one.intent.client_id for one in answer.working] == [intent(sequence=2).client_id]
     assert answer.controls[0].kills == (kill(),)
+
+
+@pytest.mark.covers("K5")
+@pytest.mark.parametrize(
+    ("kind", "value", "covered"),
+    [
+        (KillScopeKind.ALL, "", ["one", "two", "three"]),
+        (KillScopeKind.ACCOUNT, ACCOUNT, ["one", "two"]),
+        (KillScopeKind.STRATEGY, "rsi", ["two"]),
+        (KillScopeKind.SYMBOL, "MSFT", ["two"]),
+        (KillScopeKind.TRADE, "one", ["one"]),
+        (KillScopeKind.ORDER, intent("two").client_id, ["two"]),
+    ],
+)
+async def test_kill_answers_with_the_orders_of_its_scope_alone(
+    armed: Ledger, kind: KillScopeKind, value: str, covered: list[str]
+) -> None:
+    await armed.ensure_account("second", "alpaca")
+    await armed.arm("second", "alice", "test")
+    first = owner("one")
+    other = first.model_copy(
+        update={"trade_id": "two", "strategy": "rsi", "symbols": ("AAPL", "MSFT")}
+    )
+    owners = {"one": first, "two": other, "three": owner("three", account="second")}
+    for seconds, (name, whose) in enumerate(owners.items()):
+        wished = plan(name).model_copy(update={"account": whose.account})
+        await armed.create_trade(wished)
+        at = NOW + timedelta(seconds=seconds)
+        assert isinstance(await armed.open_gate(intent(name), whose, "t1", at), GatePermit)
+    account = None if kind is KillScopeKind.ALL else ACCOUNT
+    answer = await armed.engage_kill(account, kill(kind=kind, value=value))
+    assert [one.owner.trade_id for one in answer.in_flight] == covered
+    asked = ["paper", "second"] if account is None else ["paper"]
+    assert [one.account for one in answer.controls] == asked
+    assert all(len(one.kills) == 1 and one.armed for one in answer.controls)
 
 
 async def test_kill_twice_by_the_same_command_is_one_kill(armed: Ledger) -> None:
