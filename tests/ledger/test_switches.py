@@ -185,6 +185,23 @@ async def test_kill_is_told_and_audited_with_its_scope(armed: Ledger) -> None:
     assert len(await audited(armed, before)) == 1
 
 
+async def test_kill_of_all_stands_in_the_control_of_every_account(armed: Ledger) -> None:
+    """Of one that nobody made, too: what is missing counts as bad."""
+    own, common = kill("own"), kill("common", kind=KillScopeKind.ALL, value="")
+    before, of_all = await armed.read_control(ACCOUNT), await armed.read_control("*")
+    await armed.engage_kill(ACCOUNT, own)
+    await armed.engage_kill(None, common)
+    control = await armed.read_control(ACCOUNT)
+    assert {one.command_id for one in control.kills} == {"own", "common"}
+    assert (control.armed, control.version) == (True, before.version + 2)
+    nobody = await armed.read_control("nobody")
+    assert (nobody.account, nobody.armed, nobody.version) == ("nobody", False, 0)
+    assert nobody.kills == (common,)
+    everybody = await armed.read_control("*")
+    assert everybody.kills == (common,)
+    assert everybody.version == of_all.version + 1
+
+
 async def test_arming_is_audited_with_who_and_why(armed: Ledger) -> None:
     before = await last_row(armed)
     armed_now = await armed.read_control(ACCOUNT)
