@@ -88,6 +88,10 @@ class Target:
     def kill_journal(self) -> KillJournal:
         return KillJournal(self.data_dir)
 
+    def environment(self) -> dict[str, str]:
+        """What settings are read with: addresses of the running stack, the shell's win."""
+        return {**self.stack_environment(), **os.environ}
+
     def stack_environment(self) -> dict[str, str]:
         """Variables of the running stack; empty when none runs."""
         info = self.run_info
@@ -95,7 +99,7 @@ class Target:
 
     def settings(self) -> Settings:
         """The settings with the addresses of the running stack."""
-        return load_settings(self.config, {**self.stack_environment(), **os.environ})
+        return load_settings(self.config, self.environment())
 
     @asynccontextmanager
     async def ledger(self) -> AsyncIterator[Ledger]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +23,15 @@ from cli.contest_files import (
     contest_template,
     entrants,
 )
+from cli.context import operator_name
+from cli.deploy import deployed_alone
 from deploy.local.control import down, status
 from deploy.local.runfile import RunInfo
 from deploy.local.stack import (
     exchange_child,
     prepare_ledger,
     prepare_temporal,
+    stack_environment,
     worker_child,
 )
 from deploy.local.supervisor import StackConfig
@@ -35,12 +40,13 @@ from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.versions import set_current_version
 from domain.errors import BadInput
 from domain.instrument import InstrumentKind
+from ledger.repository import Ledger
 from marketdata.calendars import ALWAYS_OPEN
 from marketdata.events import read_tape
 from marketdata.session_tape import SessionTape, prepare_demo, prepare_files
 from observability.build import build_id, repository_root
 from payload_keys import payload_codec
-from settings import Settings
+from settings import Settings, load_settings
 
 START_CASH = Decimal(100_000)
 # Market time before the opening: session, strategy and streams are awake when the bell rings.
@@ -167,16 +173,35 @@ def demo_stack(
 ) -> StackConfig:
     """PostgreSQL, Temporal with its Web UI, the exchange, one worker of all roles and accounts."""
     lanes = [OrderLane(s.account.name, s.broker.requests_per_minute) for s in settings]
+    paths = [Path(each.source) for each in settings]
     temporal = prepare_temporal(lanes=lanes, schedules=schedules, codec=payload_codec(settings[0]))
     return StackConfig(
         data_dir=files.data_dir,
         exchange=exchange_child(
             ("--config", str(files.exchange_config), "--tape", str(files.tape))
         ),
-        workers=(worker_child("all", *(Path(each.source) for each in settings)),),
-        prepare=(prepare_ledger, temporal),
+        workers=(worker_child("all", *paths),),
+        prepare=(prepare_ledger, lambda info: asyncio.run(deploy_accounts(info, paths)), temporal),
         report=report,
     )
+
+
+async def deploy_accounts(info: RunInfo, paths: Sequence[Path]) -> None:
+    """Rows of the accounts, and which build and settings are deployed on each (H13).
+
+    The settings are read as the worker of this stack will read them.
+    """
+    environment = {**stack_environment(info), **os.environ}
+    every = [load_settings(path, environment) for path in paths]
+    ledger = await Ledger.connect(info.ledger_dsn, pool_size=1)
+    try:
+        for each in every:
+            account = each.account
+            await ledger.ensure_installation(account.installation)
+            await ledger.ensure_account(account.name, each.broker.venue.value, account.currency)
+        await deployed_alone(ledger, every, operator_name(None))
+    finally:
+        await ledger.aclose()
 
 
 async def make_build_current(info: RunInfo, settings: Settings) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ import typer
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from cli.contest_files import ContestFiles
 from cli.context import EXIT_FAILED, Target, execute, failed, operator_name, target_of
 from cli.deploy_check import COLUMNS, codec_of, different, replay_open
 from cli.history import replay_history
@@ -40,7 +41,7 @@ from domain.errors import HoldfastError, Refused
 from domain.ids import trade_workflow_id
 from ledger.repository import Ledger
 from observability.build import DEPLOYMENT_NAME, build_id
-from settings import Settings
+from settings import Settings, load_settings
 from wiring import config_hash
 
 app = typer.Typer()
@@ -131,7 +132,8 @@ async def _deploy(target: Target, wait_s: float, override: bool, by: str) -> dic
     before = await current_version(client)
     await set_current_version(client, mine)
     async with target.ledger() as ledger:
-        await _deployed_beside(ledger, target.settings(), by)
+        for each in served_settings(target):
+            await _deployed_beside(ledger, each, by)
         done = await take_over_workflows(client, ledger, mine, wait_s=wait_s, override=override)
         text = {"before": before or "", "moved": done["moved"], "left": len(done["left"])}
         await ledger.append_audit(by, "deploy", mine, {**text, "override": override})
@@ -150,10 +152,31 @@ async def _deployed_beside(ledger: Ledger, settings: Settings, by: str) -> None:
 
 async def _deployed_alone(target: Target, by: str) -> None:
     """Every worker was started anew: one that is not of this build was missed (H13)."""
-    settings = target.settings()
     async with target.ledger() as ledger:
-        account = settings.account.name
-        await ledger.set_deployed(account, [build_id()], [config_hash(settings)], by)
+        await deployed_alone(ledger, served_settings(target), by)
+
+
+async def deployed_alone(ledger: Ledger, every: Iterable[Settings], by: str) -> None:
+    """From here on no worker of other code or other settings opens a position of these accounts.
+
+    The one way in which `up`, `deploy`, the demonstration, the week and the contest say so (H13).
+    """
+    for each in every:
+        await ledger.set_deployed(each.account.name, [build_id()], [config_hash(each)], by)
+
+
+def served_settings(target: Target) -> tuple[Settings, ...]:
+    """Settings of every account that the stack of the target serves; a contest has many.
+
+    Raises:
+        BadInput: the settings.
+    """
+    mine, files = target.settings(), ContestFiles(target.data_dir)
+    if not files.record.is_file():
+        return (mine,)
+    paths = [portfolio.settings for portfolio in files.load().portfolios]
+    others = [load_settings(Path(path), target.environment()) for path in paths]
+    return (mine, *(each for each in others if each.account.name != mine.account.name))
 
 
 async def take_over_workflows(

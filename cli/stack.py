@@ -26,7 +26,7 @@ from cli.context import (
     operator_name,
     target_of,
 )
-from cli.deploy import NAMED_MAX, take_over_workflows
+from cli.deploy import NAMED_MAX, deployed_alone, take_over_workflows
 from cli.doctor import examine
 from cli.new_exchange import what_a_new_exchange_forgot
 from cli.output import print_fields, print_json, print_rows
@@ -53,7 +53,7 @@ from observability.payload_codec import HoldfastCodec
 from payload_keys import payload_codec
 from payload_watch import KEY_MISSING, missing_keys, missing_line
 from settings import Settings
-from wiring import config_hash, copy_journal
+from wiring import copy_journal
 from workflows._lifecycle import TASK_TIMEOUT
 
 app = typer.Typer()
@@ -158,9 +158,7 @@ async def prepare_account(
         builds |= await _pinned(info, mine)
         if builds and not override_pins:
             raise StackFailed(_missing_builds(builds, mine), code="BUILD_MISSING")
-        # From here on no worker of other code or other settings opens a position (H13).
-        who = operator_name(None)
-        await ledger.set_deployed(account.name, [mine], [config_hash(settings)], who)
+        await deployed_alone(ledger, (settings,), operator_name(None))
     finally:
         await ledger.aclose()
 
