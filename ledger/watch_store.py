@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from ledger.connection import LedgerConnection, notify
@@ -25,13 +23,7 @@ class WatchStore(LedgerConnection):
         rule, an older one is ignored (answer False).
         """
         row = watch.model_dump()
-        same_epoch = watches.c.position_epoch == watch.position_epoch
-        progress: dict[str, Any] = {
-            name: func.coalesce(watches.c[name], row[name])
-            for name in ("high_water_mark", "last_mark", "confirmed_at", "evaluated_at")
-        }
-        kept = progress | {"confirmations": watches.c.confirmations}
-        base = {name: row[name] for name in ("account", "symbol", "document")}
+        rule = {name: row[name] for name in ("account", "symbol", "document")}
         statement = upsert(watches).values(**row)
         async with self._work() as connection:
             query = select(watches.c.position_epoch).where(
@@ -41,7 +33,7 @@ class WatchStore(LedgerConnection):
             if stored is not None and stored > watch.position_epoch:
                 return False
             if stored == watch.position_epoch:
-                changes, guard = base | kept, same_epoch
+                changes, guard = rule, watches.c.position_epoch == watch.position_epoch
             else:
                 changes, guard = row, watches.c.position_epoch < watch.position_epoch
             done = await connection.execute(
