@@ -147,6 +147,27 @@ async def test_children_are_linked_and_their_early_fill_finds_its_trade(armed: L
     assert (linked.parent_client_id, linked.parent_broker_id) == (client_id, "b-0")
 
 
+@pytest.mark.parametrize("field", ["broker_order_id", "replaces_broker_id", "parent_broker_id"])
+async def test_nameless_news_is_the_orders_own_by_its_own_broker_id_alone(
+    armed: Ledger, field: str
+) -> None:
+    """What replaces it or lies under it is its child; the order itself is as it was."""
+    client_id = await _accepted(armed)
+    before = await armed.intent(client_id)
+    assert before is not None
+    ids = {"broker_order_id": "b-7"} | {field: "b-0"}
+    told = snapshot(client_id=None, status=BrokerOrderStatus.CANCELED, **ids)
+    booked = await armed.record_snapshot(ACCOUNT, told)
+    assert (booked.known, booked.client_id, booked.trade_id) == (True, client_id, "trade-1")
+    after = await armed.intent(client_id)
+    assert after is not None
+    children = [child.broker_order_id for child in await armed.children_of_trade("trade-1")]
+    if field == "broker_order_id":
+        assert (after.snapshot, after.is_live, children) == (told, False, [])
+    else:
+        assert (after, children) == (before, ["b-7"])
+
+
 async def test_replaced_child_and_its_fill_belong_to_the_same_trade(armed: Ledger) -> None:
     client_id = await _accepted(armed)
     child = snapshot("child-1", parent_broker_id="b-0")
