@@ -20,6 +20,7 @@ from domain.risk.verdicts import not_applicable, passed, refused
 # A short sale binds its proceeds and half as much again; brokers add a margin for the price at
 # which it may really sell. Without a broker preview this is the amount that must be free.
 SHORT_MARGIN = Decimal("1.55")
+_NO_PRICE = "start or worst price"
 _LEVERAGED = (InstrumentKind.FUTURE, InstrumentKind.PERPETUAL)
 
 
@@ -134,7 +135,9 @@ def strategy(given: GateInput) -> Verdict:
 
 
 def positions(given: GateInput) -> Verdict:
-    if given.portfolio is None or given.limits is None:
+    if given.limits is None:
+        return refused("positions", "LIMITS_MISSING")
+    if given.portfolio is None:
         return refused("positions", "PORTFOLIO_UNREADABLE")
     facts = {"open": given.portfolio.open_positions, "max": given.limits.max_open_positions}
     if given.portfolio.open_positions + 1 > given.limits.max_open_positions:
@@ -145,10 +148,14 @@ def positions(given: GateInput) -> Verdict:
 def symbol_budget(given: GateInput) -> Verdict:
     """Share of equity in any one symbol of the trade, its underlying included."""
     notional, limits = order_notional(given), given.limits
-    if given.portfolio is None or limits is None:
+    if limits is None:
+        return refused("symbol_budget", "LIMITS_MISSING")
+    if given.portfolio is None:
         return refused("symbol_budget", "PORTFOLIO_UNREADABLE")
-    if notional is None or given.account is None or given.account.equity is None:
-        return refused("symbol_budget", "ACCOUNT_INVALID")
+    if notional is None:
+        return refused("symbol_budget", "PRICE_UNAVAILABLE", missing=_NO_PRICE)
+    if given.account is None or given.account.equity is None:
+        return refused("symbol_budget", "ACCOUNT_INVALID", missing="equity")
     allowed = multiply(given.account.equity, limits.max_symbol_fraction)
     worst = ZERO
     for symbol in symbols_of(given):
@@ -169,8 +176,12 @@ def symbol_budget(given: GateInput) -> Verdict:
 def total_exposure(given: GateInput) -> Verdict:
     """Many small orders stop at the aggregate (control 2, 4)."""
     notional = order_notional(given)
-    if given.portfolio is None or given.limits is None or notional is None:
+    if given.limits is None:
+        return refused("total_exposure", "LIMITS_MISSING")
+    if given.portfolio is None:
         return refused("total_exposure", "PORTFOLIO_UNREADABLE")
+    if notional is None:
+        return refused("total_exposure", "PRICE_UNAVAILABLE", missing=_NO_PRICE)
     facts = {
         "used": given.portfolio.total_notional,
         "order": notional,

@@ -128,8 +128,8 @@ NOT_THERE = {
         "price_collar LIMITS_MISSING, order_limits LIMITS_MISSING, "
         "message_rate MESSAGE_COUNT_UNREADABLE, repeats RECENT_ENTRIES_UNREADABLE, "
         "duplicate RECENT_ENTRIES_UNREADABLE, account ACCOUNT_INVALID, "
-        "can_exit_today SESSION_UNKNOWN, positions PORTFOLIO_UNREADABLE, "
-        "symbol_budget PORTFOLIO_UNREADABLE, total_exposure PORTFOLIO_UNREADABLE"
+        "can_exit_today SESSION_UNKNOWN, positions LIMITS_MISSING, "
+        "symbol_budget LIMITS_MISSING, total_exposure LIMITS_MISSING"
     ),
     "control": "kill CONTROL_UNREADABLE",
     "conditions": "conditions CONDITIONS_UNREADABLE",
@@ -156,7 +156,7 @@ NOT_THERE = {
     "worst_price": (
         "price_collar PRICE_UNAVAILABLE, order_limits PRICE_UNAVAILABLE, "
         "buying_power LOSS_UNBOUNDED_OR_NO_PRICE, strategy PRICE_UNAVAILABLE, "
-        "symbol_budget ACCOUNT_INVALID, total_exposure PORTFOLIO_UNREADABLE"
+        "symbol_budget PRICE_UNAVAILABLE, total_exposure PRICE_UNAVAILABLE"
     ),
 }
 
