@@ -37,6 +37,7 @@ from deploy.local.stack import exchange_child, prepare_ledger, prepare_temporal,
 from deploy.local.supervisor import StackConfig, StackFailed, Supervisor, lock
 from deploy.temporal.handover import pin_of, pinned_elsewhere
 from deploy.temporal.lanes import OrderLane
+from deploy.temporal.payload_needs import is_readable
 from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.schedules import (
     day_report_schedule,
@@ -228,8 +229,10 @@ async def make_current(
     client = await connect_when_ready(address, namespace, codec=codec)
     await set_current_version(client, build_id())
     streams = await pin_of(client, streams_workflow_id(account))
-    # A streams workflow carries no state: one of a build that is gone starts anew.
+    # A streams workflow carries no state: one of a build that is gone, or that nobody here can
+    # read, starts anew. Without it the readable trades would hear of no fill.
     is_foreign = streams is not None and streams.build_id not in ("", build_id())
+    is_foreign |= not await is_readable(client, codec, streams_workflow_id(account))
     replace = WorkflowIDConflictPolicy.TERMINATE_EXISTING
     await client.start_workflow(
         STREAMS,

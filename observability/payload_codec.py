@@ -162,6 +162,14 @@ class HoldfastCodec(PayloadCodec, WithSerializationContext):
         """The same keys for the payloads of one workflow."""
         return replace(self, scope=scope_of(context))
 
+    def knows(self, payload: Payload) -> bool:
+        """True if it has the key, or may read plain text; the seal itself is not looked at."""
+        if payload.metadata.get("encoding") != ENCODING:
+            return self.accept_plain or not self.seals
+        key_id, check = key_named(payload)
+        key = self.ring.of(key_id)
+        return key is not None and key.check == check
+
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Sealed copies, in order.
 

@@ -15,7 +15,12 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from observability.payload_codec import key_named, sealed_payloads
+from observability.payload_codec import (
+    HoldfastCodec,
+    key_named,
+    payloads_in,
+    sealed_payloads,
+)
 
 OPEN = "ExecutionStatus = 'Running'"
 NEWEST_EVENTS = 50
@@ -42,7 +47,27 @@ async def keys_needed(client: Client) -> Mapping[str, int]:
     return found
 
 
+async def is_readable(client: Client, codec: HoldfastCodec, workflow_id: str) -> bool:
+    """False if what the newest run of the workflow holds cannot be opened with these keys.
+
+    True if there is none. Read as `keys_needed` reads.
+    """
+    try:
+        ends = await _ends_of(client, WorkflowExecution(workflow_id=workflow_id))
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return True
+    return all(codec.knows(payload) for end in ends for payload in payloads_in(end))
+
+
 async def _keys_of(client: Client, execution: WorkflowExecution) -> set[str]:
+    first, newest = await _ends_of(client, execution)
+    return _names_in(first) | _names_in(newest)
+
+
+async def _ends_of(client: Client, execution: WorkflowExecution) -> tuple[Message, Message]:
+    """The first event and the newest ones, as the server keeps them."""
     service, namespace = client.workflow_service, client.namespace
     first = await service.get_workflow_execution_history(
         GetWorkflowExecutionHistoryRequest(
@@ -54,7 +79,7 @@ async def _keys_of(client: Client, execution: WorkflowExecution) -> set[str]:
             namespace=namespace, execution=execution, maximum_page_size=NEWEST_EVENTS
         )
     )
-    return _names_in(first) | _names_in(newest)
+    return first, newest
 
 
 def _names_in(answer: Message) -> set[str]:

@@ -21,7 +21,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from activities.reconcile import ReconcileInput
 from activities.restore import Restorer
 from deploy.temporal.attributes import STRATEGY, SYMBOL
-from deploy.temporal.payload_needs import keys_needed
+from deploy.temporal.payload_needs import is_readable, keys_needed
 from deploy.temporal.schedules import (
     ensure_schedule,
     reconcile_schedule,
@@ -288,6 +288,13 @@ async def test_worker_without_encryption_neither_drops_nor_reads_a_sealed_signal
         await missing_keys(ledger, "default", known, open_with_its_key)
         missing = await missing_keys(ledger, "default", HoldfastCodec(), open_with_its_key)
         assert missing.keys() == {OLD.key_id}
+        assert not await is_readable(plain, HoldfastCodec(), handle.id)
+        assert not await is_readable(plain, known, handle.id), "its start was plain"
+        assert await is_readable(plain, replace(known, accept_plain=True), handle.id)
+        assert await is_readable(plain, HoldfastCodec(), "trade/nobody")
+        await PayloadWatch().tell_missing(started.services, plain, HoldfastCodec())
+        [told] = [a for a in await ledger.list_alerts() if a.code == "PAYLOAD_KEY"]
+        assert OLD.key_id in told.text
 
     both = HoldfastCodec(KeyRing((OLD,)), accept_plain=True)
     mixed = await Client.connect(
