@@ -305,6 +305,18 @@ async def test_operator_registered_after_the_request_makes_it_a_matter_of_two(
     )
 
 
+@pytest.mark.covers("K6")
+async def test_kill_of_all_goes_by_the_version_of_all(armed: Ledger) -> None:
+    """I17: who saw an older state is told so; another account's change is none of it."""
+    seen = (await armed.read_control("*")).version
+    await armed.disarm(ACCOUNT, "alice", "lunch")
+    common = kill("k-1", kind=KillScopeKind.ALL, value="")
+    assert not (await armed.engage_kill(None, common, seen)).was_engaged
+    with pytest.raises(VersionConflict):
+        await armed.engage_kill(None, common.model_copy(update={"command_id": "k-2"}), seen)
+    assert (await armed.read_control("*")).version == seen + 1
+
+
 async def test_kill_engaged_after_the_request_stays(armed: Ledger) -> None:
     await armed.add_operator("alice", SECRET)
     await armed.engage_kill(ACCOUNT, kill("k-1"))
