@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from tests.museum.asking import pytest_runtestloop
 from tests.museum.mutants import AREAS, ROOT, Mutant, _chosen, interval
 
 
@@ -42,3 +45,10 @@ def test_every_area_asks_tests_that_exist() -> None:
     for area in AREAS.values():
         for name in (*area.own, *area.others):
             assert (ROOT / name).is_file(), name
+
+
+def test_mutants_are_not_asked_after_while_a_file_of_tests_is_broken() -> None:
+    """Seven files of the ledger were passed over once, and what only they kill survived."""
+    session = cast(pytest.Session, SimpleNamespace(testsfailed=7))
+    with pytest.raises(pytest.UsageError, match="not collected"):
+        pytest_runtestloop(session)
