@@ -65,7 +65,8 @@ def hand_in(rows: Sequence[AuditRow]) -> Hand:
         try:
             request = OperatorRequest.model_validate({**details, "by": row.actor})
             command = _flatten(request, row) if verb == FLATTEN else request.fact(verb, row.at)
-            told.append(ToldByHand(command=command, done=end == Progress.DONE))
+            done, answered = end == Progress.DONE, end in (Progress.RUNNING, Progress.DONE)
+            told.append(ToldByHand(command=command, done=done, answered=answered))
         except (ValidationError, ValueError):
             unsure = f"{verb} {command_id} could not be read"
     return Hand(told=tuple(told), unsure=unsure)

@@ -6,6 +6,7 @@ ledger's orders and adjustments show already is not done twice: a part that was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from domain.base import Frozen
@@ -30,10 +31,14 @@ RESTORE = "restore"
 
 
 class ToldByHand(Frozen):
-    """A command that the trade took, or may have taken; `done`: its answer said so."""
+    """A command that the trade took, or may have taken; `done`: its answer said so.
+
+    `answered`: the trade took it for certain, whether or not it was done by then.
+    """
 
     command: OperatorCommand | CloseRequested | FlattenRequested
     done: bool = False
+    answered: bool = False
 
 
 class Hand(Frozen):
@@ -49,9 +54,11 @@ class Hand(Frozen):
 
 def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
     """State with the hand of people on it, as it was before the trade was lost."""
-    for each in hand.told:
+    released = _last_release(hand.told)
+    for number, each in enumerate(hand.told):
         if isinstance(each.command, FlattenRequested):
-            state = apply(state, each.command, now)
+            # A release that was taken has ended what flattened before it.
+            state = state if number < released else apply(state, each.command, now)
         elif _still_counts(state, each.command, each.done):
             # The version and the market that they saw then were checked then.
             seen = {"version": None}
@@ -68,6 +75,18 @@ def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
         )
         state = operate(state, command, now)
     return state
+
+
+def _last_release(told: Sequence[ToldByHand]) -> int:
+    """Where the last release stands that the trade took for certain; -1 without one."""
+    taken = [
+        number
+        for number, each in enumerate(told)
+        if each.answered
+        and isinstance(each.command, OperatorCommand)
+        and each.command.verb is OperatorVerb.RELEASE
+    ]
+    return taken[-1] if taken else -1
 
 
 def _still_counts(state: TradeState, command: OperatorCommand | CloseRequested, done: bool) -> bool:

@@ -154,6 +154,24 @@ def test_released_trade_goes_on_letting_go() -> None:
     assert not trade.state.live()
 
 
+def test_flatten_that_a_release_ended_does_not_begin_again() -> None:
+    """It was held back (`NOT_REDUCING`), and the person took the position for themselves."""
+    trade, broker = entered()
+    again(trade, broker, command("flatten"), command("release", end="running"))
+    trade.pass_time(30)
+    assert ts.stage(trade.state) is ts.Stage.RELEASED
+    assert broker.position == 10
+
+
+@pytest.mark.parametrize("end", [None, "unknown"])
+def test_release_that_nobody_answered_ends_no_flatten(end: str | None) -> None:
+    """It may have been refused: the flatten was the stronger word."""
+    trade, broker = entered()
+    again(trade, broker, command("flatten"), command("release", end=end))
+    trade.pass_time(30)
+    assert broker.position == 0
+
+
 def test_flatten_of_a_trade_in_a_persons_hand_still_works_after_the_rebuild() -> None:
     trade, broker = entered()
     again(trade, broker, command("take_over"))
