@@ -20,7 +20,7 @@ from domain.commands import (
     Settle,
     Urgency,
 )
-from domain.facts import AdjustmentKind, PositionAdjusted
+from domain.facts import AdjustmentKind, FlattenRequested, PositionAdjusted
 from domain.order import OrderState
 from domain.plan import TradePlan
 from domain.steps import decide, next_deadline, settle_command
@@ -443,6 +443,17 @@ def test_settlement_after_the_stop_tells_the_price_that_the_stop_got() -> None:
     assert (settle.exit_reason, settle.average_exit) == ("stop", D("95.40"))
 
 
+def test_settlement_after_a_flatten_tells_the_price_of_the_exit_and_is_asked_once() -> None:
+    trade = opened()
+    trade.tell(FlattenRequested(at=trade.now, command_id="f-1", by="alice", reason="test"))
+    trade.settle_down()
+    (settle,) = [c for c in trade.commands if isinstance(c, Settle)]
+    assert (settle.exit_reason, settle.average_exit) == ("flatten", trade.broker.bid)
+    unsettled = trade.state.changed(settled=False)
+    assert decide(unsettled, trade.now)[1] == (settle,)
+    assert decide(unsettled, trade.now, [settle.key])[1] == ()
+
+
 @pytest.mark.covers("E5")
 def test_stop_whose_target_filled_is_looked_at_after_five_seconds() -> None:
     trade = opened()
@@ -500,4 +511,3 @@ def test_next_read_wakes_a_trade_that_has_only_dust_or_nothing_left_to_end(
     gone = taken_away(trade, D(10) - D(left))
     state = trade.state.changed(read_after=at, adjustments=(gone,), walk=walk)
     assert (next_deadline(state, trade.now) == at) is wakes
-
