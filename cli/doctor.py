@@ -20,6 +20,7 @@ from deploy.local.postgres import binary_dir
 from deploy.local.temporal import temporal_binary
 from deploy.temporal.lanes import OrderLane
 from domain.errors import HoldfastError
+from payload_keys import payload_keys
 from settings import Settings
 
 WALK_INTERVAL_S = Decimal(10)
@@ -74,7 +75,24 @@ def _settings(settings: Settings) -> list[Finding]:
     ]
     if settings.safety.dry_run:
         found.append(note("dry run", "on: nothing is ever sent"))
-    return found
+    return [*found, *_encryption(settings)]
+
+
+def _encryption(settings: Settings) -> list[Finding]:
+    """Nothing where it is off; else which key writes, never the key."""
+    try:
+        keys = payload_keys(settings).keys
+    except HoldfastError as error:
+        return [wrong("encryption", error.text)]
+    if not keys:
+        return []
+    text = f"key {keys[0].key_id} writes, {len(keys)} read"
+    plain = settings.encryption.accept_plain
+    return [
+        note("encryption", f"{text}; plain payloads are read too")
+        if plain
+        else ok("encryption", text)
+    ]
 
 
 async def _ledger(target: Target, settings: Settings) -> AsyncIterator[Finding]:

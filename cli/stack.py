@@ -284,6 +284,7 @@ def up(
     target = target_of(context)
     arguments = _exchange_arguments(exchange_config, tape, speed, exchange_start)
     try:
+        payload_codec(target.settings())  # before anything of an earlier run is moved
         aside = None if resume else set_aside_simulation(target, target.settings())
         if aside is not None:
             typer.echo(f"a new simulated exchange starts empty; the earlier data is in {aside}")

@@ -108,6 +108,24 @@ def test_keys_that_are_not_there_are_refused_with_the_command_that_makes_one(con
     assert (code, "CONFIG_MISSING" in told, "starter.py key new" in told) == (2, True, True)
 
 
+def test_refused_start_moves_no_earlier_data(config: Path) -> None:
+    ledger = config.parent / "data" / "postgres"
+    ledger.mkdir(parents=True)
+    code, told = run(config, "up")
+    assert (code, "CONFIG_MISSING" in told) == (2, True)
+    assert ledger.is_dir()
+
+
+def test_doctor_tells_which_key_writes_or_that_there_is_none(config: Path) -> None:
+    def row() -> tuple[str, str]:
+        rows = json.loads(run(config, "doctor", "--json")[1])
+        return next((r["verdict"], r["text"]) for r in rows if r["check"] == "encryption")
+
+    assert row()[0] == "wrong"
+    run(config, "key", "new", "--id", "a")
+    assert row() == ("ok", "key a writes, 1 read")
+
+
 def test_file_that_others_may_read_is_refused(config: Path) -> None:
     run(config, "key", "new")
     (config.parent / KEYS_FILE).chmod(0o644)
