@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 
 from temporalio import activity
@@ -79,7 +80,7 @@ from domain.facts import (
 )
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.money import ZERO
-from domain.order import OrderIntent, OrderSnapshot, OrderType, Quote
+from domain.order import OrderIntent, OrderSnapshot, OrderType, Position, Quote
 from domain.trade_state import HISTORY_REWOUND
 from ledger.records import (
     SELF_HALTING,
@@ -613,10 +614,14 @@ class OrderActivities:
         # The doubt began after the sending, and the venue lists by market time.
         since = input.trade.clock.market(command.sent_at - timedelta(seconds=LIST_MARGIN_S))
         try:
-            listed = await services.broker.orders_since(since)
-            await book_executions(services, input.trade.trade_id)
+            # Side by side: what the order would protect may be bare while we look (I4).
+            listed, positions, _ = await asyncio.gather(
+                services.broker.orders_since(since),
+                services.broker.positions() if lists_may_lag else _nothing(),
+                book_executions(services, input.trade.trade_id),
+            )
             fills = await fills_of_trade(services, input.trade.trade_id)
-            moved = lists_may_lag and await self._account_moved(input)
+            moved = lists_may_lag and await self._account_moved(input, positions)
         except HoldfastError:
             return (unknown,)
         found = next((order for order in listed if order.client_id == client_id), None)
@@ -639,15 +644,15 @@ class OrderActivities:
         )
         return (absent,)
 
-    async def _account_moved(self, input: ResolveInput) -> bool:
+    async def _account_moved(self, input: ResolveInput, positions: Sequence[Position]) -> bool:
         """True if the account holds anything else of the trade's symbols than was booked.
 
         Raises:
-            Transient, Uncertain, LedgerDown: one side was not read.
+            LedgerDown: what was booked could not be read.
         """
         services, symbols = self._services, input.trade.symbols
         held = dict.fromkeys(symbols, ZERO)
-        for position in await services.broker.positions():
+        for position in positions:
             if position.symbol in held:
                 held[position.symbol] += position.quantity
         for row in await services.ledger.positions_by_trade(services.account):
@@ -673,6 +678,10 @@ class OrderActivities:
         return await ledger.book_sent_intent(
             intent, input.trade.owner, token, IntentState.UNKNOWN, now, code="NOT_SEEN"
         )
+
+
+async def _nothing() -> tuple[Position, ...]:
+    return ()
 
 
 def _gate_age_max_s(intent: OrderIntent) -> float:

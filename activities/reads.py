@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from temporalio import activity
 
 from activities.executions import book_executions, book_shown, fills_and_corrections
 from activities.quotes import exit_quote, read_quotes
 from activities.services import QuoteInput, ReadInput, Services, note_stage
+from domain.account import MarketClock
 from domain.errors import HoldfastError
 from domain.facts import (
     BrokerSnapshot,
@@ -20,7 +23,8 @@ from domain.facts import (
     TradingResumed,
 )
 from domain.ids import is_direct_order_id, trade_prefix
-from domain.order import Fill, OrderSnapshot, Position
+from domain.order import Fill, OrderSnapshot, Position, Quote
+from domain.plan import PlanLeg
 
 
 class ReadActivities:
@@ -43,9 +47,9 @@ class ReadActivities:
         positions: tuple[Position, ...] = ()
         try:
             await book_executions(services, input.trade.trade_id)
-            for order in await self._orders(input):
-                orders[order.broker_order_id] = order
-            held = await services.broker.positions()
+            # Side by side: behind a slow line a position stands bare while it is looked at (I4).
+            seen, held = await asyncio.gather(self._orders(input), services.broker.positions())
+            orders |= {order.broker_order_id: order for order in seen}
             positions = tuple(p for p in held if p.symbol in input.command.symbols)
             # An order that filled between the two reads shows here, not as a gap.
             await book_executions(services, input.trade.trade_id)
@@ -125,13 +129,14 @@ class ReadActivities:
         services, legs = self._services, input.command.legs
         facts: list[Fact] = []
         try:
-            quotes = await read_quotes(services.broker, legs)
-            quote = exit_quote(legs, quotes, input.trade.symbols[0])
-            if quote is not None:
-                facts.append(QuoteRead(at=services.now(), quote=quote))
-            clock = await services.broker.market_clock()
+            (quotes, quoted_at), clock = await asyncio.gather(self._quotes(legs), self._clock())
         except HoldfastError as error:
             activity.logger.warning("quote of %s: %s", input.trade.trade_id, error.code)
+            return FactBatch(facts=())
+        quote = exit_quote(legs, quotes, input.trade.symbols[0])
+        if quote is not None:
+            facts.append(QuoteRead(at=quoted_at, quote=quote))
+        if clock is None:
             return FactBatch(facts=tuple(facts))
         now = services.now()
         facts.append(
@@ -147,3 +152,15 @@ class ReadActivities:
             change = TradingHalted if halted else TradingResumed
             facts.append(change(at=now, symbol=symbol))
         return FactBatch(facts=tuple(facts))
+
+    async def _quotes(self, legs: Sequence[PlanLeg]) -> tuple[dict[str, Quote], datetime]:
+        """The quotes, and when they came."""
+        quotes = await read_quotes(self._services.broker, legs)
+        return quotes, self._services.now()
+
+    async def _clock(self) -> MarketClock | None:
+        try:
+            return await self._services.broker.market_clock()
+        except HoldfastError as error:
+            activity.logger.warning("no market clock: %s", error.code)
+            return None

@@ -187,6 +187,7 @@ class _Batch:
             argument=given,
             wait_s=None,
             limit_s=SEND_LIMIT_S,
+            beat_s=0.0,
             first_s=0.0,
             longest_s=0.0,
             factor=1.0,

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import temporalio.activity
@@ -39,7 +40,7 @@ from tests.simulation.clock import VirtualLoop
 from tests.simulation.processes import Process
 
 EVENTS_PER_ACTIVATION = 3
-START_TO_CLOSE, SCHEDULE_TO_START = 1, 3
+START_TO_CLOSE, SCHEDULE_TO_START, HEARTBEAT = 1, 2, 4
 _DEFAULT_INFO = vars(ActivityEnvironment.default_info())
 
 
@@ -79,6 +80,7 @@ class Step:
     argument: Any
     wait_s: float | None
     limit_s: float
+    beat_s: float
     first_s: float
     longest_s: float
     factor: float
@@ -415,6 +417,7 @@ class Server:
             )[0],
             wait_s=_seconds(body.schedule_to_start_timeout) if waits else None,
             limit_s=_seconds(body.start_to_close_timeout),
+            beat_s=_seconds(body.heartbeat_timeout),
             first_s=_seconds(policy.initial_interval),
             longest_s=_seconds(policy.maximum_interval),
             factor=policy.backoff_coefficient,
@@ -443,7 +446,8 @@ class Server:
                 return
             step.is_started = True
             answer = self._loop.create_future()
-            process.spawn(self._attempt(process, step, attempt, answer))
+            task = process.spawn(self._attempt(process, step, attempt, answer))
+            task.add_done_callback(partial(self._dead, step, answer))
             try:
                 async with asyncio.timeout(step.limit_s):
                     done, error = await answer
@@ -481,7 +485,10 @@ class Server:
             process.failpoint("before_body")
             stall_s = process.stall_s()
             if stall_s:
+                # The whole process is frozen: no beat of it is heard either.
+                missed = self._loop.call_later(step.beat_s, self._miss, step, answer)
                 await asyncio.sleep(stall_s)
+                missed.cancel()
             result, error = await process.bodies[step.name](step.argument), None
             process.failpoint("before_complete")
         except Exception as raised:
@@ -491,6 +498,16 @@ class Server:
         await asyncio.sleep(self._lag_s("completion"))
         if process.is_alive and not answer.done():
             answer.set_result((result, error))
+
+    def _dead(self, step: Step, answer: asyncio.Future[Any], _task: asyncio.Task[None]) -> None:
+        """The attempt has ended. Without an answer its process has died: beats are due in vain."""
+        if not answer.done():
+            self._loop.call_later(step.beat_s, self._miss, step, answer)
+
+    def _miss(self, step: Step, answer: asyncio.Future[Any]) -> None:
+        """A process whose beats are not heard is missed long before its step is due."""
+        if step.beat_s and not answer.done():
+            answer.set_result((None, _timed_out(step, HEARTBEAT)))
 
     def _resolve(self, step: Step, how: str, value: Any) -> None:
         step.is_done = True
