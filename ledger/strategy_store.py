@@ -148,7 +148,6 @@ def _alert_of(disabled: StrategyRecord, account: str) -> AlertDraft:
         code="STRATEGY_DISABLED",
         severity=AlertSeverity.WARNING,
         text=f"{disabled.name}: {disabled.reason}"[:TEXT_MAX],
-        once=True,
     )
 
 
