@@ -228,8 +228,8 @@ async def test_delivery_ends_as_it_was_recorded(ledger: Ledger) -> None:
         assert await ledger.claim_deliveries(ACCOUNT, name, limit=5, claim_s=0) == ()
 
 
-@pytest.mark.covers("M21")
 async def test_critical_alert_that_nobody_takes_is_told_again_so_often(ledger: Ledger) -> None:
+    """faults.md M21."""
     for account, code, severity in (
         (ACCOUNT, "MINE", CRITICAL),
         ("*", "ALL", CRITICAL),
