@@ -44,6 +44,7 @@ class StreamBooker:
         self._ringing: set[str] = set()
         self._filled_s: dict[str, float] = {}
         self._read_s: dict[str, float] = {}
+        self._unread: set[str] = set()
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -195,9 +196,11 @@ class StreamBooker:
         shown |= {leg.broker_order_id for o in listed for leg in o.legs}
         for broker_order_id in self._in_turn(self._gone(intents, children, shown)):
             self._read_s[broker_order_id] = services.monotonic()
+            self._unread.add(broker_order_id)
             order_now = await services.broker.order(broker_order_id)
             if order_now is not None:
                 news += await self.book_order(order_now)
+            self._unread.discard(broker_order_id)
         for client_id in self._unanswered(intents, listed):
             found = await services.broker.order_by_client_id(client_id)
             if found is not None:
@@ -252,9 +255,12 @@ class StreamBooker:
     def _in_turn(self, gone: list[str]) -> list[str]:
         """Those to ask for by id in this pass, who was not asked for longest first."""
         self._read_s = {each: at for each, at in self._read_s.items() if each in gone}
+        self._unread &= set(gone)
         if self._services.broker.capabilities.lists_orders_of_today_only:
             since_s = self._services.monotonic() - UNLISTED_READ_EVERY_S
-            gone = [each for each in gone if self._read_s.get(each, since_s) <= since_s]
+            # A read that broke off has told nothing: it need not wait for its turn (I4).
+            due = {each for each in gone if self._read_s.get(each, since_s) <= since_s}
+            gone = [each for each in gone if each in due | self._unread]
         return sorted(gone, key=lambda each: self._read_s.get(each, 0.0))[:VANISHED_READS_MAX]
 
     def _gone(

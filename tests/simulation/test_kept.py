@@ -10,17 +10,25 @@ from unittest import mock
 import pytest
 
 from tests.simulation import kept
+from tests.simulation.bare import MAX_S
 from tests.simulation.campaign import names
 from tests.simulation.scenario import Scenario, stormy
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import run_scenario
 
 PARKED = "cancels-refused-by-a-network-that-was-away"
+REJECTED = "protection-rejected-while-the-ledger-was-away"
 
 
 @pytest.mark.parametrize("path", kept.every(), ids=lambda path: path.stem)
 def test_kept_scenario_violates_nothing_any_more(path: Path) -> None:
     assert run_scenario(kept.read(path)).violations == ()
+
+
+def test_rejected_protection_is_missed_by_the_first_pass_that_can_read() -> None:
+    """I4: its read broke off with the ledger, and was not repeated for a minute (48.8 s bare)."""
+    outcome = run_scenario(kept.read(kept.FOLDER / f"{REJECTED}.json"))
+    assert max(span.counted_s for span in outcome.bare) <= MAX_S
 
 
 def test_scenario_survives_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
