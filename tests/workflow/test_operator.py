@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowHandle
 
+from activities import stream_events
 from activities.adoption import adopt, carry_on, prepare
 from activities.as_flat import what_is_left
 from activities.by_hand import ByHandActivities, ByHandInput
@@ -272,9 +273,11 @@ async def test_what_a_person_books_is_booked_once_with_its_counterpart(rig: Rig)
 
 
 async def test_trade_that_the_exchange_forgot_is_closed_by_evidence_and_its_rows_with_it(
-    rig: Rig,
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I10: orders and position are gone at the venue; nobody but a person can end the trade."""
+    # A person is slower than the frames of the newest orders: none may wait behind the word.
+    monkeypatch.setattr(stream_events, "GRACE_S", 0.0)
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
     book = await rig.ledger.trade_book(handle.id.removeprefix("trade/"))
