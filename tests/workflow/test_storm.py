@@ -95,6 +95,8 @@ async def storm(handle: WorkflowHandle[Any, Any], total: int) -> int:
                 await handle.signal("facts", envelope)
                 taken += 1
             except RPCError as error:
+                if error.status is RPCStatusCode.NOT_FOUND:
+                    return  # the kill has ended the trade that walked
                 # The run is full: the server refuses until the trade goes on in a new one.
                 if error.status is not RPCStatusCode.INVALID_ARGUMENT:
                     raise
