@@ -280,6 +280,7 @@ class ReconcilePass:
         """Both sides, the ledger last: what fills between the reads is booked by then."""
         services, ledger = self._services, self._services.ledger
         account = services.account
+        asked_at = services.now()
         orders = await services.broker.open_orders()
         positions = await services.broker.positions()
         shown = await services.broker.account()
@@ -292,7 +293,7 @@ class ReconcilePass:
         known_broker_ids |= {child.broker_order_id for child in children}
         for order in _unknown(orders, known_client_ids, known_broker_ids):
             # Booking finds owners that the live lists do not show (a dead row, a replacement).
-            booking = await ledger.record_snapshot(account, order)
+            booking = await ledger.record_snapshot(account, order, seen_at=asked_at)
             if booking.known:
                 known_broker_ids.add(order.broker_order_id)
         owned = await ledger.positions_by_trade(account)

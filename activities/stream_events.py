@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import activity
 
@@ -63,7 +63,7 @@ class StreamBooker:
         if self._ends_with_partner(update.order):
             await self.book_order(update.order)
             return
-        task = asyncio.create_task(self._after_grace(update.order))
+        task = asyncio.create_task(self._after_grace(update.order, self._services.now()))
         self._graced.add(task)
         task.add_done_callback(self._graced.discard)
 
@@ -142,18 +142,21 @@ class StreamBooker:
                 self._ring_fill(row.trade_id, row.fill, row.reverses)
         return len(fresh)
 
-    async def _after_grace(self, order: OrderSnapshot) -> None:
+    async def _after_grace(self, order: OrderSnapshot, seen_at: datetime) -> None:
         """Waits for the REST answer of our own step, which tells the same and costs no signal."""
         await asyncio.sleep(GRACE_S)
         try:
-            await self.book_order(order)
+            await self.book_order(order, seen_at)
         except HoldfastError as error:
             activity.logger.warning("order %s not booked: %s", order.broker_order_id, error.code)
 
-    async def book_order(self, order: OrderSnapshot) -> bool:
-        """Books the broker's view; rings the trade and answers True if it is news that matters."""
+    async def book_order(self, order: OrderSnapshot, seen_at: datetime | None = None) -> bool:
+        """Books the broker's view; rings the trade and answers True if it is news that matters.
+
+        `seen_at` is given where a person may have had the last word since (I10).
+        """
         services = self._services
-        booking = await services.ledger.record_snapshot(services.account, order)
+        booking = await services.ledger.record_snapshot(services.account, order, seen_at=seen_at)
         if not booking.known or booking.trade_id is None:
             return False
         is_news = _matters(booking, order)
@@ -186,25 +189,28 @@ class StreamBooker:
         children = await services.ledger.open_children(services.account)
         known = {r.broker_order_id: r.snapshot for r in intents if r.broker_order_id is not None}
         known |= {child.broker_order_id: child.snapshot for child in children}
+        asked_at = services.now()
         listed = await services.broker.open_orders()
         for order in listed:
             # Children first: the parent's snapshot would book them without telling anybody.
             for each in (*order.legs, order):
                 if not _is_same(known.get(each.broker_order_id), each):
-                    news += await self.book_order(each)
+                    news += await self.book_order(each, asked_at)
         shown = {o.broker_order_id for o in listed}
         shown |= {leg.broker_order_id for o in listed for leg in o.legs}
         for broker_order_id in self._in_turn(self._gone(intents, children, shown)):
             self._read_s[broker_order_id] = services.monotonic()
             self._unread.add(broker_order_id)
+            asked_at = services.now()
             order_now = await services.broker.order(broker_order_id)
             if order_now is not None:
-                news += await self.book_order(order_now)
+                news += await self.book_order(order_now, asked_at)
             self._unread.discard(broker_order_id)
         for client_id in self._unanswered(intents, listed):
+            asked_at = services.now()
             found = await services.broker.order_by_client_id(client_id)
             if found is not None:
-                news += await self.book_order(found)
+                news += await self.book_order(found, asked_at)
         return news + await self._compare_absent()
 
     async def _compare_absent(self) -> int:

@@ -25,8 +25,8 @@ from cli.deploy_check import COLUMNS, codec_of, different, replay_open
 from cli.history import replay_history
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
-from deploy.local.processes import Child
-from deploy.local.runfile import ProcessEntry
+from deploy.local.processes import Child, ChildSpec
+from deploy.local.runfile import ProcessEntry, RunInfo
 from deploy.local.stack import worker_child
 from deploy.temporal.handover import (
     Pinned,
@@ -239,14 +239,25 @@ def _worker_of_this_build(target: Target) -> Iterator[None]:
     if execute(lambda: _polls_already(target)):
         yield
         return
-    spec = worker_child("trade", target.config, name=NEXT_WORKER)(info)
-    child = Child(spec, Path(info.data_dir) / "logs" / f"{NEXT_WORKER}.log")
+    child = Child(next_worker(target, info), Path(info.data_dir) / "logs" / f"{NEXT_WORKER}.log")
     try:
         child.wait_until_ready()
         yield
     finally:
         child.send_stop()
         child.wait_stopped()
+
+
+def next_worker(target: Target, info: RunInfo) -> ChildSpec:
+    """A worker of the code on disk for every account of the stack.
+
+    Trades share one queue: one that serves a single account would be given all accounts' work.
+
+    Raises:
+        BadInput: the settings.
+    """
+    configs = [Path(each.source) for each in served_settings(target)]
+    return worker_child("trade", *configs, name=NEXT_WORKER)(info)
 
 
 async def _polls_already(target: Target) -> bool:

@@ -204,11 +204,13 @@ class GateStore(ControlStore):
                 raise Broken(f"no intent row for {client_id}", code="INTENT_MISSING")
             known = intent_of(row)
             if _is_written_off(known, attempt_token, state, code):
-                row = await _write_off(connection, known, code, text)
+                row = await _write_off(connection, known, code, text, at)
             elif _counts(known, attempt_token, state):
                 changes: dict[str, Any] = {"state": state.value, "code": code, "text": text}
                 changes |= {"answered_at": at or known.answered_at}
                 changes |= {"sent_at": sent_at or known.sent_at}
+                if code == BY_HAND:
+                    changes["by_hand_at"] = at
                 if snapshot is not None:
                     changes |= snapshot_columns(known, snapshot)
                 row = await _change(connection, client_id, **changes)
@@ -483,7 +485,7 @@ def _is_written_off(known: IntentRecord, token: str | None, state: IntentState, 
 
 
 async def _write_off(
-    connection: AsyncConnection, known: IntentRecord, code: str, text: str
+    connection: AsyncConnection, known: IntentRecord, code: str, text: str, at: datetime | None
 ) -> Columns:
     """The order and its children work no more, by a person's word; what they filled stays."""
     dead = {"status": BrokerOrderStatus.CANCELED.value, "raw_status": BY_HAND}
@@ -493,7 +495,7 @@ async def _write_off(
         .where(mine, order_children.c.terminal.is_(False))
         .values(terminal=True, snapshot=order_children.c.snapshot.op("||")(cast(dead, JSONB)))
     )
-    changes: dict[str, Any] = {"terminal": True, "code": code, "text": text}
+    changes: dict[str, Any] = {"terminal": True, "code": code, "text": text, "by_hand_at": at}
     if known.snapshot is not None:
         seen = known.snapshot.model_dump(mode="json") | dead
         changes |= {"status": dead["status"], "snapshot": seen}

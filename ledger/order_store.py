@@ -124,11 +124,14 @@ def is_newer(old: OrderSnapshot | None, new: OrderSnapshot) -> bool:
 class OrderStore(LedgerConnection):
     """Snapshots in, order lists out."""
 
-    async def record_snapshot(self, account: str, snapshot: OrderSnapshot) -> SnapshotBooking:
+    async def record_snapshot(
+        self, account: str, snapshot: OrderSnapshot, *, seen_at: datetime | None = None
+    ) -> SnapshotBooking:
         """Books the broker's own view of one order and of its legs; never raises for foreign ones.
 
         An intent that we believed unsent or unknown becomes accepted: the broker has it. Fills
-        that waited for their owner are attributed.
+        that waited for their owner are attributed. News `seen_at` a moment before a person called
+        the order dead revives nothing (I10).
         """
         async with self._work() as connection:
             known = await _accepted_row(connection, account, snapshot.broker_order_id)
@@ -157,6 +160,13 @@ class OrderStore(LedgerConnection):
                 attributed = await _attribute_by_prefix(connection, account, owner, snapshot)
                 return SnapshotBooking(
                     known=False, trade_id=owner.trade_id, fills_attributed=attributed
+                )
+            if await _is_overruled(connection, owner.client_id, snapshot, seen_at):
+                return SnapshotBooking(
+                    known=True,
+                    client_id=owner.client_id,
+                    trade_id=owner.trade_id,
+                    before=snapshot,
                 )
             if owner.is_root:
                 before = await _book_root(connection, owner.client_id, snapshot)
@@ -261,6 +271,20 @@ async def _accepted_row(
     )
     row = (await connection.execute(query)).mappings().first()
     return None if row is None else intent_of(row)
+
+
+async def _is_overruled(
+    connection: AsyncConnection, client_id: str, snapshot: OrderSnapshot, seen_at: datetime | None
+) -> bool:
+    """True for older news than a person's word, of something that would work again by it.
+
+    Where it does work the next list of open orders shows it.
+    """
+    if seen_at is None or all(each.is_terminal for each in (snapshot, *snapshot.legs)):
+        return False
+    query = select(orders.c.by_hand_at).where(orders.c.client_id == client_id).with_for_update()
+    by_hand_at = (await connection.execute(query)).scalar_one()
+    return by_hand_at is not None and seen_at < by_hand_at
 
 
 async def _book_root(

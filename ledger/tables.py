@@ -244,6 +244,7 @@ orders = Table(
     _instant("gate_at"),
     _instant("sent_at", required=False),
     _instant("answered_at", required=False),
+    _instant("by_hand_at", required=False),
     _word("broker_order_id", required=False),
     _word("status", required=False),
     Column("terminal", Boolean, nullable=False, server_default=text("false")),

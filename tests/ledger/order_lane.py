@@ -51,14 +51,15 @@ class Lane:
         await book_executions(self.services, trade_id)
 
     async def place(self, intent: OrderIntent) -> tuple[Fact, ...]:
-        reference = TradeRef.of(
-            plan(intent.key.trade_id), ClockMap(wall0=MARKET_NOW, market0=MARKET_NOW)
-        )
         command = PlaceOrder(intent=intent, urgency=Urgency.EXIT)
-        given = PlaceInput(trade=reference, command=command)
+        given = PlaceInput(trade=self.reference(intent.key.trade_id), command=command)
         lane = OrderActivities(self.services)
         batch = await ActivityEnvironment().run(lane.place_order, given)
         return tuple(batch.facts)
+
+    def reference(self, trade_id: str = "trade-1") -> TradeRef:
+        """The trade as its workflow names it to activities."""
+        return TradeRef.of(plan(trade_id), ClockMap(wall0=MARKET_NOW, market0=MARKET_NOW))
 
     def requests(self) -> int:
         """How many orders the exchange was asked to take, by its own journal."""

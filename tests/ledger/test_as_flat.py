@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
 from activities.as_flat import what_is_left
+from activities.by_hand import ByHandActivities, ByHandInput
+from activities.doorbell import Doorbell
 from activities.executions import book_executions
+from activities.stream_events import StreamBooker
+from brokers.port import OrderUpdate
 from cli.two_people import APPROVER_VARIABLE, check_second_person
+from domain.commands import AnsweredOrder, BookByHand
 from domain.errors import Refused, Transient
+from domain.facts import OrderAccepted
 from domain.ids import Purpose
 from domain.order import Side
 from ledger.repository import Ledger
 from tests.ledger.order_lane import Lane, order, order_lane
-from tests.ledger.samples import INSTALLATION, plan
+from tests.ledger.samples import ACCOUNT, INSTALLATION, plan
 
 
 async def left(lane: Lane) -> tuple[str, ...]:
@@ -70,6 +78,37 @@ async def test_broker_that_does_not_answer_proves_nothing(armed: Ledger) -> None
         broker.positions = away
         with pytest.raises(Transient):
             await left(lane)
+
+
+async def test_frame_that_waits_while_a_person_closes_as_flat_revives_no_order(
+    armed: Ledger,
+) -> None:
+    """I10: it was received before the word, and is booked a quarter of a second after it."""
+
+    async def heard(*_: object) -> bool:
+        return True
+
+    async with order_lane(armed) as lane:
+        await armed.create_trade(plan())
+        (accepted, *_) = await lane.place(order(price="90"))
+        assert isinstance(accepted, OrderAccepted)
+        others = asyncio.all_tasks()
+        doorbell = Doorbell(heard, sender="test", now=lane.services.now)
+        booker = StreamBooker(lane.services, doorbell)
+        await booker.take(OrderUpdate(event="new", order=accepted.order))
+        (waiting,) = asyncio.all_tasks() - others
+        dead = AnsweredOrder(
+            client_id=accepted.client_id, resolution="dead", evidence="as flat: the screen"
+        )
+        given = ByHandInput(trade=lane.reference(), command=BookByHand(answers=(dead,)))
+        await ActivityEnvironment().run(ByHandActivities(lane.services).book_by_hand, given)
+        await waiting
+        assert await armed.open_orders(ACCOUNT) == ()
+        # What works all the same is in the next list.
+        await booker.compare()
+        (shown,) = await armed.open_orders(ACCOUNT)
+        assert shown.intent.client_id == accepted.client_id
+        await doorbell.aclose()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import worker
 from cli.contest_files import Contest, ContestFiles, contest_template, entrants
 from cli.context import Target
 from cli.demo_stack import deploy_accounts
-from cli.deploy import deployed_alone, served_settings
+from cli.deploy import deployed_alone, next_worker, served_settings
 from deploy.local.runfile import ProcessEntry, RunInfo
 from ledger.repository import Ledger
 from marketdata.demo_tape import DEMO_BEGIN, DEMO_END, demo_instrument
@@ -38,11 +39,9 @@ async def test_every_account_of_a_contest_has_its_deployment_before_the_workers_
         assert found.config_hashes == (config_hash(load_settings(Path(each.settings))),)
 
 
-@pytest.mark.covers("H13")
-async def test_deploy_speaks_for_every_account_of_the_contest(
-    ledger: Ledger, tmp_path: Path
-) -> None:
-    """Else the workers that it started anew would be stale for all accounts but one."""
+@pytest.fixture
+def contest(tmp_path: Path) -> Target:
+    """A contest of two, seen from its second account."""
     files = ContestFiles(tmp_path)
     portfolios = files.enter(contest_template(), entrants(STRATEGIES))
     tape = SessionTape(
@@ -57,10 +56,30 @@ async def test_deploy_speaks_for_every_account_of_the_contest(
         label="",
     )
     files.save(Contest(tape=tape, portfolios=portfolios))
-    target = Target(config=Path(portfolios[1].settings), data_dir=tmp_path)
-    every = served_settings(target)
+    return Target(config=Path(portfolios[1].settings), data_dir=tmp_path)
+
+
+@pytest.mark.covers("H13")
+async def test_deploy_speaks_for_every_account_of_the_contest(
+    ledger: Ledger, contest: Target
+) -> None:
+    """Else the workers that it started anew would be stale for all accounts but one."""
+    portfolios = ContestFiles(contest.data_dir).load().portfolios
+    every = served_settings(contest)
     assert [each.account.name for each in every] == [p.account for p in reversed(portfolios)]
     for each in every:
         await ledger.ensure_account(each.account.name, "alpaca")
     await deployed_alone(ledger, every, "ann")
     assert all([await ledger.deployed(p.account) for p in portfolios])
+
+
+@pytest.mark.covers("H12")
+def test_worker_of_the_next_build_serves_every_account_of_the_contest(contest: Target) -> None:
+    """It is given the work of all: one account alone would be all that it knows (I13)."""
+    me = ProcessEntry(name="supervisor", pid=1, started="now")
+    info = RunInfo(data_dir=str(contest.data_dir), supervisor=me)
+    command = next_worker(contest, info).command
+    options = worker.arguments([str(each) for each in command[2:]])
+    accounts = [load_settings(path).account.name for path in options.config]
+    portfolios = ContestFiles(contest.data_dir).load().portfolios
+    assert sorted(accounts) == sorted(each.account for each in portfolios)

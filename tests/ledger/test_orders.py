@@ -235,3 +235,55 @@ async def test_accepted_order_that_a_person_calls_dead_is_live_no_more(signalled
     assert await signalled.open_children(ACCOUNT) == ()
     await signalled.record_snapshot(ACCOUNT, seen)
     assert [order.broker_order_id for order in await signalled.open_orders(ACCOUNT)] == ["b-1"]
+
+
+async def test_news_from_before_a_persons_word_revives_nothing(signalled: Ledger) -> None:
+    """I10: a frame that waited while a person called the order dead is no newer evidence."""
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    child = snapshot("b-2", parent_broker_id="b-1")
+    seen = snapshot(client_id=intent().client_id, legs=(child,))
+    before, after = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    await signalled.record_answer(intent().client_id, "t1", IntentState.ACCEPTED, snapshot=seen)
+    await signalled.record_answer(
+        intent().client_id, None, IntentState.NOT_SENT, code="by-hand", at=NOW
+    )
+    for told in (seen, child):
+        booked = await signalled.record_snapshot(ACCOUNT, told, seen_at=before)
+        assert (booked.known, booked.before) == (True, told)
+    assert await signalled.open_orders(ACCOUNT) == ()
+    assert await signalled.open_children(ACCOUNT) == ()
+    await signalled.record_snapshot(ACCOUNT, seen, seen_at=after)
+    assert [order.broker_order_id for order in await signalled.open_orders(ACCOUNT)] == ["b-1"]
+    assert [order.broker_order_id for order in await signalled.open_children(ACCOUNT)] == ["b-2"]
+
+
+@pytest.mark.parametrize("minutes", [-1, 1])
+async def test_unknown_send_that_a_person_answered_is_revived_by_younger_news_only(
+    signalled: Ledger, minutes: int
+) -> None:
+    client_id = intent().client_id
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.record_answer(client_id, "t1", IntentState.UNKNOWN)
+    await signalled.record_answer(client_id, None, IntentState.NOT_SENT, code="by-hand", at=NOW)
+    seen_at = NOW + timedelta(minutes=minutes)
+    await signalled.record_snapshot(ACCOUNT, snapshot(client_id=client_id), seen_at=seen_at)
+    record = await signalled.intent(client_id)
+    assert record is not None
+    assert record.state is (IntentState.ACCEPTED if minutes > 0 else IntentState.NOT_SENT)
+
+
+async def test_end_from_before_a_persons_word_is_still_booked(signalled: Ledger) -> None:
+    client_id = intent().client_id
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.record_answer(client_id, "t1", IntentState.UNKNOWN)
+    await signalled.record_answer(client_id, None, IntentState.NOT_SENT, code="by-hand", at=NOW)
+    ended = snapshot(
+        client_id=client_id,
+        status=BrokerOrderStatus.CANCELED,
+        filled_quantity=Decimal(30),
+    )
+    await signalled.record_snapshot(ACCOUNT, ended, seen_at=NOW - timedelta(seconds=1))
+    record = await signalled.intent(client_id)
+    assert record is not None
+    assert record.state is IntentState.ACCEPTED
+    assert record.filled_quantity == 30

@@ -310,7 +310,10 @@ class MemoryLedger(AccountBooks):
             return NOBODY
         return Owner(None, self.prefixes.get(client_id[:16]), False)
 
-    async def record_snapshot(self, account: str, snapshot: OrderSnapshot) -> SnapshotBooking:
+    async def record_snapshot(
+        self, account: str, snapshot: OrderSnapshot, *, seen_at: datetime | None = None
+    ) -> SnapshotBooking:
+        """Nobody's hand is simulated here, so that nothing is older than its word."""
         ids = (snapshot.broker_order_id, snapshot.replaces_broker_id, snapshot.parent_broker_id)
         root = self.by_broker_id.get(snapshot.broker_order_id)
         known = None if root is None else self.intents[root]
