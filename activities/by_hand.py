@@ -19,7 +19,7 @@ from domain.facts import (
     PositionAdjusted,
 )
 from domain.fold_orders import BY_HAND
-from domain.money import ZERO
+from domain.money import ZERO, NetPrice
 from domain.order import Fill, Side
 from domain.splits import Split, scaled_fill, splits_of
 from ledger.records import AdjustmentRecord, IntentState
@@ -96,6 +96,12 @@ def adjustment_rows(
     return own, own.model_copy(update=update)
 
 
+class _Moved(Fill):
+    """What moved the position and was no execution: an option that expired brought nothing."""
+
+    price: NetPrice
+
+
 def with_adjustments(
     fills: Sequence[Fill], rows: Sequence[AdjustmentRecord], side: Side
 ) -> tuple[Fill, ...]:
@@ -113,7 +119,7 @@ def with_adjustments(
         by_hand = row.kind in (AdjustmentKind.ADOPTED, AdjustmentKind.BY_HAND)
         if is_cancelled or not (by_hand or row.kind in ENDINGS) or row.price is None:
             continue
-        moved = Fill(
+        moved = _Moved(
             fill_key=row.adjustment_id,
             broker_order_id="",
             symbol=row.symbol,
