@@ -26,7 +26,7 @@ from domain.alerts import TEXT_MAX, AlertDraft
 from domain.clock import ClockMap
 from domain.commands import AlertSeverity
 from domain.errors import HoldfastError
-from domain.exits.rules import Triggered, WatchState, evaluate
+from domain.exits.rules import DEFAULT_GUARDS, Guards, Triggered, WatchState, evaluate
 from domain.facts import ExitTriggered
 from domain.money import ZERO
 from domain.order import Quote, Side
@@ -102,8 +102,15 @@ class Watched:
 class ExitWatch:
     """Reads the list of watches, looks at the market every interval, tells trades."""
 
-    def __init__(self, services: Services, send: Send, input: StreamInput) -> None:
+    def __init__(
+        self,
+        services: Services,
+        send: Send,
+        input: StreamInput,
+        guards: Guards = DEFAULT_GUARDS,
+    ) -> None:
         self._services = services
+        self._guards = guards
         self._input = input
         self._doorbell = Doorbell(send, sender=f"watch/{services.account}", now=services.now)
         self._watched: dict[Key, Watched] = {}
@@ -234,7 +241,7 @@ class ExitWatch:
             market_age_s = (market_now - quote.venue_time) / timedelta(seconds=1)
             age_s = max(ZERO, Decimal(str(round(each.clock.wall_duration_s(market_age_s), 6))))
         before = each.state
-        each.state, outcome = evaluate(each.rule, before, mark, age_s, market_now)
+        each.state, outcome = evaluate(each.rule, before, mark, age_s, market_now, self._guards)
         # A look that was used makes a new state, even where the market's time stands still.
         was_used = each.state is not before and each.state.last_eval_at == market_now
         if was_used or before.triggered:

@@ -288,6 +288,8 @@ class Matcher:
         """Whole units at the natural price of the legs, when the net limit allows it."""
         prices: dict[str, Decimal] = {}
         units = order.remaining
+        if any(leg.filled != order.filled * leg.ratio for leg in order.legs):
+            return False  # A leg traded alone (`Lifecycle.fill_leg`): the others follow it.
         for leg in order.legs:
             if not self._state.can_trade(leg.symbol):
                 return False

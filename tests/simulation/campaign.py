@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 
+from tests.simulation.options import STRUCTURES
 from tests.simulation.scenario import (
     EVENTS,
     FAILPOINTS,
     NOT_AT,
+    OPTION_EVENTS,
     ORDER_FAULTS,
     REPLY_FAULTS,
     STREAM_FAULTS,
@@ -30,9 +32,10 @@ MUST_HAPPEN = frozenset(
     + [f"stall/{where}" for where in ("gate", "request", "reply", "body")]
     + [f"operator/{verb}" for verb in ("flatten", "kill", "close_part", "pause", "new_build")]
     + [f"quote_odd/{how}" for how in ("none", "one_sided", "crossed", "frozen")]
-    + [f"event/{what}" for what in EVENTS]
+    + [f"event/{what}" for what in (*EVENTS, *OPTION_EVENTS)]
+    + [f"traded/{each}" for each in ("shares", *STRUCTURES)]
     + ["reconciled", "ledger_down", "commit_lost", "temporal_down", "no_network", "evicted"]
-    + ["replayed", "continued_as_new"]
+    + ["replayed", "continued_as_new", "exit_watch"]
 )
 
 """Kinds of which every long enough campaign must have seen one ("sometimes" assertions)."""

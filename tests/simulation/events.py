@@ -16,13 +16,13 @@ from domain.money import ZERO
 from simulator.events import OrdersOnSplit
 from simulator.journal import Row
 from simulator.orders import Side
+from tests.simulation.option_events import NIGHT_S, end_option, trade_leg_alone
 from tests.simulation.scenario import HEAL_S, Mishap
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 LOOK_EVERY_S = 0.5
-NIGHT_S = 20.0
 D = Decimal
 
 
@@ -115,9 +115,35 @@ class VenueEvents:
         self._world.loop.call_later(NIGHT_S, self._morning, symbol)
         return True
 
-    def _morning(self, symbol: str) -> None:
+    def _morning(self, *symbols: str) -> None:
         self._world.catch_up()
-        self._world.exchange.resume(symbol)
+        for symbol in symbols:
+            self._world.exchange.resume(symbol)
+
+    def _assign(self, mishap: Mishap) -> bool:
+        """A short option is assigned, in whole or one contract of it (R4)."""
+        return self._end_option(mishap)
+
+    def _exercise(self, mishap: Mishap) -> bool:
+        """A long option becomes shares (R4)."""
+        return self._end_option(mishap)
+
+    def _expire(self, mishap: Mishap) -> bool:
+        """An option ends worthless on its last day (R4)."""
+        return self._end_option(mishap)
+
+    def _end_option(self, mishap: Mishap) -> bool:
+        symbols = end_option(self._world, str(mishap.get("what")), mishap)
+        if not symbols:
+            return False
+        self._world.mishaps.trouble(NIGHT_S)
+        self.settled_s = self._world.loop.time() + NIGHT_S
+        self._world.loop.call_later(NIGHT_S, self._morning, *symbols)
+        return True
+
+    def _leg_alone(self, mishap: Mishap) -> bool:
+        """One leg of a combo trades before the others (GT7)."""
+        return trade_leg_alone(self._world, mishap)
 
     def _held_symbol(self) -> str | None:
         holdings = self._world.exchange.state.account.holdings

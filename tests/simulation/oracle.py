@@ -18,10 +18,12 @@ from domain.entry import entry_orders_max
 from domain.fold_orders import AMENDED
 from domain.ids import Purpose, parse_client_order_id, trade_prefix
 from domain.money import ZERO
-from domain.plan import TradePlan
+from domain.plan import PlanLeg, TradePlan
 from ledger.records import EXTERNAL, IntentState
 from simulator.exchange import Exchange
 from simulator.journal import Row
+from simulator.orders import SimOrder
+from tests.chaos.exposure import protection_class
 from tests.simulation.bare import Window, window_of
 from tests.simulation.books import NO_CASH
 from tests.simulation.ledger import MemoryLedger
@@ -33,7 +35,7 @@ KILL_LEAVES_S = 0.250
 MESSAGES_PER_ORDER_MAX = 40
 SPLIT_KNOWN_S = 20.0
 OVERFILLS = frozenset({"replace_doubles", "late_fill", "bust", "position", "fresh", "split"})
-FLIPS = OVERFILLS | {"oco_both", "foreign", "liquidation"}
+FLIPS = OVERFILLS | {"oco_both", "foreign", "liquidation", "assign", "exercise", "expire"}
 TOLD_TO_A_PERSON = frozenset({"POSITION_MISMATCH", "EXTERNAL_TRADE", "ASSIGNMENT", "EXERCISE"})
 _MOVES = frozenset(
     {"accepted", "fill", "canceled", "expired", "rejected", "replaced", "resized", "activated"}
@@ -62,6 +64,10 @@ class Oracle:
         self._later = later
         self._excused = excused
         self._look_planned = False
+        self._symbols = sorted({leg.instrument.symbol for p in plans for leg in p.legs})
+        self._resting = frozenset(
+            plan.symbol for plan in plans if protection_class(plan) == "resting"
+        )
         cash = exchange.config.cash
         self.violations: list[str] = []
         self.accepted: dict[str, Row] = {}
@@ -76,7 +82,7 @@ class Oracle:
         self.ratios: dict[str, Decimal] = {}
         self.split_s = 0.0
         self.walked: Counter[str] = Counter()
-        self.entered: dict[str, Decimal] = {}
+        self.entered: dict[tuple[str, str], Decimal] = {}
         self.asked: Counter[str] = Counter()
         self.naked_since: dict[str, float] = {}
         self.naked: list[Window] = []
@@ -182,18 +188,19 @@ class Oracle:
         self.cash_moved += D(row["cash_change"])
         order = str(row["order_id"])
         self.filled[order] = self.filled.get(order, ZERO) + quantity
-        client_id = str(row["client_id"])
+        client_id = str(row.get("parent_client_id") or row["client_id"])
         if purpose_of(client_id) is Purpose.ENTRY:
-            self._count_entered(client_id[:16], quantity)
+            self._count_entered(client_id[:16], str(row["symbol"]), quantity)
 
-    def _count_entered(self, prefix: str, quantity: Decimal) -> None:
-        """Never more than was approved (D2, D8, I15)."""
-        plan = self._plans.get(prefix)
-        entered = self.entered[prefix] = self.entered.get(prefix, ZERO) + quantity
+    def _count_entered(self, prefix: str, symbol: str, quantity: Decimal) -> None:
+        """Never more than was approved, in each leg (D2, D8, I15)."""
+        plan, key = self._plans.get(prefix), (prefix, symbol)
+        entered = self.entered[key] = self.entered.get(key, ZERO) + quantity
         decision = None if plan is None else self._ledger.reservations.get(plan.trade_id)
         if plan is None or decision is None or self._excused() & OVERFILLS:
             return
-        if entered > decision[0].quantity:
+        ratio = leg_of(plan, symbol).ratio
+        if entered > decision[0].quantity * ratio:
             self.violated(
                 "I15", f"{plan.trade_id} holds {entered}, approved {decision[0].quantity}"
             )
@@ -202,9 +209,9 @@ class Oracle:
         self.cash_moved += D(row["cash_change"])
         order, quantity = str(row["order_id"]), D(row["quantity"])
         self.filled[order] -= quantity
-        client_id = self._exchange.state.orders[order].client_id
+        client_id = _root_of(self._exchange.state.orders[order]).client_id
         if purpose_of(client_id) is Purpose.ENTRY:
-            self.entered[client_id[:16]] -= quantity
+            self.entered[client_id[:16], str(row["symbol"])] -= quantity
 
     def _on_corrected(self, row: Row) -> None:
         self.cash_moved += D(row["cash_change"])
@@ -245,22 +252,23 @@ class Oracle:
     def _look(self) -> None:
         """What works must not exceed what is held; what is held must be protected (I4)."""
         self._look_planned = False
-        symbols = {plan.symbol for plan in self._plans.values() if not plan.is_combo}
-        for symbol in sorted(symbols):
+        for symbol in self._symbols:
             held = self._exchange.state.account.quantity(symbol)
             exits, stops = self._working_exits(symbol, held)
             if held != 0 and exits > abs(held) and not self._excused() & FLIPS:
                 self.violated("I4", f"{exits} {symbol} of exits work, {held} are held")
-            self._watch_naked(symbol, held != 0 and stops < abs(held))
+            if symbol in self._resting:
+                self._watch_naked(symbol, held != 0 and stops < abs(held))
         self._look_for_flips()
 
     def _working_exits(self, symbol: str, held: Decimal) -> tuple[Decimal, Decimal]:
         """Quantity that exits can sell, partners counted once, and how much of it protects."""
         exits = stops = ZERO
-        for order in self._exchange.open_orders:
+        orders = self._exchange.open_orders
+        for order in [*orders, *(leg for combo in orders for leg in combo.legs)]:
             if order.symbol != symbol or order.side.sign * held >= 0 or order.is_done:
                 continue
-            if purpose_of(order.client_id) is Purpose.ENTRY:
+            if purpose_of(_root_of(order).client_id) is Purpose.ENTRY:
                 continue
             group = order.group
             members = (order,) if group is None else group.members
@@ -290,13 +298,13 @@ class Oracle:
         sums: dict[tuple[str, str], Decimal] = {}
         for order_id, quantity in self.filled.items():
             order = self._exchange.state.orders[order_id]
-            root = order.group.parent if order.group is not None else order
-            key = (root.client_id[:16], order.symbol)
+            key = (_root_of(order).client_id[:16], order.symbol)
             sums[key] = sums.get(key, ZERO) + order.side.sign * quantity
         for (prefix, symbol), held in sums.items():
             plan = self._plans.get(prefix)
-            if plan is not None and not plan.is_combo and held * plan.side.sign < 0:
-                self.violated("I2", f"{plan.trade_id} has {held} {symbol}, its side is {plan.side}")
+            if plan is not None and held * leg_of(plan, symbol).side.sign < 0:
+                side = leg_of(plan, symbol).side
+                self.violated("I2", f"{plan.trade_id} has {held} {symbol}, its side is {side}")
 
     # --- what leaves us ---------------------------------------------------------------------------
 
@@ -365,16 +373,17 @@ class Oracle:
         alerts = {alert.code for alert in self._ledger.alerts.values()}
         if self._excused() & {"bust", "correct"} and "CASH_DIFFERENCE" in alerts:
             return  # The frame was lost, and no read tells of it: a person was told of the cash.
+        legs = (leg.instrument for plan in self._plans.values() for leg in plan.legs)
+        sizes = {each.symbol: each.multiplier for each in legs}
         moved = sum(
             (
-                -move.quantity * move.price
+                -move.quantity * move.price * sizes.get(move.symbol, D(1))
                 for move in self._ledger.moves.values()
                 if move.price is not None and move.kind not in NO_CASH
             ),
             ZERO,
         )
         fills = [row.fill for row in self._ledger.fills.values()]
-        sizes = {p.symbol: p.instrument.multiplier for p in self._plans.values()}
         booked = sum(
             (-f.signed_quantity * f.price * sizes.get(f.symbol, D(1)) for f in fills), ZERO
         )
@@ -391,6 +400,18 @@ class Oracle:
                 continue
             if record.state is IntentState.NOT_SENT:
                 self.violated("I10", f"{row['client_id']} was taken, the ledger says {record.code}")
+
+
+def leg_of(plan: TradePlan, symbol: str) -> PlanLeg:
+    """The plan's leg in this contract."""
+    return next(leg for leg in plan.legs if leg.instrument.symbol == symbol)
+
+
+def _root_of(order: SimOrder) -> SimOrder:
+    """The order that we sent: the combo of a leg, the first of a group."""
+    if order.combo is not None:
+        return order.combo
+    return order if order.group is None else order.group.parent
 
 
 def purpose_of(client_id: str) -> Purpose | None:

@@ -29,6 +29,7 @@ from domain.plan import (
 )
 from simulator.config import ReplaceQuantity
 from tests.simulation.clock import START
+from tests.simulation.options import FRIDAY, TODAY, as_options, contracts_of, quote_of
 
 D = Decimal
 ACCOUNT = "sim"
@@ -151,14 +152,21 @@ NOT_AT: dict[str, frozenset[str]] = {
     # It changes an order in its place: there is no second one, and a total stays a total. No rows
     # tell of a split there, so that only a person can part what is whose (R5: parked); executions
     # have no ids, so that none is corrected by name.
+    # An option that is gone is believed to have expired on the day after only.
     "tradier": frozenset(
-        {"replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST, "split", "correct"}
+        {
+            *("replace_doubles", ReplaceQuantity.FRESH, ReplaceQuantity.REST),
+            *("split", "correct", "expire"),
+        }
     ),
     "alpaca": frozenset(),
 }
 """What a venue cannot do by the nature of its protocol."""
 EVENTS = ("bust", "correct", "liquidation", "split", "foreign")
 """What happens to the account without an order of ours."""
+OPTION_EVENTS = ("assign", "exercise", "expire", "leg_alone")
+"""The same for options and combos."""
+OPTIONS_CHANCE = 0.2
 SPLITS = ("rescale", "cancel", "keep")
 METHODS = ("POST", "PATCH", "PUT", "DELETE", "GET", "*")
 
@@ -174,7 +182,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     own = random.Random(f"events:{broker}:{seed}")
     events = _events(own, broker, symbols) if own.random() < EVENTS_CHANCE else []
     mishaps += events
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         broker=broker,
         plans=tuple(plan_of(dice, name, dice.choice(symbols)) for name in names),
@@ -189,6 +197,61 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
         linger_s=15.0 if slow_ends else 0.5,
         reconciles=bool(events) or own.random() < EVENTS_CHANCE,
     )
+    turned = random.Random(f"options:{broker}:{seed}")
+    return in_options(turned, scenario) if turned.random() < OPTIONS_CHANCE else scenario
+
+
+def in_options(dice: random.Random, scenario: Scenario) -> Scenario:
+    """The same day with its first trade, or all, in options; what befalls options befalls them."""
+    # Where no rows tell what became of it, an option on its last day is judged the day after only.
+    expiries = (FRIDAY,) if "expire" in NOT_AT[scenario.broker] else (TODAY, FRIDAY)
+    others = scenario.plans[1:]
+    if dice.random() < 0.5:
+        others = tuple(as_options(dice, plan, expiries) for plan in others)
+    plans = (as_options(dice, scenario.plans[0], expiries), *others)
+    wanted = dice.random() < 0.6
+    # Adjusted contracts are not read, and what happens twice in a night cannot be told apart.
+    kept = tuple(m for m in scenario.mishaps if m.kind != "event" or not wanted)
+    kept = tuple(m for m in kept if m.get("what") != "split")
+    if wanted:
+        kept += (_option_event(dice, plans, scenario.broker),)
+    return replace(
+        scenario,
+        plans=plans,
+        market=with_contracts(scenario.market, plans),
+        mishaps=tuple(sorted(kept, key=lambda mishap: mishap.at_s)),
+        reconciles=True,
+    )
+
+
+def _option_event(dice: random.Random, plans: tuple[TradePlan, ...], broker: str) -> Mishap:
+    """One that may happen to these plans; it waits until it can."""
+    legs = [leg for plan in plans for leg in plan.legs if leg.instrument.expiry]
+    can = [
+        *["assign"] * any(leg.side is Side.SELL for leg in legs),
+        *["exercise"] * any(leg.side is Side.BUY for leg in legs),
+        *["expire"] * any(leg.instrument.expiry == TODAY for leg in legs),
+        *["leg_alone"] * any(plan.is_combo for plan in plans),
+    ]
+    what = dice.choice([each for each in can if each not in NOT_AT[broker]])
+    values: dict[str, Any] = {"what": what}
+    if what == "leg_alone":
+        values |= {"leg": dice.choice((0, 1)), "for_s": dice.choice((0.3, 2.0, 8.0))}
+        return Mishap(0.5, "event", tuple(values.items()))
+    values |= {"one": what != "expire" and dice.random() < 0.3}
+    return Mishap(round(1 + 30 * dice.random(), 3), "event", tuple(values.items()))
+
+
+def with_contracts(market: tuple[Move, ...], plans: tuple[TradePlan, ...]) -> tuple[Move, ...]:
+    """The market of the shares, and of the options on them at the same moments."""
+    found: list[Move] = []
+    for move in market:
+        found.append(move)
+        for instrument in contracts_of(plans):
+            if instrument.underlying == move.symbol:
+                bid, ask = quote_of(instrument, move.bid, move.ask)
+                found.append(Move(move.at_s, instrument.symbol, bid, ask, move.size))
+    return tuple(found)
 
 
 def _events(dice: random.Random, broker: str, symbols: tuple[str, ...]) -> list[Mishap]:

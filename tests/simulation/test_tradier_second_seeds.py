@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.storms import storm_tests
 
-pytestmark = pytest.mark.covers("B3", "C2", "C5", "C8", "D1", "D4", "F1", "F7", "K1")
+pytestmark = pytest.mark.covers("B3", "C2", "C5", "C8", "D1", "D4", "F1", "F7", "K1", "R4")
 
 (
     test_no_seed_violates_an_invariant,

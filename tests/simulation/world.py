@@ -34,6 +34,7 @@ from temporalio.client import Client as TemporalClient
 
 from activities.by_hand import ByHandActivities
 from activities.doorbell import temporal_sender
+from activities.exit_watch import ExitWatch
 from activities.flatten import FlattenActivities, FlattenReceipt
 from activities.gateway import GatewaySweeper
 from activities.operations import OperationActivities
@@ -54,6 +55,7 @@ from brokers.tradier.client import TradierBroker
 from brokers.tradier.config import TradierConfig
 from domain.clock import real_time
 from domain.errors import HoldfastError
+from domain.exits.rules import Guards
 from domain.ids import order_queue, trade_prefix, trade_workflow_id
 from domain.instrument import Instrument
 from domain.messages import TradeInput, TradeResult
@@ -80,6 +82,7 @@ from tests.simulation.clock import START, VirtualLoop, run_virtual
 from tests.simulation.ledger import MemoryLedger
 from tests.simulation.lines import LedgerLine
 from tests.simulation.mishaps import NAMES, Mishaps
+from tests.simulation.options import RULE_ID, contracts_of, is_watched, structure_of
 from tests.simulation.oracle import Oracle
 from tests.simulation.payloads import ByReference, json_payloads
 from tests.simulation.processes import Process
@@ -87,6 +90,7 @@ from tests.simulation.scenario import (
     ACCOUNT,
     DEADLINE_S,
     EVENTS,
+    OPTION_EVENTS,
     SYMBOLS,
     Move,
     Scenario,
@@ -103,8 +107,11 @@ INSTALLATION = "5101"
 CASH = D(1_000_000)
 RECONCILE_EVERY_S = 10.0
 """Five minutes in production; here a day is three minutes long."""
+QUICK_GUARDS = Guards(scan_interval_s=D(2), grace_s=D(4))
+"""The guards of the exit watch, as much shorter as the day is."""
+WATCHED_ENDS = ("stop", "target", RULE_ID)
 LIMITS = roomy_limits(max_order_notional="1000000", max_total_notional="10000000")
-NOT_OURS = frozenset({*EVENTS, "replace_doubles", "oco_both", "fresh"})
+NOT_OURS = frozenset({*EVENTS, *OPTION_EVENTS, "replace_doubles", "oco_both", "fresh"})
 Mutant = Callable[[], AbstractContextManager[object]]
 ExchangeBehaviour = Callable[[Exchange], None]
 
@@ -312,6 +319,9 @@ class World:
             given = StreamInput(account=ACCOUNT, compare_interval_s=10.0, clock_interval_s=20.0)
             stream = FillStream(services, client, given)
             process.spawn(stream.run(f"streams/{process.number}"))
+            if contracts_of(self.scenario.plans):
+                watch = ExitWatch(services, temporal_sender(client), given, QUICK_GUARDS)
+                process.spawn(watch.run(f"watch/{process.number}"))
             if self.scenario.reconciles:
                 process.spawn(self._reconcile_always(services, client))
         return process
@@ -510,6 +520,13 @@ class World:
         for record in self.ledger.intents.values():
             if record.code:
                 found[f"intent/{record.code}"] += 1
+        plans = {plan.trade_id: plan for plan in self.scenario.plans}
+        for result in self.results:
+            plan = plans[result.trade_id]
+            if result.quantity:
+                found[f"traded/{structure_of(plan)}"] += 1
+            if is_watched(plan, self.scenario.broker) and result.exit_reason in WATCHED_ENDS:
+                found["exit_watch"] += 1
         for alert in self.ledger.alerts.values():
             found[f"alert/{alert.code}"] += 1
         return +found
@@ -577,6 +594,7 @@ def _exchange_config(scenario: Scenario) -> ExchangeConfig:
     listings = tuple(
         Listing(Instrument(symbol=symbol, tick_size=D("0.01")), fees=fees) for symbol in SYMBOLS
     )
+    listings += tuple(Listing(each, fees=fees) for each in contracts_of(scenario.plans))
     return ExchangeConfig(
         listings=listings,
         matching=MatchingConfig(**scenario.matching),
