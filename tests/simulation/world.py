@@ -74,7 +74,6 @@ from simulator.config import (
 )
 from simulator.exchange import Exchange
 from simulator.journal import Journal, Row
-from tests.chaos.exposure import protection_class
 from tests.rig import roomy_limits
 from tests.simulation import bare
 from tests.simulation.bare import BareSpan
@@ -109,6 +108,8 @@ RECONCILE_EVERY_S = 10.0
 """Five minutes in production; here a day is three minutes long."""
 QUICK_GUARDS = Guards(scan_interval_s=D(2), grace_s=D(4))
 """The guards of the exit watch, as much shorter as the day is."""
+RESTING = "resting"
+"""The only class of protection whose bare time a journal shows (`tests.chaos.exposure`)."""
 WATCHED_ENDS = ("stop", "target", RULE_ID)
 LIMITS = roomy_limits(max_order_notional="1000000", max_total_notional="10000000")
 NOT_OURS = frozenset({*EVENTS, *OPTION_EVENTS, "replace_doubles", "oco_both", "fresh"})
@@ -552,7 +553,7 @@ class World:
         if self._excused() & NOT_OURS:
             return ()
         windows = [*self.mishaps.windows, *self.oracle.windows]
-        return bare.spans(protection_class(self.scenario.plans[0]), self.oracle.naked, windows)
+        return bare.spans(RESTING, self.oracle.naked, windows)
 
 
 def trace_hash(rows: list[Row], results: list[TradeResult], ledger: MemoryLedger) -> str:
