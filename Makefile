@@ -15,10 +15,13 @@ STAMP_OF_LOCK := $(VENV)/installed
 PIP_FLAGS := --no-deps --require-hashes --disable-pip-version-check --quiet
 KEEP ?= 0
 RUN_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
-# Two halves so that the quick one tells first. Both run in parallel, file by file: each pytest
-# worker has a Temporal server of its own, PostgreSQL is one server with a database per test.
+# Two halves so that the quick one tells first. Both run in parallel, file by file and the longest
+# first (tests/conftest.py): each pytest worker has a Temporal server of its own, PostgreSQL is one
+# server with a database per worker. The slow half mostly waits: three workers keep two cores busy.
 # Marker `slow` (the whole recorded day, kills with servers down): `make test-long`, in CI too.
 SLOW_TESTS := $(wildcard tests/test_architecture.py tests/replay/ tests/workflow/ tests/golden/ tests/chaos/ tests/e2e/)
+SLOW_WORKERS ?= 3
+BY_FILE := --dist loadfile --no-loadscope-reorder
 FAST_TESTS := $(filter-out $(SLOW_TESTS) tests/__pycache__/,$(wildcard tests/*/))
 
 # A machine that stalls for seconds fails tests that are right: what failed is run once more, alone.
@@ -62,10 +65,10 @@ test:
 
 test-fast: install
 	@test -d ../shared/data/open || echo "NOTE: ../shared/data/open is not there: tests on recorded market data are left out"
-	$(call tested,-n 2 --dist loadfile,$(FAST_TESTS))
+	$(call tested,-n 2 $(BY_FILE),$(FAST_TESTS))
 
 test-slow: install
-	$(call tested,-n 2 --dist loadfile,-m "not slow and not nightly" $(SLOW_TESTS))
+	$(call tested,-n $(SLOW_WORKERS) $(BY_FILE),-m "not slow and not nightly" $(SLOW_TESTS))
 
 test-long: install
 	$(call tested,,-m slow $(wildcard tests/e2e))

@@ -23,6 +23,7 @@ from deploy.local.processes import Child, free_port
 from deploy.local.temporal import NAMESPACE, server_spec
 from observability.plugin import holdfast_plugin
 
+TESTS = Path(__file__).resolve().parent
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "open"
 # Imported by test files that define a workflow of their own.
 TEST_MODULES = (
@@ -30,6 +31,32 @@ TEST_MODULES = (
     *("deploy", "observability", "tests"),
 )
 SHARED_DATA_MISSING = "../shared/data/open is not there: tests on recorded market data left out"
+
+
+# The longest files, longest first: a worker that begins one of them when nothing else is left runs
+# on alone. Those that play several trades at once stand apart, so that they meet less.
+LONGEST_FIRST = (
+    "simulation/test_tradier_second_seeds.py",
+    "simulation/test_tradier_first_seeds.py",
+    "simulation/test_alpaca_second_seeds.py",
+    "simulation/test_alpaca_first_seeds.py",
+    "e2e/test_crash_resumption.py",
+    "e2e/test_demo.py",
+    "workflow/test_discrepancies.py",
+    "chaos/test_chaos_slice.py",
+    "workflow/test_trade_scenarios.py",
+    "workflow/test_session_days.py",
+    "golden/test_at_alpaca.py",
+    "workflow/test_combo_trades.py",
+    "workflow/test_adversary.py",
+    "golden/test_at_tradier.py",
+    "workflow/test_fault_rows.py",
+    "workflow/test_deploy.py",
+    "e2e/test_session_crash.py",
+    "workflow/test_server_away.py",
+    "e2e/test_starved_worker.py",
+    "e2e/test_supervisor.py",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,8 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {TESTS / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     if SHARED_DATA.is_dir():
         return
     for item in items:

@@ -12,6 +12,7 @@ import pytest
 from domain.order import TRANSITIONS, OrderEvent, OrderState
 from tests import architecture_rules as rules
 from tests.architecture_rules import Source, Violation
+from tests.conftest import LONGEST_FIRST
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORIES = ROOT / "tests" / "replay" / "histories"
@@ -32,6 +33,7 @@ def sources() -> tuple[Source, ...]:
     return tuple(found)
 
 
+@functools.cache
 def own_packages() -> frozenset[str]:
     folders = {source.folder for source in sources() if source.folder}
     return frozenset(folders) | rules.EMPTY_INIT_FOLDERS
@@ -70,9 +72,15 @@ FILE_RULES: tuple[Rule, ...] = (
 )
 
 
+@functools.cache
+def violations(rule: Rule) -> tuple[Violation, ...]:
+    """Of the whole tree, waived ones too."""
+    return tuple(violation for source in sources() for violation in rule(source))
+
+
 @pytest.mark.parametrize("rule", FILE_RULES, ids=lambda rule: rule.__name__)
 def test_tree_obeys(rule: Rule) -> None:
-    assert_none(violation for source in sources() for violation in rule(source))
+    assert_none(iter(violations(rule)))
 
 
 def test_every_class_of_domain_is_frozen() -> None:
@@ -105,9 +113,13 @@ def test_lock_file_holds_versions_and_hashes_and_no_host_name() -> None:
 
 
 def test_every_waiver_is_still_needed() -> None:
-    everything = [v for rule in FILE_RULES for source in sources() for v in rule(source)]
+    everything = [violation for rule in FILE_RULES for violation in violations(rule)]
     for path, text, _why in WAIVERS:
         assert any(v.path == path and v.text.startswith(text) for v in everything), path
+
+
+def test_files_that_are_run_first_are_there() -> None:
+    assert [name for name in LONGEST_FIRST if not (ROOT / "tests" / name).is_file()] == []
 
 
 # --- planted sources --------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from workflows import _lifecycle as life
 pytestmark = pytest.mark.timeout(1200)
 
 AT_ONCE = 4
-# Two pytest workers share the machine with this one.
+# Other pytest workers share the machine with this one.
 PACE = 1.5
 # Trades whose way to the first answer is another one die where something was done and nobody has
 # been told: the classic place to die.
