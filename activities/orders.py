@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import activity
 
@@ -53,6 +53,7 @@ from activities.services import (
 from brokers.port import (
     Accepted,
     AuthNeeded,
+    CancelOutcome,
     CancelRequested,
     Duplicate,
     NotCancelable,
@@ -65,6 +66,7 @@ from brokers.port import (
 from domain.errors import HoldfastError
 from domain.facts import (
     CancelAsked,
+    CancelRejected,
     DiscrepancyFound,
     Fact,
     FactBatch,
@@ -80,7 +82,14 @@ from domain.facts import (
 )
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.money import ZERO
-from domain.order import OrderIntent, OrderSnapshot, OrderType, Position, Quote
+from domain.order import (
+    BrokerOrderStatus,
+    OrderIntent,
+    OrderSnapshot,
+    OrderType,
+    Position,
+    Quote,
+)
 from domain.trade_state import HISTORY_REWOUND
 from ledger.records import (
     SELF_HALTING,
@@ -97,6 +106,13 @@ REDUCING_GATE_AGE_MAX_S = 1.0
 LOOKS_MAX = 5
 READ_BACK_S = 1.0
 LIST_MARGIN_S = 60.0
+CANCELS_MORE_MAX = 2
+CANCEL_AGAIN_S = 0.2
+CANCEL_AGAIN_WITHIN_S = 1.0
+"""Another cancel takes up to 4 s with its read: it must end within the step."""
+SETTLED_SOON_S = 1.2
+"""A look that would come so shortly before its proof waits for it: the next is a second later."""
+_UNTOUCHED = (BrokerOrderStatus.WORKING, BrokerOrderStatus.HELD)
 
 
 class OrderActivities:
@@ -393,7 +409,8 @@ class OrderActivities:
                     text=outcome.text,
                 )
                 fills = () if old is None else await self._fills_behind(trade, old)
-                return (rejected, *reported, *fills)
+                # The order first: if it has ended, the refusal leaves no question to read for.
+                return (*reported, rejected, *fills)
             case _:
                 return (*await self._facts_of(trade, intent, outcome), *reported)
         confirmed = ReplaceConfirmed(
@@ -469,8 +486,7 @@ class OrderActivities:
                     facts=(cancel_refused(services.now(), command.client_id, "NOT_FOUND", ""),)
                 )
             broker_id = found.broker_order_id
-        outcome = await services.broker.cancel(broker_id)
-        services.failpoint("after_response")
+        outcome, after = await self._cancel(broker_id)
         now = services.now()
         match outcome:
             case CancelRequested() | UnknownOutcome():
@@ -484,12 +500,36 @@ class OrderActivities:
             case AuthNeeded():
                 fact = cancel_refused(now, command.client_id, "AUTH", outcome.text)
         await note_stage(services, input.trade)
-        after = await self._read_back(broker_id)
         if after is None:
             return FactBatch(facts=(fact,))
         await self._book_snapshot(after)
         reported = OrderReported(at=services.now(), order=after)
-        return FactBatch(facts=(fact, reported, *await self._fills_behind(input.trade, after)))
+        fills = await self._fills_behind(input.trade, after)
+        if isinstance(fact, CancelRejected):
+            # The order first: if it has ended, the refusal leaves no question to read for.
+            return FactBatch(facts=(reported, fact, *fills))
+        return FactBatch(facts=(fact, reported, *fills))
+
+    async def _cancel(self, broker_id: str) -> tuple[CancelOutcome, OrderSnapshot | None]:
+        """Asks for the cancel, and how the order stands then.
+
+        Asked for again if the venue's answer was an error and the order shows that nothing came of
+        it: a cancel never adds risk, and others of its position are off already (I4).
+        """
+        services = self._services
+        began_s = services.monotonic()
+        outcome = await services.broker.cancel(broker_id)
+        services.failpoint("after_response")
+        after = await self._read_back(broker_id)
+        for _ in range(CANCELS_MORE_MAX):
+            is_over = after is None or after.status not in _UNTOUCHED
+            late = services.monotonic() - began_s > CANCEL_AGAIN_WITHIN_S
+            if is_over or late or not isinstance(outcome, UnknownOutcome):
+                break
+            await asyncio.sleep(CANCEL_AGAIN_S)
+            outcome = await services.broker.cancel(broker_id)
+            after = await self._read_back(broker_id) or after
+        return outcome, after
 
     async def _book_snapshot(self, order: OrderSnapshot) -> None:
         try:
@@ -544,8 +584,12 @@ class OrderActivities:
         way any longer, and what a later look shows of the prices counts anyway.
         """
         services, intent = self._services, input.command.intent
-        client_id, now = intent.client_id, services.now()
-        old = await self._read_back(old_broker_id)
+        client_id, settled_s = intent.client_id, services.settle_window_s
+        settled_s += services.request_timeout_s
+        never_sent = await self._was_never_sent(input)
+        if not never_sent:
+            await self._wait_if_soon(input.command.sent_at, settled_s)
+        old, now = await self._read_back(old_broker_id), services.now()
         unknown = OrderUnknown(at=now, client_id=client_id, reason="the change is not seen yet")
         if old is None or intent.replaces is None:
             return (unknown,)
@@ -563,10 +607,26 @@ class OrderActivities:
                 amended=True,
             )
             await self._book_not_sent(client_id, AMENDED)
-        elif waited_s >= services.settle_window_s + services.request_timeout_s:
+        elif never_sent or waited_s >= settled_s:
             fact = OrderResolved(at=now, client_id=client_id, order=None, evidence="not changed")
             await self._book_not_sent(client_id, PROVEN_ABSENT)
         return (fact, reported, *fills)
+
+    async def _was_never_sent(self, input: ResolveInput) -> bool:
+        """True if an entry has not even reached its gate, and now it cannot any more."""
+        try:
+            return (await self._bar_late_attempts(input))[1]
+        except HoldfastError:
+            return False
+
+    async def _wait_if_soon(self, since: datetime, settled_s: float) -> None:
+        """Waits for the end of a settle window that is near.
+
+        The next look would come up to a second behind it, and what waits for it may be bare (I4).
+        """
+        rest_s = settled_s - (self._services.now() - since).total_seconds()
+        if 0 < rest_s <= SETTLED_SOON_S:
+            await asyncio.sleep(rest_s + 0.001)
 
     async def _book_not_sent(self, client_id: str, code: str) -> None:
         services = self._services
@@ -594,18 +654,23 @@ class OrderActivities:
         client_id = command.intent.client_id
         unknown = OrderUnknown(at=services.now(), client_id=client_id, reason="not seen yet")
         try:
-            record = await self._bar_late_attempts(input)
+            record, never_sent = await self._bar_late_attempts(input)
         except HoldfastError:
             return (unknown,)
+        if (told := await self._told_by_row(input, record)) is not None:
+            return told
         # Whoever was to send may have sent until the row was taken from him, however late that was.
         barred_at = max(command.sent_at, record.answered_at or command.sent_at)
-        waited_s = (services.now() - barred_at).total_seconds()
         listed_by_s = services.broker.capabilities.orders_listed_within_s
+        settled_s = services.settle_window_s
+        if command.intent.increasing:
+            settled_s = 0.0 if never_sent else max(settled_s, listed_by_s)
+        settled_s += 0.0 if never_sent else services.request_timeout_s
+        await self._wait_if_soon(barred_at, settled_s)
+        waited_s = (services.now() - barred_at).total_seconds()
+        if waited_s < settled_s:
+            return (unknown,)
         lists_may_lag = waited_s < listed_by_s + services.request_timeout_s
-        if waited_s < services.settle_window_s + services.request_timeout_s:
-            return (unknown,)
-        if lists_may_lag and command.intent.increasing:
-            return (unknown,)
         clock = input.trade.clock
         if services.broker.capabilities.lists_orders_of_today_only and not is_same_exchange_day(
             clock.market(command.sent_at), clock.market(services.now())
@@ -644,6 +709,28 @@ class OrderActivities:
         )
         return (absent,)
 
+    async def _told_by_row(
+        self, input: ResolveInput, record: IntentRecord
+    ) -> tuple[Fact, ...] | None:
+        """What the attempt has booked before it died; None if that is nothing definite.
+
+        Where an id may be posted again a refusal speaks of one post only, and proves nothing.
+        """
+        services, now = self._services, self._services.now()
+        client_id, code = record.intent.client_id, record.code
+        if record.state is IntentState.ACCEPTED and record.snapshot is not None and not code:
+            order = await self._read_back(record.snapshot.broker_order_id) or record.snapshot
+            found = OrderResolved(at=now, client_id=client_id, order=order, evidence="ledger")
+            old = await self._old_of(input.command.replaces_broker_id)
+            return (found, *old, *await self._fills_behind(input.trade, order))
+        if services.broker.capabilities.client_id_unique_for_ever:
+            return None
+        if record.state is IntentState.REJECTED:
+            return (OrderRejected(at=now, client_id=client_id, code=code, text=record.text),)
+        if record.state is IntentState.NOT_SENT and code != PROVEN_ABSENT:
+            return (OrderNotSent(at=now, client_id=client_id, code=code, text=record.text),)
+        return None
+
     async def _account_moved(self, input: ResolveInput, positions: Sequence[Position]) -> bool:
         """True if the account holds anything else of the trade's symbols than was booked.
 
@@ -660,24 +747,26 @@ class OrderActivities:
                 held[row.symbol] -= row.quantity
         return any(held.values())
 
-    async def _bar_late_attempts(self, input: ResolveInput) -> IntentRecord:
+    async def _bar_late_attempts(self, input: ResolveInput) -> tuple[IntentRecord, bool]:
         """Puts a token of ours on the row, so that no earlier attempt may still send (C8).
 
         It comes long before the proof: what an attempt sent until now arrives meanwhile. An
-        attempt that has not even reached its gate has no row; it finds this one taken.
+        attempt that has not even reached its gate has no row; it finds this one taken. Was it to
+        add risk, it was never sent: True. What reduces may have gone without the ledger (H5).
         """
         ledger, intent, token = self._services.ledger, input.command.intent, attempt_token()
         now = self._services.now()
         record = await ledger.claim_intent(intent.client_id, token)
         if record is not None and record.state is IntentState.SENDING:
-            return await ledger.record_answer(
+            record = await ledger.record_answer(
                 intent.client_id, token, IntentState.UNKNOWN, code="NOT_SEEN", at=now
             )
         if record is not None:
-            return record
-        return await ledger.book_sent_intent(
+            return record, False
+        record = await ledger.book_sent_intent(
             intent, input.trade.owner, token, IntentState.UNKNOWN, now, code="NOT_SEEN"
         )
+        return record, intent.increasing and record.attempt_token == token
 
 
 async def _nothing() -> tuple[Position, ...]:

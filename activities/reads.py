@@ -46,15 +46,18 @@ class ReadActivities:
         orders: dict[str, OrderSnapshot] = {}
         positions: tuple[Position, ...] = ()
         try:
-            await book_executions(services, input.trade.trade_id)
             # Side by side: behind a slow line a position stands bare while it is looked at (I4).
             seen, held = await asyncio.gather(self._orders(input), services.broker.positions())
             orders |= {order.broker_order_id: order for order in seen}
             positions = tuple(p for p in held if p.symbol in input.command.symbols)
-            # An order that filled between the two reads shows here, not as a gap.
-            await book_executions(services, input.trade.trade_id)
         except HoldfastError as error:
             activity.logger.warning("read of %s incomplete: %s", input.trade.trade_id, error.code)
+            complete = False
+        try:
+            # Last: an order that filled between the two reads shows here, not as a gap.
+            await book_executions(services, input.trade.trade_id)
+        except HoldfastError as error:
+            activity.logger.warning("fills of %s not read: %s", input.trade.trade_id, error.code)
             complete = False
         for order in orders.values():
             try:

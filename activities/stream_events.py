@@ -56,9 +56,7 @@ class StreamBooker:
             )
             return
         if update.fill is not None:
-            await self._services.ledger.record_snapshot(self._services.account, update.order)
-            await self._book_fill(update.fill)
-            self._filled_s[update.fill.symbol] = self._services.monotonic()
+            await self._take_fill(update.order, update.fill)
             return
         if self._ends_with_partner(update.order):
             await self.book_order(update.order)
@@ -66,6 +64,20 @@ class StreamBooker:
         task = asyncio.create_task(self._after_grace(update.order, self._services.now()))
         self._graced.add(task)
         task.add_done_callback(self._graced.discard)
+
+    async def _take_fill(self, order: OrderSnapshot, fill: Fill) -> None:
+        """A fill, and the end of its order if the frame tells both.
+
+        Where a venue names no executions every frame of an order carries what it has filled so
+        far, its cancel too. Told as a fill only, the cancel was no news to anybody any more, and
+        what it left stood bare until the next look (I4).
+        """
+        services = self._services
+        booking = await services.ledger.record_snapshot(services.account, order)
+        await self._book_fill(fill)
+        self._filled_s[fill.symbol] = services.monotonic()
+        if booking.known and booking.trade_id is not None and _matters(booking, order):
+            self._doorbell.ring(booking.trade_id, OrderReported(at=services.now(), order=order))
 
     def _ends_with_partner(self, order: OrderSnapshot) -> bool:
         """True for a cancel right behind a fill: most likely the other half of an OCO.

@@ -32,6 +32,10 @@ from domain.order import (
 from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
 RETRY_DEFAULT_S = 1.0
+RETRY_REFUSED_S = 0.8
+"""Behind a refusal: what it should have protected is bare (I4), yet the room that it lacked, say
+an entry on the other side, needs a moment to go."""
+RETRY_SOON_S = 0.2
 QUICK_LOOKS = 5
 RETRY_MAX_S = 60.0
 CANCEL_AGAIN_S = 2.0
@@ -76,7 +80,7 @@ def order_rejected(state: TradeState, fact: OrderRejected, now: datetime) -> Tra
     record = state.order(fact.client_id)
     if record is None:
         return alert(state, "ORDER_UNATTRIBUTED", f"rejection of {fact.client_id}")
-    retry_at = now + timedelta(seconds=RETRY_DEFAULT_S)
+    retry_at = now + timedelta(seconds=RETRY_REFUSED_S)
     after = move(record, OrderEvent.REJECTED, now, reject_code=fact.code, retry_at=retry_at)
     return _free_predecessor(state.with_order(after), record, now)
 
@@ -85,13 +89,25 @@ def order_not_sent(state: TradeState, fact: OrderNotSent, now: datetime) -> Trad
     record = state.order(fact.client_id)
     if record is None:
         return state
-    wait_s = min(max(fact.retry_after_s or RETRY_DEFAULT_S, 0.1), RETRY_MAX_S)
+    pause_s = RETRY_DEFAULT_S if record.role is Role.ENTRY else _soon_s(state, record)
+    wait_s = min(max(fact.retry_after_s or pause_s, 0.1), RETRY_MAX_S)
     retry_at = now + timedelta(seconds=wait_s)
     after = move(record, OrderEvent.NOT_SENT, now, reject_code=fact.code, retry_at=retry_at)
     if fact.code in PARKING_CODES:
         state = alert(state, fact.code, fact.text or record.client_id, AlertSeverity.CRITICAL)
         state = state.changed(needs_operator=f"{fact.code}: {record.client_id}")
     return _free_predecessor(state.with_order(after), record, now, retry_at)
+
+
+def _soon_s(state: TradeState, record: OrderRecord) -> float:
+    """Seconds until an exit that did not go out is tried again: soon, and then not so soon (I14).
+
+    One blink of the ledger or the line must not leave a position bare for a second (I4).
+    """
+    others = [o for o in state.orders if o.client_id != record.client_id]
+    before = next((o for o in reversed(others) if o.role is record.role), None)
+    is_first = before is None or before.state is not OrderState.NOT_SENT
+    return RETRY_SOON_S if is_first else RETRY_DEFAULT_S
 
 
 def _free_predecessor(
@@ -145,6 +161,8 @@ def cancel_rejected(state: TradeState, fact: CancelRejected, now: datetime) -> T
     record = state.order(fact.client_id)
     if record is None:
         return state
+    if not record.is_live:
+        return state  # The answer itself has shown its end: nothing is left to ask.
     after = move(record, OrderEvent.CANCEL_REJECTED, now, refusals=record.refusals + 1)
     # Beyond the refusals that park the trade a person must act: ask, but ever more rarely.
     doublings = min(max(0, after.refusals - CANCEL_REFUSALS_MAX), 5)
@@ -187,6 +205,8 @@ def replace_rejected(state: TradeState, fact: ReplaceRejected, now: datetime) ->
     new = state.order(fact.new_client_id)
     if new is not None and new.is_live:
         state = state.with_order(move(new, OrderEvent.REJECTED, now, reject_code=fact.code))
+    if old is not None and not old.is_live:
+        return state  # The answer itself has shown its end: nothing is left to ask.
     return state.changed(read_needed=f"replace refused: {fact.code}")
 
 

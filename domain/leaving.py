@@ -61,13 +61,15 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     state, commands, can_trade = can_trade_now(state, now, busy)
     if not can_trade:
         return state, commands, is_asking(state, now)
+    if not is_fresh(state, now):
+        # While the stop still stands: once it is released each read is time without it (I4).
+        state, commands = read_orders(state, now, busy, "before the exit")
+        return state, commands, True
     resting = state.live(Role.STOP, Role.TARGET)
     if resting:
         state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
-        return state, commands, True
-    if not is_fresh(state, now):
-        state, commands = read_orders(state, now, busy, "before the exit")
-        return state, commands, True
+        state, more = _keep_quote(state, now, busy)
+        return state, (*commands, *more), True
     if state.taken_over and ts.is_balanced(state):
         return _send_what_is_left(state, now, busy)
     return send_exit(state, ts.held_units(state), now, busy)
@@ -121,6 +123,18 @@ def can_trade_now(
         exit=state.exit.model_copy(update={"asked_at": now, "asking_since": since})
     )
     return state, (command,), False
+
+
+def _keep_quote(
+    state: TradeState, now: datetime, busy: Collection[str]
+) -> tuple[TradeState, tuple[Command, ...]]:
+    """Reads the quote anew while the cancels travel: the exit behind them must not wait for it."""
+    command, asked, read = ReadQuote(legs=state.plan.legs), state.exit.asked_at, state.quote_read_at
+    is_young = read is not None and (now - read).total_seconds() < QUOTE_FRESH_S / 2
+    was_asked = asked is not None and (now - asked).total_seconds() < EXIT_ASK_S
+    if is_young or was_asked or command.key in busy or not ts.is_balanced(state):
+        return state, ()
+    return state.changed(exit=state.exit.model_copy(update={"asked_at": now})), (command,)
 
 
 def _has_price(state: TradeState, now: datetime) -> bool:

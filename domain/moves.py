@@ -20,6 +20,7 @@ from domain.order import OrderState
 from domain.trade_state import OrderRecord, Role, TradeState
 
 CANCEL_RECHECK_S = 2.0
+CANCEL_LOOK_S = 0.7
 GROUP_DEATH_S = 5.0
 READ_AGAIN_S = 1.0
 READ_AGAIN_MAX_S = 32.0

@@ -29,6 +29,7 @@ from domain.handing_over import book, is_proven, let_go, withdraw
 from domain.intents import is_due, urgency_of
 from domain.leaving import exit_deadlines, get_out
 from domain.moves import (
+    CANCEL_LOOK_S,
     CANCEL_RECHECK_S,
     CRITICAL,
     GROUP_DEATH_S,
@@ -174,6 +175,7 @@ def _order_deadlines(state: TradeState) -> list[datetime]:
         if record.retry_at is not None and awaited:
             times.append(record.retry_at)
         if record.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE):
+            times.append(record.changed_at + timedelta(seconds=CANCEL_LOOK_S))
             times.append(record.changed_at + timedelta(seconds=CANCEL_RECHECK_S))
         filled_at = partner_filled_at(state, record) if record.is_live else None
         if filled_at is not None:
@@ -250,7 +252,7 @@ def _know(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     missing = ts.missing_fills(state)
     stuck = any(
         o.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE)
-        and (now - o.changed_at).total_seconds() >= CANCEL_RECHECK_S
+        and _is_due_for_a_look(state, o, now)
         and f"order/{o.client_id}" not in busy
         for o in state.live()
     )
@@ -262,6 +264,17 @@ def _know(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
         return state, (), holds
     state, commands = read_orders(state, now, busy, reason or "an order is in between")
     return state, commands, holds
+
+
+def _is_due_for_a_look(state: TradeState, record: OrderRecord, now: datetime) -> bool:
+    """True soon after a cancel or replace, as its frame may be lost; then again when it is late.
+
+    Only what a later look shows lets the cancel be asked for anew, so none comes shortly before.
+    """
+    waited_s = (now - record.changed_at).total_seconds()
+    looked_at = record.changed_at + timedelta(seconds=CANCEL_LOOK_S)
+    has_looked = state.knowledge_at is not None and state.knowledge_at >= looked_at
+    return waited_s >= CANCEL_RECHECK_S or (waited_s >= CANCEL_LOOK_S and not has_looked)
 
 
 def _drop_doubles(state: TradeState, now: datetime, busy: Collection[str]) -> Step:

@@ -13,7 +13,8 @@ from activities.services import ResolveInput, Services, TradeRef
 from domain.clock import ClockMap
 from domain.commands import ResolveOrder, Urgency
 from domain.facts import Fact, OrderResolved, OrderUnknown
-from ledger.records import IntentState
+from domain.order import OrderIntent
+from ledger.records import IntentExists, IntentState
 from ledger.repository import Ledger
 from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order, order_lane
@@ -23,10 +24,12 @@ ASKED = datetime.now(UTC)
 STOPPED_FOR = timedelta(minutes=2)
 
 
-async def look(lane: Lane, later: timedelta) -> Fact:
+async def look(lane: Lane, later: timedelta, intent: OrderIntent | None = None) -> Fact:
     """One look for the order that was asked to be sent at `ASKED`, so much later."""
     services: Services = replace(lane.services, now=lambda: ASKED + later)
-    command = ResolveOrder(intent=order(), sent_at=ASKED, may_repost=False, urgency=Urgency.PROTECT)
+    command = ResolveOrder(
+        intent=intent or order(), sent_at=ASKED, may_repost=False, urgency=Urgency.PROTECT
+    )
     clock = ClockMap(wall0=MARKET_NOW, market0=MARKET_NOW)
     given = ResolveInput(trade=TradeRef.of(plan(), clock), command=command)
     batch = await ActivityEnvironment().run(OrderActivities(services).resolve_order, given)
@@ -51,3 +54,26 @@ async def test_late_first_look_proves_nothing_about_an_attempt_that_could_still_
         found = await look(lane, settled)
         assert isinstance(found, OrderResolved)
         assert found.order is None
+
+
+@pytest.mark.covers("C8")
+async def test_entry_that_never_reached_its_gate_is_absent_at_once_and_stays_so(
+    armed: Ledger,
+) -> None:
+    """I4: its worker died first. What it had bought before waited bare for a settle window."""
+    entry = order().model_copy(update={"increasing": True})
+    async with order_lane(armed) as lane:
+        await armed.create_trade(plan())
+        found = await look(lane, timedelta(), entry)
+        assert isinstance(found, OrderResolved)
+        assert found.order is None
+        late = await armed.open_gate(entry, owner(), "attempt", ASKED)
+        assert isinstance(late, IntentExists)
+
+
+@pytest.mark.covers("C8", "H5")
+async def test_exit_without_a_row_may_have_gone_without_the_ledger(armed: Ledger) -> None:
+    async with order_lane(armed) as lane:
+        await armed.create_trade(plan())
+        reducing = order().model_copy(update={"increasing": False})
+        assert isinstance(await look(lane, timedelta(), reducing), OrderUnknown)

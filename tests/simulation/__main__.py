@@ -12,7 +12,14 @@ import sys
 
 from tests.simulation import kept
 from tests.simulation.bare import told
-from tests.simulation.campaign import SOMETIMES_SEEDS, Tally, explain, run_spread, smallest
+from tests.simulation.campaign import (
+    SOMETIMES_SEEDS,
+    Tally,
+    explain,
+    run_spread,
+    smallest,
+    worst_bare,
+)
 from tests.simulation.scenario import BROKERS, stormy
 from tests.simulation.world import run_scenario
 
@@ -26,6 +33,7 @@ def main() -> int:
     parser.add_argument("--broker", choices=BROKERS)
     parser.add_argument("--jobs", type=int, default=1, help="processes, one core each")
     parser.add_argument("--hash", action="store_true", help="print the trace hash only")
+    parser.add_argument("--bare", type=int, default=0, help="list so many of the longest spans")
     parser.add_argument("--keep", metavar="NAME", help="shrink the failing --seed and keep it")
     options = parser.parse_args()
     if options.seeds is None:
@@ -42,6 +50,8 @@ def main() -> int:
     for broker in brokers:
         tally = run_spread(range(options.first, options.first + each), broker, options.jobs)
         worst = max(worst, _tell(tally, broker, each))
+        for line in worst_bare(tally, options.bare):
+            print(f"    {line}")
     return worst
 
 

@@ -3,6 +3,8 @@
 A span is measured at the exchange. Time in which a fault itself makes protection impossible is
 left out and shown: a process is dead or frozen, the ledger, the network or the broker does not
 answer or refuses, the symbol is halted. Everything else counts, also how long it takes to find out.
+Of what counts, `entry_s` is told apart: an entry still works as long as its plan asks for
+(`partial_wait_s`), or the venue takes its time to cancel it, and beside it no stop may rest.
 """
 
 from __future__ import annotations
@@ -34,6 +36,28 @@ class BareSpan:
     counted_s: float
     excluded_s: float
     began_s: float
+    entry_s: float = 0.0
+
+    @property
+    def beyond_entry_s(self) -> float:
+        """What is left when no entry has to be waited for any more."""
+        return round(self.counted_s - self.entry_s, 3)
+
+
+@dataclass
+class EntryLife:
+    """When an entry began to work at the venue, when its cancel came there and when it ended."""
+
+    symbol: str
+    began_s: float
+    asked_s: float = math.inf
+    ended_s: float = math.inf
+
+    def waits(self, bare_since_s: float, patience_s: float, latency_s: float) -> list[Window]:
+        """The time in which nobody but plan and venue keeps it at work."""
+        planned = max(self.began_s, bare_since_s), min(self.ended_s, bare_since_s + patience_s)
+        dying = self.asked_s, min(self.ended_s, self.asked_s + latency_s)
+        return [window for window in (planned, dying) if window[0] < window[1]]
 
 
 def window_of(rule: FaultRule, now_s: float) -> Window | None:
@@ -45,17 +69,26 @@ def window_of(rule: FaultRule, now_s: float) -> Window | None:
 
 
 def spans(
-    protection: str, bare: Iterable[Window], windows: Sequence[Window]
+    protection: str,
+    bare: Iterable[tuple[Window, Sequence[Window]]],
+    windows: Sequence[Window],
 ) -> tuple[BareSpan, ...]:
-    """The spans without the windows."""
-    merged = _merged(windows)
+    """The spans without the windows; each comes with the waits for its entry."""
     found = []
-    for begin_s, end_s in bare:
-        out_s = sum(max(0.0, min(end_s, e) - max(begin_s, b)) for b, e in merged)
+    for span, waits in bare:
+        out_s = _within(span, windows)
+        entry_s = _within(span, [*windows, *waits]) - out_s
+        counted_s = span[1] - span[0] - out_s
         found.append(
-            BareSpan(protection, round(end_s - begin_s - out_s, 3), round(out_s, 3), begin_s)
+            BareSpan(protection, round(counted_s, 3), round(out_s, 3), span[0], round(entry_s, 3))
         )
     return tuple(found)
+
+
+def _within(span: Window, windows: Sequence[Window]) -> float:
+    """Seconds of the span that lie in one of the windows."""
+    begin_s, end_s = span
+    return sum(max(0.0, min(end_s, e) - max(begin_s, b)) for b, e in _merged(windows))
 
 
 def _merged(windows: Sequence[Window]) -> list[Window]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 
+from tests.simulation.bare import BareSpan
 from tests.simulation.options import STRUCTURES
 from tests.simulation.scenario import (
     EVENTS,
@@ -54,6 +55,7 @@ class Tally:
     endings: Counter[str] = field(default_factory=Counter)
     failed: list[Outcome] = field(default_factory=list)
     bare: dict[str, list[float]] = field(default_factory=dict)
+    spans: list[tuple[BareSpan, int]] = field(default_factory=list)
     excluded_s: float = 0.0
 
     def never_happened(self, broker: str) -> list[str]:
@@ -74,6 +76,7 @@ class Tally:
         self.failed += other.failed
         for name, values in other.bare.items():
             self.bare.setdefault(name, []).extend(values)
+        self.spans += other.spans
         self.excluded_s += other.excluded_s
 
     def add(self, outcome: Outcome) -> None:
@@ -83,6 +86,9 @@ class Tally:
         self.endings.update(f"{r.outcome} {r.exit_reason or r.code}" for r in outcome.results)
         for span in outcome.bare:
             self.bare.setdefault(span.protection, []).append(span.counted_s)
+            beyond = f"{span.protection}, entry over"
+            self.bare.setdefault(beyond, []).append(span.beyond_entry_s)
+            self.spans.append((span, outcome.seed))
             self.excluded_s += span.excluded_s
         if outcome.violations:
             self.failed.append(outcome)
@@ -114,6 +120,16 @@ def run_spread(seeds: range, broker: str, jobs: int) -> Tally:
         tally.merge(piece)
     tally.failed.sort(key=lambda outcome: outcome.seed)
     return tally
+
+
+def worst_bare(tally: Tally, count: int) -> list[str]:
+    """The longest spans, a line each: `--seed` of it tells every event."""
+    longest = sorted(tally.spans, key=lambda pair: -pair[0].beyond_entry_s)[:count]
+    return [
+        f"seed {seed} {span.protection} from {span.began_s:.3f} s: {span.counted_s:.3f} s bare, "
+        f"{span.entry_s:.3f} s of it with an entry at work, {span.excluded_s:.3f} s excluded"
+        for span, seed in longest
+    ]
 
 
 def names(outcome: Outcome) -> frozenset[str]:

@@ -24,7 +24,7 @@ from simulator.exchange import Exchange
 from simulator.journal import Row
 from simulator.orders import SimOrder
 from tests.chaos.exposure import protection_class
-from tests.simulation.bare import Window, window_of
+from tests.simulation.bare import EntryLife, Window, window_of
 from tests.simulation.books import NO_CASH
 from tests.simulation.ledger import MemoryLedger
 from tests.simulation.wire import Call
@@ -86,6 +86,8 @@ class Oracle:
         self.asked: Counter[str] = Counter()
         self.naked_since: dict[str, float] = {}
         self.naked: list[Window] = []
+        self.naked_waits: list[list[Window]] = []
+        self.entries: dict[str, EntryLife] = {}
         self.windows: list[Window] = []
 
     def violated(self, invariant: str, text: str) -> None:
@@ -126,7 +128,26 @@ class Oracle:
             self.violated("I12", f"order {client_id} has no intent row")
 
         if parts.purpose is Purpose.ENTRY:
+            now_s = asyncio.get_running_loop().time()
+            self.entries[order_id] = EntryLife(str(row.get("symbol", "")), now_s)
             self._count_entry(client_id, row)
+
+    def _on_canceled(self, row: Row) -> None:
+        self._entry_ended(row)
+
+    def _on_replaced(self, row: Row) -> None:
+        self._entry_ended(row)
+
+    def _on_expired(self, row: Row) -> None:
+        self._entry_ended(row)
+
+    def _on_rejected(self, row: Row) -> None:
+        self._entry_ended(row)
+
+    def _entry_ended(self, row: Row) -> None:
+        entry = self.entries.get(str(row.get("order_id")))
+        if entry is not None and entry.ended_s == math.inf:
+            entry.ended_s = asyncio.get_running_loop().time()
 
     def _count_entry(self, client_id: str, row: Row) -> None:
         """A walk has so many steps and no more, none beyond the worst price (I13-I15)."""
@@ -150,6 +171,9 @@ class Oracle:
 
     def _on_request(self, row: Row) -> None:
         """Messages per order are bounded (I14)."""
+        entry = self.entries.get(str(row.get("order_id")))
+        if entry is not None and row.get("action") == "cancel":
+            entry.asked_s = min(entry.asked_s, asyncio.get_running_loop().time())
         name = f"{row.get('action')} {row.get('order_id') or row.get('client_id')}"
         self.asked[name] += 1
         if self.asked[name] == MESSAGES_PER_ORDER_MAX + 1:
@@ -188,6 +212,8 @@ class Oracle:
         self.cash_moved += D(row["cash_change"])
         order = str(row["order_id"])
         self.filled[order] = self.filled.get(order, ZERO) + quantity
+        if D(str(row.get("leaves", "1"))) == ZERO:
+            self._entry_ended(row)
         client_id = str(row.get("parent_client_id") or row["client_id"])
         if purpose_of(client_id) is Purpose.ENTRY:
             self._count_entered(client_id[:16], str(row["symbol"]), quantity)
@@ -289,7 +315,19 @@ class Oracle:
             self.naked_since[symbol] = now_s
         elif not is_naked and since is not None:
             self.naked.append((since, now_s))
+            self.naked_waits.append(self._entry_waits(symbol, since))
             del self.naked_since[symbol]
+
+    def _entry_waits(self, symbol: str, since_s: float) -> list[Window]:
+        """When plan and venue kept an entry at work beside what was bare since then."""
+        latency_s = float(self._exchange.config.matching.cancel_latency_s)
+        patience_s = max(
+            float(plan.walk.partial_wait_s)
+            for plan in self._plans.values()
+            if plan.symbol == symbol
+        )
+        entries = [entry for entry in self.entries.values() if entry.symbol == symbol]
+        return [wait for entry in entries for wait in entry.waits(since_s, patience_s, latency_s)]
 
     def _look_for_flips(self) -> None:
         """No trade is ever on the other side of its plan (I2, I20)."""

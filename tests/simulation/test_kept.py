@@ -18,6 +18,12 @@ from tests.simulation.world import run_scenario
 
 PARKED = "cancels-refused-by-a-network-that-was-away"
 REJECTED = "protection-rejected-while-the-ledger-was-away"
+BARE_FOR_A_MOMENT = (
+    "cancel-told-with-what-it-had-filled",
+    "exit-behind-a-slow-line",
+    "refusal-that-the-answer-explains",
+    "walk-that-died-before-its-gate",
+)
 
 
 @pytest.mark.parametrize("path", kept.every(), ids=lambda path: path.stem)
@@ -29,6 +35,13 @@ def test_rejected_protection_is_missed_by_the_first_pass_that_can_read() -> None
     """I4: its read broke off with the ledger, and was not repeated for a minute (48.8 s bare)."""
     outcome = run_scenario(kept.read(kept.FOLDER / f"{REJECTED}.json"))
     assert max(span.counted_s for span in outcome.bare) <= MAX_S
+
+
+@pytest.mark.parametrize("name", BARE_FOR_A_MOMENT)
+def test_position_that_once_waited_bare_is_bare_for_a_moment(name: str) -> None:
+    """I4, M8: each of them was bare for two to four seconds."""
+    outcome = run_scenario(kept.read(kept.FOLDER / f"{name}.json"))
+    assert max(span.beyond_entry_s for span in outcome.bare) <= 1.0
 
 
 def test_scenario_survives_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -553,7 +553,8 @@ class World:
         if self._excused() & NOT_OURS:
             return ()
         windows = [*self.mishaps.windows, *self.oracle.windows]
-        return bare.spans(RESTING, self.oracle.naked, windows)
+        found = zip(self.oracle.naked, self.oracle.naked_waits, strict=True)
+        return bare.spans(RESTING, found, windows)
 
 
 def trace_hash(rows: list[Row], results: list[TradeResult], ledger: MemoryLedger) -> str:

@@ -328,9 +328,9 @@ def test_order_that_outlives_its_replacement_is_cancelled_after_a_later_read(
         assert not [c for c in busy if isinstance(c, CancelOrder)]
 
 
-@pytest.mark.parametrize(("ago", "reads"), [(1.999999, False), (2.0, True)])
-def test_cancel_without_an_answer_is_looked_at_after_two_seconds(ago: float, reads: bool) -> None:
-    """D4."""
+@pytest.mark.parametrize(("ago", "reads"), [(0.699999, False), (0.7, True)])
+def test_cancel_without_an_answer_is_looked_at_soon(ago: float, reads: bool) -> None:
+    """D4, I4: its frame may be lost, and what it leaves is bare."""
     trade = opened()
     asked_at = trade.now - timedelta(seconds=ago)
     state = with_order(trade, Role.TARGET, state=OrderState.PENDING_CANCEL, changed_at=asked_at)
@@ -338,10 +338,26 @@ def test_cancel_without_an_answer_is_looked_at_after_two_seconds(ago: float, rea
     found = [c for c in decide(state, trade.now)[1] if isinstance(c, ReadBroker)]
     assert [c.reason for c in found] == (["an order is in between"] if reads else [])
     if not reads:
-        assert next_deadline(state, trade.now) == asked_at + timedelta(seconds=2)
+        assert next_deadline(state, trade.now) == asked_at + timedelta(seconds=0.7)
     name = order_of(state, Role.TARGET).client_id
     in_flight = decide(state, trade.now, [f"order/{name}"])[1]
     assert not [c for c in in_flight if isinstance(c, ReadBroker)]
+
+
+@pytest.mark.parametrize(("ago", "reads"), [(1.999999, False), (2.0, True)])
+def test_cancel_that_was_looked_at_once_is_looked_at_again_after_two_seconds(
+    ago: float, reads: bool
+) -> None:
+    """D4: only what a later look shows lets the cancel be asked for anew."""
+    trade = opened()
+    asked_at = trade.now - timedelta(seconds=ago)
+    state = with_order(trade, Role.TARGET, state=OrderState.PENDING_CANCEL, changed_at=asked_at)
+    looked_at = asked_at + timedelta(seconds=0.7)
+    state = state.changed(read_after=None, knowledge_at=looked_at)
+    found = [c for c in decide(state, trade.now)[1] if isinstance(c, ReadBroker)]
+    assert [c.reason for c in found] == (["an order is in between"] if reads else [])
+    if not reads:
+        assert next_deadline(state, trade.now) == asked_at + timedelta(seconds=2)
 
 
 # --- time -------------------------------------------------------------------------------------
