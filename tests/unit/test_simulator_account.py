@@ -202,6 +202,21 @@ def test_combo_waits_until_its_net_price_is_there() -> None:
     assert new.legs[0].id != spread.legs[0].id
 
 
+def test_leg_that_traded_alone_is_not_filled_again_while_the_other_is_late() -> None:
+    """GT7: the market does not take the combo whole any more."""
+    venue = exchange()
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    quote(venue, "8.00", "8.10", symbol=CALL_610.symbol)
+    legs = ((CALL_600, "buy", 1, "buy_to_open"), (CALL_610, "sell", 1, "sell_to_open"))
+    spread = venue.submit(combo(2, "4.00", *legs))
+    venue.lifecycle.fill_leg(spread.legs[0], D(2), D("12.00"))
+    quote(venue, "11.90", "12.00", symbol=CALL_600.symbol)
+    assert venue.state.account.quantity(CALL_600.symbol) == 2
+    venue.lifecycle.fill_leg(spread.legs[1], D(2), D("8.00"))
+    assert spread.status is Status.FILLED
+    assert venue.state.account.quantity(CALL_610.symbol) == -2
+
+
 NEW_YORK = CalendarConfig(holidays=(datetime(2026, 3, 5, tzinfo=UTC).date(),))
 
 
