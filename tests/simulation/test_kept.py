@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
+from simulator.checks import Checks
 from tests.simulation import kept
 from tests.simulation.bare import MAX_S
 from tests.simulation.campaign import names
@@ -17,6 +19,7 @@ from tests.simulation.shrinking import shrunk
 from tests.simulation.world import run_scenario
 
 PARKED = "cancels-refused-by-a-network-that-was-away"
+HIDDEN = "protection-that-rests-listed-twelve-seconds-late"
 REJECTED = "protection-rejected-while-the-ledger-was-away"
 BARE_FOR_A_MOMENT = (
     "cancel-told-with-what-it-had-filled",
@@ -42,6 +45,17 @@ def test_position_that_once_waited_bare_is_bare_for_a_moment(name: str) -> None:
     """I4, M8: each of them was bare for two to four seconds."""
     outcome = run_scenario(kept.read(kept.FOLDER / f"{name}.json"))
     assert max(span.beyond_entry_s for span in outcome.bare) <= 1.0
+
+
+def test_hidden_exit_that_rests_is_doubled_but_for_the_venues_refusal() -> None:
+    """I2, C5: what ADR 0020 leaves to a venue that reserves the position for working exits."""
+
+    def mutant() -> AbstractContextManager[object]:
+        return mock.patch.object(Checks, "held_for", return_value=Decimal(0))
+
+    scenario = kept.read(kept.FOLDER / f"{HIDDEN}.json")
+    assert run_scenario(scenario).violations == ()
+    assert "I2" in names(run_scenario(scenario, mutant=mutant))
 
 
 def test_scenario_survives_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
