@@ -19,6 +19,7 @@ from decimal import (
     InvalidOperation,
     Overflow,
 )
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -55,23 +56,33 @@ def exact(value: object) -> Decimal:
             else (faults.md §3 rows 1, 2, 5, 9).
     """
     if isinstance(value, Decimal):
-        number = value
-    elif isinstance(value, bool):
+        return _from_digits(str(value))
+    if isinstance(value, str):
+        if len(value) > _TEXT_MAX:
+            raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "the number text was too long")
+        return _from_text(value)
+    if isinstance(value, bool):
         raise PydanticCustomError("NUMBER_TYPE", "a number was a boolean")
-    elif isinstance(value, int):
+    if isinstance(value, int):
         if abs(value) > MAGNITUDE_MAX:
             raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "allowed: |x| <= 1e15")
         return Decimal(value)
-    elif isinstance(value, float):
+    if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise PydanticCustomError("NOT_FINITE", "the number was not finite")
         raise PydanticCustomError(
             "PRICE_PRECISION", "a binary float was given; send the number as text"
         )
-    elif isinstance(value, str):
-        number = _from_text(value)
-    else:
-        raise PydanticCustomError("NUMBER_TYPE", "the value was not a number")
+    raise PydanticCustomError("NUMBER_TYPE", "the value was not a number")
+
+
+@lru_cache(maxsize=8192)
+def _from_digits(text: str) -> Decimal:
+    """The number in Decimal's own text, which names it exactly.
+
+    Remembered: the same few prices and sizes pass here with every value that holds them.
+    """
+    number = Decimal(text)
     if not number.is_finite():
         raise PydanticCustomError("NOT_FINITE", "the number was not finite")
     if number and not MAGNITUDE_MIN <= abs(number) <= MAGNITUDE_MAX:
@@ -82,14 +93,13 @@ def exact(value: object) -> Decimal:
     return number if number or not number.is_signed() else ZERO
 
 
+@lru_cache(maxsize=8192)
 def _from_text(text: str) -> Decimal:
     if text.lower() in _NOT_FINITE:
         raise PydanticCustomError("NOT_FINITE", "the number was not finite")
-    if len(text) > _TEXT_MAX:
-        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "the number text was too long")
     if not text.isascii() or _NUMBER.fullmatch(text) is None:
         raise PydanticCustomError("NUMBER_TYPE", "the text was not a plain number")
-    return Decimal(text)
+    return _from_digits(text)
 
 
 def _trim(number: Decimal) -> Decimal:

@@ -22,6 +22,7 @@ class SessionCalendar:
         self._explicit = tuple(sorted(config.sessions, key=lambda session: session.open))
         self._opens = [session.open for session in self._explicit]
         self._cached: SessionHours | None = None
+        self._days: dict[date, SessionHours | None] = {}
 
     def session_at(self, now: datetime) -> SessionHours | None:
         """The session that is open at `now`."""
@@ -74,6 +75,11 @@ class SessionCalendar:
                 yield session
 
     def _rule(self, day: date) -> SessionHours | None:
+        if day not in self._days:
+            self._days[day] = self._by_rule(day)
+        return self._days[day]
+
+    def _by_rule(self, day: date) -> SessionHours | None:
         config = self._config
         if config.always_open:
             start = datetime.combine(day, time(0), tzinfo=UTC)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from domain.money import CTX, ZERO
 Row = dict[str, Any]
 
 
+@lru_cache(maxsize=4096)
 def time_text(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"

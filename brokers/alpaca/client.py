@@ -33,6 +33,7 @@ from brokers.port import (
     ReplaceOutcome,
     StreamEvent,
 )
+from brokers.seen import Seen
 from brokers.sockets import Connector, websocket_connector
 from brokers.transport import HttpTransport, Reply, Watch, path_segment, unwatched
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
@@ -79,6 +80,8 @@ class AlpacaBroker:
         self._config = config
         self._now = now
         self._connector = connector or websocket_connector(config.stream_url)
+        self._order_in = Seen(mapping.order_snapshot)
+        self._activity_in = Seen(mapping.activity)
         self._fees_swept_at: datetime | None = None
         self._opened: tuple[date, datetime | None] | None = None
         self._trading, self._data = (
@@ -174,7 +177,7 @@ class AlpacaBroker:
 
     async def _order(self, path: str, params: Mapping[str, str]) -> OrderSnapshot | None:
         body = await self._read_or_absent(self._trading, path, params)
-        return None if body is None else mapping.order_snapshot(body)
+        return None if body is None else self._order_in(body)
 
     async def open_orders(self) -> tuple[OrderSnapshot, ...]:
         """All open orders, children nested in their parents; complete or an error."""
@@ -197,7 +200,7 @@ class AlpacaBroker:
             rows = await self._read(self._trading, "/v2/orders", query)
             if not isinstance(rows, list):
                 raise Uncertain("the order list was not a list", code=BROKER_BAD_BODY)
-            page = [mapping.order_snapshot(row) for row in rows]
+            page = [self._order_in(row) for row in rows]
             before = len(found)
             found.update((order.broker_order_id, order) for order in page)
             # The limit may have counted parents only or children too.
@@ -232,12 +235,13 @@ class AlpacaBroker:
         else:
             place = ExecutionCursor.parse(cursor)
         path = "/v2/account/activities"
-        page = execution_page(place, await self._read(self._trading, path, place.params()))
+        raw = await self._read(self._trading, path, place.params())
+        page = execution_page(place, raw, self._activity_in)
         if page.has_more or not self._is_fee_sweep_due():
             return page
         rows = await self._read(self._trading, f"{path}/FEE", place.fee_params())
         self._fees_swept_at = self._now()
-        return place.with_late_fees(page, rows)
+        return place.with_late_fees(page, rows, self._activity_in)
 
     async def account_events(self, since: datetime) -> EventPage:
         """Statement rows after `since` that are no executions: all pages, or the read fails."""

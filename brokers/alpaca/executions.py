@@ -11,6 +11,7 @@ apart, newest first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
@@ -24,6 +25,7 @@ OVERLAP = timedelta(seconds=5)
 FEE_LOOKBACK = timedelta(days=7)
 FEE_SWEEP_INTERVAL_S = 300.0
 _TYPES = "FILL,FEE"
+ReadActivity = Callable[[object], Fill | FeeActivity | FrameProblem | None]
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,13 @@ class ExecutionCursor:
             "after": _text(self.start - FEE_LOOKBACK),
         }
 
-    def with_late_fees(self, page: ExecutionPage, raw: object) -> ExecutionPage:
+    def with_late_fees(
+        self, page: ExecutionPage, raw: object, read: ReadActivity = activity
+    ) -> ExecutionPage:
         """The page with the swept fees that it does not hold already."""
         fees = {fee.activity_id: fee for fee in page.fees}
         problems = list(page.problems)
-        for item in map(activity, activity_rows(raw)):
+        for item in map(read, activity_rows(raw)):
             if isinstance(item, FeeActivity):
                 fees.setdefault(item.activity_id, item)
             elif isinstance(item, FrameProblem) and item not in problems:
@@ -97,14 +101,16 @@ def first_cursor(market_now: datetime) -> ExecutionCursor:
     return ExecutionCursor(start=midnight, latest=midnight)
 
 
-def execution_page(place: ExecutionCursor, raw: object) -> ExecutionPage:
+def execution_page(
+    place: ExecutionCursor, raw: object, read: ReadActivity = activity
+) -> ExecutionPage:
     """The rows of one page as fills, fees and problems, with the cursor to go on from.
 
     Raises:
         Uncertain: the body was not a list, or a full page did not move forward.
     """
     rows = activity_rows(raw)
-    items = [activity(row) for row in rows]
+    items = [read(row) for row in rows]
     fills = tuple(item for item in items if isinstance(item, Fill))
     fees = tuple(item for item in items if isinstance(item, FeeActivity))
     problems = tuple(item for item in items if isinstance(item, FrameProblem))

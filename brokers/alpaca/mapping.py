@@ -136,7 +136,7 @@ SYMBOL_KIND_OPTION = "option"
 SYMBOL_KIND_CRYPTO = "crypto"
 
 
-def order_snapshot(raw: object, parent_broker_id: str | None = None) -> OrderSnapshot:
+def order_snapshot(raw: object) -> OrderSnapshot:
     """One order with its children or combo legs.
 
     An unknown status becomes `UNKNOWN` beside `raw_status` (faults.md §3 row 57). Quantities that
@@ -146,7 +146,7 @@ def order_snapshot(raw: object, parent_broker_id: str | None = None) -> OrderSna
     Raises:
         Uncertain: `BROKER_ID_TYPE` or `BROKER_BAD_BODY`; the row cannot be used at all.
     """
-    return _snapshot(read_wire(WireOrder, raw), parent_broker_id)
+    return _snapshot(read_wire(WireOrder, raw), None)
 
 
 def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:

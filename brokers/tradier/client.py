@@ -26,6 +26,7 @@ from brokers.port import (
     ReplaceOutcome,
     StreamEvent,
 )
+from brokers.seen import Seen
 from brokers.sockets import Connector, websocket_connector
 from brokers.tradier import facts, mapping, outcomes
 from brokers.tradier.config import TradierConfig
@@ -76,6 +77,7 @@ class TradierBroker:
         self._config = config
         self._now = now
         self._connect = connect
+        self._order_in = Seen(mapping.read_order)
         self._home = f"/v1/accounts/{path_segment(config.key_id)}"
         self._sessions: tuple[date, tuple[facts.Session, ...]] | None = None
         self._borrowable: tuple[date, frozenset[str]] | None = None
@@ -180,7 +182,7 @@ class TradierBroker:
             return None
         body = self._checked(reply)
         found = rows({"all": body}, "all", "order")
-        return mapping.read_order(found[0]) if found else None
+        return self._order_in(found[0]) if found else None
 
     async def _check_reach(self, reply: Reply) -> None:
         """Tells an unknown id from an account that the token does not reach (tradier.md §5)."""
@@ -211,7 +213,7 @@ class TradierBroker:
 
     async def _listed(self) -> tuple[WireOrder, ...]:
         body = await self._read(f"{self._home}/orders", _WITH_TAGS)
-        return tuple(mapping.read_order(row) for row in rows(body, "orders", "order"))
+        return tuple(self._order_in(row) for row in rows(body, "orders", "order"))
 
     async def executions_since(self, cursor: str | None) -> ExecutionPage:
         """What today's orders, and those that worked at the last look, have filled so far.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -130,15 +131,16 @@ def sessions(body: object) -> tuple[Session, ...]:
             continue
         try:
             day = date.fromisoformat(str(row.get("date")))
-            opens, closes = (_instant(day, hours.get(name)) for name in ("start", "end"))
+            opens, closes = (_instant(day, str(hours.get(name))) for name in ("start", "end"))
         except ValueError:
             raise Uncertain("a day of the calendar was odd", code=BROKER_BAD_BODY) from None
         found.append(Session(day, opens, closes))
     return tuple(sorted(found))
 
 
-def _instant(day: date, text: object) -> datetime:
-    clock = time.fromisoformat(str(text))
+@lru_cache(maxsize=1024)
+def _instant(day: date, text: str) -> datetime:
+    clock = time.fromisoformat(text)
     return datetime.combine(day, clock, tzinfo=EXCHANGE_ZONE).astimezone(UTC)
 
 

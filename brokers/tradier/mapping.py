@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from brokers.errors import BROKER_BAD_BODY
 from brokers.port import FrameProblem
+from brokers.seen import Seen
 from brokers.tradier.requests import COMBO_LEGS_MAX, own_symbol
 from brokers.tradier.wire import WireOrder, cleaned
 from brokers.wire import positive, read_wire
@@ -114,6 +115,10 @@ def read_order(raw: object) -> WireOrder:
 
 def snapshot_of(wire: WireOrder) -> OrderSnapshot:
     """The order in a row that has been read."""
+    return _snapshots(wire)
+
+
+def _snapshot_of(wire: WireOrder) -> OrderSnapshot:
     kind = _CLASS.get(wire.order_class, OrderClass.SIMPLE)
     if kind is OrderClass.SIMPLE:
         return _checked(wire, {"client_id": wire.tag})
@@ -131,6 +136,10 @@ def snapshot_of(wire: WireOrder) -> OrderSnapshot:
     order = _checked(main, known)
     children = (_child(leg, wire.id, order) for leg in wire.leg if leg is not main)
     return order.model_copy(update={"legs": tuple(children)})
+
+
+# A client knows a row again, and asks several things of it.
+_snapshots = Seen(_snapshot_of, key=id)
 
 
 def _main_member(wire: WireOrder, kind: OrderClass) -> WireOrder | None:

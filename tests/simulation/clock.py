@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
@@ -30,17 +31,14 @@ def _nothing() -> None:
 
 
 class _Soon(asyncio.Handle):
-    """A callback of this loop, without the debugging that every other loop asks for."""
+    """A callback of this loop, without the debugging that every other loop asks for.
+
+    The loop fills it in: a constructor of its own would be called 1,500 times a seed.
+    """
 
     __slots__ = ()
-
-    def __init__(
-        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
-    ) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = copy_context() if context is None else context
-        self._cancelled = False
+    _callback: Callable[..., object]
+    _context: Context
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -51,23 +49,17 @@ class _Later(asyncio.TimerHandle):
     """A callback for a later moment."""
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        when_s: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: Context | None,
-    ) -> None:
-        self._when = when_s
-        self._callback = callback
-        self._args = args
-        self._context = copy_context() if context is None else context
-        self._cancelled = False
+    _callback: Callable[..., object]
+    _context: Context
+    _when: float
 
     def cancel(self) -> None:
         self._cancelled = True
         self._callback, self._args = _nothing, ()
+
+
+_new_soon = partial(_Soon.__new__, _Soon)
+_new_later = partial(_Later.__new__, _Later)
 
 
 class _NoSockets:
@@ -109,7 +101,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = _Soon(callback, args, context)
+        handle = _new_soon()
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
         self._waiting.append(handle)
         return handle
 
@@ -120,7 +116,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._virtual_s + delay, callback, *args, context=context)
+        return self._arm(self._virtual_s + delay, callback, args, context)
 
     def call_at(  # type: ignore[override]
         self,
@@ -129,7 +125,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = _Later(when, callback, args, context)
+        return self._arm(when, callback, args, context)
+
+    def _arm(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+    ) -> _Later:
+        handle = _new_later()
+        handle._when = when
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
         self._armed += 1
         heappush(self._timers, (when, self._armed, handle))
         return handle

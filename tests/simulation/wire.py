@@ -11,14 +11,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+@lru_cache(maxsize=1024)
+def _query_text(params: tuple[tuple[str, str], ...]) -> str:
+    return urlencode(params)
+
+
+@lru_cache(maxsize=1024)
+def _query_params(text: bytes) -> QueryParams:
+    return QueryParams(text)
+
+
+@lru_cache(maxsize=64)
+def _header_lines(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.lower().encode(), value.encode()) for name, value in headers)
 
 
 @dataclass(slots=True)
@@ -75,7 +92,9 @@ class Routes:
             if match is None or method not in (route.methods or ()):
                 continue
             scope["path_params"] = match.groupdict()
-            response = await route.endpoint(Request(scope, receive))
+            request = Request(scope, receive)
+            request._query_params = _query_params(scope["query_string"])
+            response = await route.endpoint(request)
             await response(scope, receive, send)
             return
         await PlainTextResponse("Not Found", 404)(scope, receive, send)
@@ -133,7 +152,7 @@ class Wire:
             "method": call.method,
             "path": call.path,
             "query_string": call.query.encode(),
-            "headers": [(k.lower().encode(), v.encode()) for k, v in call.headers.items()],
+            "headers": list(_header_lines(tuple(call.headers.items()))),
             "server": ("exchange.test", 80),
             "scheme": "http",
             "root_path": "",
@@ -159,7 +178,7 @@ class Client:
         content: bytes | None,
         headers: Mapping[str, str],
     ) -> Call:
-        query = urlencode(params) if params else ""
+        query = _query_text(tuple(params.items())) if params else ""
         plain = path.replace("%2E", ".") if "%" in path else path
         return Call(method, plain, query, content or b"", {**self._headers, **headers})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from domain.instrument import InstrumentKind, OptionRight
@@ -38,6 +39,7 @@ def money(value: Decimal) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)
 def moment(value: datetime | None) -> str | None:
     if value is None:
         return None

@@ -47,7 +47,7 @@ class AlpacaVoice:
 
     def facts(self, scope: Scope, body: bytes) -> dict[str, str]:
         asked = scope.get("query_string", b"")
-        query = parse_qs(asked.decode()) if asked else {}
+        query = parse_qs(asked.decode()) if b"client_order_id" in asked else {}
         client_id = (query.get("client_order_id") or [""])[0]
         symbol = ""
         if body:

@@ -56,7 +56,8 @@ class TradierVoice:
 
     def facts(self, scope: Scope, body: bytes) -> dict[str, str]:
         form = form_of(body) if body else {}
-        query = parse_qs(scope.get("query_string", b"").decode())
+        asked = scope.get("query_string", b"")
+        query = parse_qs(asked.decode()) if b"symbols" in asked else {}
         tag = form.get("tag", "")
         symbol = form.get("option_symbol") or form.get("symbol") or form.get("symbol[0]") or ""
         path = scope["path"]
