@@ -25,7 +25,7 @@ from domain.facts import FactEnvelope, FlattenRequested
 from domain.ids import Purpose, flatten_workflow_id, trade_prefix, trade_workflow_id
 from domain.money import ZERO
 from domain.order import OrderSnapshot
-from ledger.records import EXTERNAL, IntentRecord, TradeRecord
+from ledger.records import EXTERNAL, IntentRecord, TradePosition, TradeRecord
 
 TELL_CONCURRENCY = 40
 REPORTED_PROBLEMS = SearchAttributeKey.for_keyword_list("TemporalReportedProblems")
@@ -77,7 +77,7 @@ class FlattenLook(Frozen):
         return (
             self.complete
             and not self.working_entries
-            and all(each.left == 0 for each in self.lines)
+            and all(each.left == 0 for each in self.lines if each.trade_id != EXTERNAL)
         )
 
 
@@ -200,7 +200,7 @@ class FlattenActivities:
                         trade_id=trade.trade_id,
                     )
                 )
-        return tuple(lines)
+        return (*lines, *_left_alone(step.scope, positions, held))
 
     def _entries(self, trades: Sequence[TradeRecord], orders: Sequence[OrderSnapshot]) -> list[str]:
         """Client ids of entries that still work at the broker (K2)."""
@@ -216,7 +216,9 @@ class FlattenActivities:
 
     async def _wedged(self, step: FlattenStep, lines: Sequence[FlattenLine]) -> list[str]:
         """Trades that hold something and whose workflow does not work on it."""
-        holding = dict.fromkeys(line.trade_id for line in lines if line.left != 0)
+        holding = dict.fromkeys(
+            line.trade_id for line in lines if line.left != 0 and line.trade_id != EXTERNAL
+        )
         return [each for each in holding if await self._is_wedged(step, each)]
 
     async def _is_wedged(self, step: FlattenStep, trade_id: str) -> bool:
@@ -297,6 +299,33 @@ def _covers(scope: KillScope, trade: TradeRecord) -> bool:
         strategy=trade.strategy,
         symbols=(trade.symbol, *(leg.instrument.symbol for leg in trade.plan.legs)),
         trade_id=trade.trade_id,
+    )
+
+
+def _left_alone(
+    scope: KillScope, positions: Sequence[TradePosition], held: dict[str, Decimal]
+) -> tuple[FlattenLine, ...]:
+    """What the broker holds of no trade of ours: never closed, never hidden either (K2)."""
+    match scope.kind:
+        case KillScopeKind.ALL | KillScopeKind.ACCOUNT:
+            inside = set(held)
+        case KillScopeKind.SYMBOL:
+            inside = {scope.value}
+        case _:
+            return ()
+    return tuple(
+        FlattenLine(
+            symbol=each.symbol,
+            found=each.quantity,
+            left=each.quantity,
+            why="of no trade: left alone",
+            trade_id=EXTERNAL,
+        )
+        for each in positions
+        if each.trade_id == EXTERNAL
+        and each.symbol in inside
+        and each.quantity != 0
+        and held.get(each.symbol, ZERO) != 0
     )
 
 

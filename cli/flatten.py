@@ -225,7 +225,13 @@ def show_receipt(receipt: FlattenReceipt, *, as_json: bool) -> None:
     if as_json:
         print_json(receipt)
         return
-    state = "DONE: the broker says flat" if receipt.done else f"PENDING: {receipt.pending}"
+    state = f"PENDING: {receipt.pending}"
+    if receipt.done:
+        state = "DONE: the broker says flat"
+        # Done is about our trades; what else the account holds has no stop of ours (K2).
+        alone = [f"{line.left} {line.symbol}" for line in receipt.lines if line.left != 0]
+        if alone or receipt.pending:
+            state = f"DONE, BUT NOT FLAT: {', '.join(alone) or receipt.pending}; adopt or close it"
     columns = ("symbol", "found", "sent", "filled", "left", "why", "trade_id")
     print_rows([line.model_dump() for line in receipt.lines], columns, as_json=False)
     print(f"flatten {receipt.scope} {receipt.command_id} at {shown(receipt.at)} — {state}")

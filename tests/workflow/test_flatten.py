@@ -13,7 +13,9 @@ from temporalio.client import Client, WorkflowHandle
 from activities.emergency import DirectFlatten, held_by_trades, held_by_us
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
 from domain.control import KillScope, KillScopeKind
+from ledger.records import EXTERNAL
 from ledger.repository import Ledger
+from simulator.orders import Side as SimSide
 from tests.rig import Rig, running_rig
 from tests.workflow.test_trade_thread import plan_of
 from workflows.flatten import FlattenWorkflow
@@ -73,6 +75,17 @@ async def test_flatten_closes_the_position_and_the_receipt_says_so(rig: Rig) -> 
 
 
 @pytest.mark.covers("K3", "G3")
+async def test_flatten_names_what_the_account_holds_of_no_trade(rig: Rig) -> None:
+    """K2: the broker is not flat; it was told as DONE without a line."""
+    rig.exchange.events.trade_by_hand("ESX", SimSide.BUY, D(42), D(100))
+    receipt = await (await start_flatten(rig)).result()
+    assert receipt.done
+    [line] = receipt.lines
+    assert (line.symbol, line.trade_id, line.left) == ("ESX", EXTERNAL, D(42))
+    assert line.why
+    assert position(rig) == 42
+
+
 async def test_flatten_in_a_halt_is_pending_and_the_stop_stays(rig: Rig) -> None:
     await rig.start_trade(plan_of(rig))
     await rig.until(lambda: stop_rests(rig), "protected")
