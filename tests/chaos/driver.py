@@ -229,7 +229,10 @@ def chosen_trades(names: str, brokers: str) -> dict[str, Golden]:
     """
     known = CATALOGUE
     wanted = [name for name in names.split(",") if name] or list(known)
-    faces = [WireFace(name) for name in brokers.split(",") if name] or list(WireFace)
+    venues = [face.value for face in WireFace]
+    faces = [name for name in brokers.split(",") if name] or venues
+    if others := [name for name in faces if name not in venues]:
+        raise SystemExit(f"CHAOS_BROKER brokers: value was {others}, allowed {venues}")
     strangers = [name for name in wanted if name not in known]
     if strangers:
         raise SystemExit(f"CHAOS_TRADE trades: value was {strangers}, allowed {sorted(known)}")

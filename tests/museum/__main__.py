@@ -8,18 +8,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 from tests.museum.catalogue import EXHIBITS
 from tests.museum.exhibit import SEEDS_MAX, hunt
 
 
-def main() -> int:
-    """Prints one line per exhibit; the exit code is 1 if one was not found."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints one line per exhibit; the exit code is 1 if one was not found, 2 for a wrong name."""
     wishes = argparse.ArgumentParser(prog="museum", description="hunt the planted bugs")
     wishes.add_argument("names", nargs="*", help="exhibits; all without one")
     wishes.add_argument("--from", dest="first", type=int, default=1, help="first seed")
     wishes.add_argument("--seeds", type=int, default=SEEDS_MAX, help="seeds per exhibit")
-    given = wishes.parse_args()
+    given = wishes.parse_args(words)
+    known = [each.name for each in EXHIBITS]
+    if strangers := [name for name in given.names if name not in known]:
+        # Nothing hunted must not read as everything found.
+        wishes.error(f"MUSEUM_NAME names: value was {strangers}, allowed {', '.join(known)}")
     chosen = [each for each in EXHIBITS if not given.names or each.name in given.names]
     print(f"{'exhibit':<42} {'broker':<8} {'seeds':>5}  {'seed':>5} {'s':>6}  found by")
     missed = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.museum.__main__ import main
 from tests.museum.catalogue import EXHIBITS
 from tests.museum.exhibit import Exhibit, hunt
 
@@ -27,3 +28,12 @@ def test_catalogue_names_public_reports_and_is_large_enough() -> None:
         assert exhibit.reports
         assert exhibit.planted, exhibit.name
         assert exhibit.invariants
+
+
+def test_name_of_no_exhibit_is_refused_and_not_told_as_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["timeout-is-failur"])
+    assert refused.value.code == 2
+    assert "MUSEUM_NAME names: value was ['timeout-is-failur']" in capsys.readouterr().err
