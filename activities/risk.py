@@ -46,7 +46,7 @@ from domain.risk.gate_types import (
     Verdict,
 )
 from domain.risk.limits import Limits
-from domain.risk.repeats import REPEATED_ENTRIES, idea_of
+from domain.risk.repeats import REPEATED_ENTRIES
 from domain.risk.sizing import SizedEntry, entry_prices, size_entry
 from ledger.records import (
     EXTERNAL,
@@ -369,8 +369,8 @@ def _recent(
     return tuple(
         RecentEntry(
             trade_id=row.trade_id,
-            strategy=row.plan.strategy,
-            idea=idea_of(row.plan),
+            strategy=row.strategy,
+            idea=row.idea.name,
             age_s=_seconds(clock.market(now) - clock.market(row.reserved_at)),
         )
         for row in book.recent
@@ -424,6 +424,8 @@ def _api_breaker(book: RiskBook, now: datetime) -> ApiBreaker | None:
 
 
 def _working(book: RiskBook, plan: TradePlan) -> tuple[OwnWorkingOrder, ...]:
+    """The other trades' orders in what the plan would trade; no other can cross it."""
+    symbols = {leg.instrument.symbol for leg in plan.legs}
     return tuple(
         OwnWorkingOrder(
             trade_id=order.trade_id,
@@ -434,7 +436,7 @@ def _working(book: RiskBook, plan: TradePlan) -> tuple[OwnWorkingOrder, ...]:
             limit_price=order.limit_price,
         )
         for order in book.working_orders
-        if order.trade_id != plan.trade_id
+        if order.symbol in symbols and order.trade_id != plan.trade_id
     )
 
 
@@ -449,16 +451,19 @@ def _portfolio(book: RiskBook, plan: TradePlan) -> Portfolio:
         for p in positions
         if p.trade_id == EXTERNAL and abs(p.quantity) >= lots.get(p.symbol, ZERO)
     )
-    symbols = sorted({r.symbol for r in others} | {p.symbol for p in positions})
+    held = {p.symbol: ZERO for p in positions}
+    reserved = {r.symbol: ZERO for r in others}
+    for p in positions:
+        held[p.symbol] += p.quantity
+    for r in others:
+        reserved[r.symbol] += r.notional
     exposures = tuple(
         SymbolExposure(
-            symbol=symbol,
-            quantity=sum((p.quantity for p in positions if p.symbol == symbol), ZERO),
-            notional=sum((r.notional for r in others if r.symbol == symbol), ZERO),
+            symbol=symbol, quantity=held.get(symbol, ZERO), notional=reserved.get(symbol, ZERO)
         )
-        for symbol in symbols
+        for symbol in sorted({*held, *reserved})
     )
-    holding = [p.trade_id for p in positions]
+    holding = {p.trade_id for p in positions}
     unfilled = [r.notional for r in others if r.trade_id not in holding]
     return Portfolio(
         open_positions=len(others) + len(frozen),
@@ -467,7 +472,7 @@ def _portfolio(book: RiskBook, plan: TradePlan) -> Portfolio:
         exposures=exposures,
         frozen_symbols=frozen,
         open_legs=tuple(
-            OpenLeg(trade_id=r.trade_id, symbol=leg.instrument.symbol, side=leg.side)
+            OpenLeg(trade_id=r.trade_id, symbol=leg.symbol, side=leg.side)
             for r in others
             for leg in r.legs
         ),

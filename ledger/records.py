@@ -19,7 +19,8 @@ from domain.facts import AdjustmentKind
 from domain.ids import Purpose
 from domain.money import ZERO, Amount, NetPrice, Quantity, SignedQuantity, total
 from domain.order import BrokerOrderStatus, Fill, OrderIntent, OrderSnapshot, Side
-from domain.plan import PlanLeg, TradePlan
+from domain.plan import TradePlan
+from domain.risk.repeats import EntryIdea
 
 EXTERNAL = "EXTERNAL"
 CORRECTED_BY = "corrected by "
@@ -357,8 +358,16 @@ class RecentReservation(Frozen):
     """A trade that the gate let through, whatever became of it (faults.md control 6, A7)."""
 
     trade_id: str
-    plan: TradePlan
+    strategy: str
+    idea: EntryIdea
     reserved_at: AwareDatetime
+
+
+class HeldLeg(Frozen):
+    """A leg of a trade that holds risk: all that the gate asks of it."""
+
+    symbol: str
+    side: Side
 
 
 class Reservation(Frozen):
@@ -378,7 +387,7 @@ class Reservation(Frozen):
     reserved_at: AwareDatetime
     released_at: AwareDatetime | None = None
     release_reason: str = ""
-    legs: tuple[PlanLeg, ...] = ()
+    legs: tuple[HeldLeg, ...] = ()
 
 
 class WorkingOrder(Frozen):

@@ -6,18 +6,20 @@ both take the last of a limit. The row is keyed by trade: a repeat reads the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import ColumnElement, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.control import KillScopeKind
-from domain.money import ONE, amount_up, divide, multiply, total
+from domain.money import ONE, ZERO, amount_up, divide, multiply
 from domain.plan import EntryStyle
+from domain.risk.repeats import EntryIdea
 from ledger.connection import LedgerConnection, limit_waits, lock_exclusive
 from ledger.control_store import control_in
 from ledger.fill_store import positions_in
@@ -30,7 +32,6 @@ from ledger.records import (
     ReserveResult,
     RiskBook,
     TradePosition,
-    WorkingOrder,
 )
 from ledger.rows import Columns, decision_of, reservation_of, working_of
 from ledger.strategy_store import configurations_in
@@ -43,12 +44,24 @@ from ledger.switch_store import (
 )
 from ledger.tables import LIVE_ORDERS, gate_verdicts, kills, orders, reservations, trades
 
+
+def _of_legs(path: str) -> ColumnElement[Any]:
+    """A JSON array with what stands at the path in each leg of the trade's plan."""
+    where: ColumnElement[str] = literal_column(f"'$.legs[*].{path}'")
+    return func.jsonb_path_query_array(trades.c.plan, where, type_=JSONB)
+
+
 MESSAGE_WINDOW = timedelta(seconds=60)
 RECENT_MAX = 1000
 RESERVE_LOCK_MS = 4000
 RESERVE_IDLE_MS = 3000
-_NO_LEGS = literal([], JSONB)
 _HELD = reservations.c.approved & reservations.c.released_at.is_(None)
+# The lock is held meanwhile, and a whole plan or ticket of each of a thousand trades takes a second
+# to read: only what the gate asks of them comes out of the database.
+_LEG_SYMBOLS = _of_legs("instrument.symbol")
+_LEG_SIDES = _of_legs("side")
+_LEG_RATIOS = _of_legs("ratio")
+_HELD_COLUMNS = [reservations.c[name] for name in Reservation.model_fields if name != "legs"]
 
 
 async def read_risk_book(
@@ -61,7 +74,8 @@ async def read_risk_book(
     """Everything the gate may count, inside the caller's transaction."""
     style = trades.c.plan["entry_style"].astext.label("entry_style")
     held = (
-        select(reservations, style, func.coalesce(trades.c.plan["legs"], _NO_LEGS).label("legs"))
+        select(*_HELD_COLUMNS, style, _LEG_SYMBOLS.label("symbols"), _LEG_SIDES.label("sides"))
+        .select_from(reservations)
         .outerjoin(trades, trades.c.trade_id == reservations.c.trade_id)
         .where(reservations.c.account == account, _HELD)
     )
@@ -78,6 +92,8 @@ async def read_risk_book(
     positions = await positions_in(connection, account)
     orders_at_work = tuple(working_of(row) for row in working)
     grows = {row["trade_id"] for row in rows if row["entry_style"] == EntryStyle.TWAP}
+    enters = {order.trade_id for order in orders_at_work if order.increasing}
+    owned = _sizes(positions)
     return RiskBook(
         account=account,
         read_at=now,
@@ -85,9 +101,7 @@ async def read_risk_book(
         conditions=await conditions_in(connection, account),
         risk_breaker=await risk_breaker_in(connection, account),
         api_breaker=await api_breaker_of_account(connection, account),
-        reservations=tuple(
-            still_reserved(reservation_of(row), positions, orders_at_work, grows) for row in rows
-        ),
+        reservations=tuple(_still_reserved(_with_legs(row), owned, enters | grows) for row in rows),
         positions=positions,
         working_orders=orders_at_work,
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
@@ -98,23 +112,34 @@ async def read_risk_book(
     )
 
 
-def still_reserved(
-    held: Reservation,
-    positions: Sequence[TradePosition],
-    working: Sequence[WorkingOrder],
-    grows: Collection[str] = (),
+def _with_legs(row: Columns) -> Reservation:
+    legs = zip(row["symbols"] or (), row["sides"] or (), strict=True)
+    made = [{"symbol": symbol, "side": side} for symbol, side in legs]
+    return Reservation.model_validate({**row, "legs": made})
+
+
+def _sizes(positions: Sequence[TradePosition]) -> dict[tuple[str, str], Decimal]:
+    """Absolute quantity by trade and symbol."""
+    sizes: dict[tuple[str, str], Decimal] = {}
+    for one in positions:
+        owner = (one.trade_id, one.symbol)
+        sizes[owner] = sizes.get(owner, ZERO) + abs(one.quantity)
+    return sizes
+
+
+def _still_reserved(
+    held: Reservation, owned: Mapping[tuple[str, str], Decimal], whole: Collection[str]
 ) -> Reservation:
     """The reservation as far as it is still at risk: it shrinks as the position goes (I6).
 
     Reckoned anew at each reading, so that a late fill makes it whole again. While the trade holds
     nothing of its symbol (not entered yet, or a structure of legs), while an entry works, and for
-    entries in slices (`grows`) all of it counts.
+    entries in slices (both in `whole`) all of it counts.
     """
-    mine = [p for p in positions if p.trade_id == held.trade_id and p.symbol == held.symbol]
-    enters = any(order.trade_id == held.trade_id and order.increasing for order in working)
-    if not mine or enters or held.trade_id in grows or held.quantity <= 0:
+    size = owned.get((held.trade_id, held.symbol))
+    if size is None or held.trade_id in whole or held.quantity <= 0:
         return held
-    share = min(divide(total(abs(p.quantity) for p in mine), held.quantity), ONE)
+    share = min(divide(size, held.quantity), ONE)
     return held.model_copy(
         update={
             "quantity": multiply(held.quantity, share),
@@ -141,7 +166,15 @@ async def _recent_in(
     since = now - timedelta(seconds=look_back_s)
     reset_at = (await connection.execute(lifted)).scalar_one_or_none()
     query = (
-        select(reservations.c.trade_id, reservations.c.reserved_at, trades.c.plan)
+        select(
+            reservations.c.trade_id,
+            reservations.c.reserved_at,
+            trades.c.plan["side"].label("side"),
+            trades.c.plan["size"].label("size"),
+            _LEG_SYMBOLS.label("symbols"),
+            _LEG_SIDES.label("sides"),
+            _LEG_RATIOS.label("ratios"),
+        )
         .join(trades, trades.c.trade_id == reservations.c.trade_id)
         .where(
             reservations.c.account == account,
@@ -153,7 +186,19 @@ async def _recent_in(
         .limit(RECENT_MAX)
     )
     rows = (await connection.execute(query)).mappings().all()
-    return tuple(RecentReservation.model_validate(dict(row)) for row in rows)
+    return tuple(
+        RecentReservation(
+            trade_id=row["trade_id"],
+            strategy=strategy,
+            idea=EntryIdea(
+                legs=tuple(zip(row["symbols"], row["sides"], row["ratios"], strict=True)),
+                side=row["side"],
+                size=row["size"],
+            ),
+            reserved_at=row["reserved_at"],
+        )
+        for row in rows
+    )
 
 
 class RiskStore(LedgerConnection):

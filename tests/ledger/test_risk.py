@@ -12,6 +12,7 @@ import pytest
 from domain.control import ApiBreakerState, BreakerState, ConditionKind, KillScopeKind
 from domain.order import BrokerOrderStatus, Side
 from domain.plan import EntryStyle, SlicePlan
+from domain.risk.repeats import idea_of
 from ledger.errors import LedgerDown
 from ledger.records import (
     EXTERNAL,
@@ -224,7 +225,8 @@ async def test_entries_of_the_strategy_that_were_let_through_are_counted_newest_
         await armed.reserve(asked, judge, NOW - timedelta(seconds=age_s))
     book = await armed.risk_book(ACCOUNT, NOW, strategy="sma", look_back_s=60)
     assert [one.trade_id for one in book.recent] == ["new", "edge"]
-    assert [one.plan for one in book.recent] == [plan("new"), plan("edge")]
+    assert {one.strategy for one in book.recent} == {"sma"}
+    assert [one.idea.name for one in book.recent] == [idea_of(plan("new")), idea_of(plan("edge"))]
     assert [one.reserved_at for one in book.recent] == [
         NOW - timedelta(seconds=ages[name]) for name in ("new", "edge")
     ]
