@@ -12,7 +12,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
 from activities.emergency import DirectFlatten, FlattenLine, held_by_trades
-from activities.executions import book_executions
+from activities.executions import book_executions, fills_of_trade
 from activities.reporting import report_draft
 from activities.services import Services
 from domain.account import MarketClock
@@ -24,7 +24,7 @@ from domain.errors import HoldfastError
 from domain.facts import FactEnvelope, FlattenRequested
 from domain.ids import Purpose, flatten_workflow_id, trade_prefix, trade_workflow_id
 from domain.money import ZERO
-from domain.order import OrderSnapshot
+from domain.order import Fill, OrderSnapshot
 from ledger.records import EXTERNAL, IntentRecord, TradePosition, TradeRecord
 
 TELL_CONCURRENCY = 40
@@ -172,8 +172,7 @@ class FlattenActivities:
         lines: list[FlattenLine] = []
         for trade in trades:
             exits = _exits_since(await ledger.orders_of_trade(trade.trade_id), step)
-            named = {each.intent.client_id for each in exits}
-            fills = [row.fill for row in await ledger.fills_of_trade(trade.trade_id)]
+            filled = _by_symbol(exits, await fills_of_trade(self._services, trade.trade_id))
             for leg in trade.plan.legs:
                 symbol = leg.instrument.symbol
                 own = _sum(p.quantity for p in positions if _is(p, trade.trade_id, symbol))
@@ -190,11 +189,7 @@ class FlattenActivities:
                         symbol=symbol,
                         found=left,
                         sent=_sum(each.intent.body.quantity for each in exits),
-                        filled=_sum(
-                            fill.quantity
-                            for fill in fills
-                            if fill.client_id in named and fill.symbol == symbol
-                        ),
+                        filled=filled.get(symbol, ZERO),
                         left=ZERO if is_foreign else left,
                         why="" if left == 0 or is_foreign else _why(clock, symbol),
                         trade_id=trade.trade_id,
@@ -332,6 +327,19 @@ def _left_alone(
 def _exits_since(orders: Sequence[IntentRecord], step: FlattenStep) -> list[IntentRecord]:
     wanted = (Purpose.EXIT, Purpose.FLATTEN)
     return [o for o in orders if o.intent.key.purpose in wanted and o.gate_at >= step.since]
+
+
+def _by_symbol(exits: Sequence[IntentRecord], fills: Sequence[Fill]) -> dict[str, Decimal]:
+    """What these orders filled. An execution that was read (not streamed) has no client id."""
+    shown = [each.snapshot for each in exits if each.snapshot is not None]
+    parts = [part.broker_order_id for order in shown for part in (order, *order.legs)]
+    numbers = {*parts, *(each.broker_order_id for each in exits)}
+    names = {each.intent.client_id for each in exits}
+    found: dict[str, Decimal] = {}
+    for fill in fills:
+        if fill.client_id in names or fill.broker_order_id in numbers:
+            found[fill.symbol] = found.get(fill.symbol, ZERO) + fill.quantity
+    return found
 
 
 def _is(position: object, trade_id: str, symbol: str) -> bool:
