@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from temporalio import activity
 
+from activities.reporting import report
 from activities.services import Services
 from domain.base import Frozen
-from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.control import KILL_MODES, KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.errors import Refused
+
+TYPED_MAX = 40
 
 
 class EngageInput(Frozen):
@@ -19,6 +22,8 @@ class EngageInput(Frozen):
     command_id: str
     by: str
     reason: str
+    unknown_mode: str = ""
+    """What was typed instead of a mode; told to a person, `mode` is engaged all the same."""
 
 
 class OperationActivities:
@@ -51,3 +56,10 @@ class OperationActivities:
             own = f"{kill.command_id}/{kill.scope.text}/{kill.mode}"
             own_kill = kill.model_copy(update={"command_id": own})
             await self._services.ledger.engage_kill(account, own_kill)
+        if input.unknown_mode:
+            trade_id = input.scope.value if input.scope.kind is KillScopeKind.TRADE else ""
+            text = (
+                f"{input.scope.text} by {input.by}: mode was {input.unknown_mode[:TYPED_MAX]!r}, "
+                f"allowed {KILL_MODES}; {input.mode} was engaged instead"
+            )
+            await report(self._services, "KILL_MODE_UNKNOWN", text, trade_id)

@@ -28,7 +28,14 @@ from cli.context import Target
 from cli.flatten import close_positions, flatten_scope, ledger_if_up, utc_now
 from deploy.local.kill_journal import JournalKill
 from domain.base import Frozen
-from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.control import (
+    KILL_MODES,
+    KillMode,
+    KillScope,
+    KillScopeKind,
+    KillSwitch,
+    kill_mode_of,
+)
 from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id
 from ledger.repository import Ledger
@@ -84,10 +91,10 @@ def kill_mode(text: str) -> KillMode:
     Raises:
         BadInput: `MODE_INVALID`.
     """
-    wanted = text.replace("-", "_")
-    if wanted not in list(KillMode):
-        raise BadInput("MODE_INVALID", "mode", text, "block|cancel-entries|flatten")
-    return KillMode(wanted)
+    mode = kill_mode_of(text)
+    if mode is None:
+        raise BadInput("MODE_INVALID", "mode", text, KILL_MODES)
+    return mode
 
 
 async def kill_now(

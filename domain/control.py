@@ -17,6 +17,15 @@ class KillMode(StrEnum):
     FLATTEN = "flatten"
 
 
+KILL_MODES = "block|cancel-entries|flatten"
+
+
+def kill_mode_of(text: str) -> KillMode | None:
+    """The mode that a person typed, in any case, with `-` or `_`; None for no mode of ours."""
+    wanted = text.strip().lower().replace("-", "_")
+    return KillMode(wanted) if wanted in list(KillMode) else None
+
+
 class KillScopeKind(StrEnum):
     ORDER = "order"
     TRADE = "trade"

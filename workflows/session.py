@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.operations import EngageInput
     from activities.session import AcceptInput, DecideInput, SessionActivities
     from activities.session_days import Drained
-    from domain.control import KillMode, KillScope, KillScopeKind
+    from domain.control import KillMode, KillScope, KillScopeKind, kill_mode_of
     from domain.facts import FactEnvelope, FlattenRequested, KillEngaged
     from domain.messages import OperatorSignal, VersionSignal
     from domain.session import (
@@ -147,8 +147,10 @@ class SessionWorkflow:
     @workflow.signal
     async def kill(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
         """Kill of the account: first the control row, then the trades hear of it."""
-        mode = KillMode(signal.mode) if signal.mode in list(KillMode) else KillMode.BLOCK
-        await self._kill(mode, signal, self._command_id(signal, "kill"))
+        known = kill_mode_of(signal.mode)
+        unknown = "" if known else signal.mode or "(empty)"
+        command_id = self._command_id(signal, "kill")
+        await self._kill(known or KillMode.BLOCK, signal, command_id, unknown)
 
     @workflow.signal
     async def flatten(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
@@ -376,7 +378,9 @@ class SessionWorkflow:
             await self._note(verb, request.by, f"{request.reason}{with_flatten}")
         return receipt
 
-    async def _kill(self, mode: KillMode, signal: OperatorSignal, command_id: str) -> None:
+    async def _kill(
+        self, mode: KillMode, signal: OperatorSignal, command_id: str, unknown_mode: str = ""
+    ) -> None:
         self._change(paused=f"kill {mode} by {signal.by}")
         reason = signal.reason or "session signal"
         await steps.engage_kill(
@@ -387,6 +391,7 @@ class SessionWorkflow:
                 command_id=command_id,
                 by=signal.by,
                 reason=reason,
+                unknown_mode=unknown_mode,
             )
         )
         fact = KillEngaged(

@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.services import SettleInput, TradeRef
     from domain import trade_state as ts
     from domain.commands import Settle, Urgency
-    from domain.control import KillMode, KillScope, KillScopeKind
+    from domain.control import KillMode, KillScope, KillScopeKind, kill_mode_of
     from domain.facts import (
         DiscrepancyFound,
         ExitTriggered,
@@ -111,9 +111,10 @@ class TradeWorkflow:
     async def kill(self, signal: OperatorSignal = OperatorSignal()) -> None:  # noqa: B008
         """Kill of this trade from the Web UI: first the control row, then the trade."""
         command_id = signal.command_id or f"ui-kill-{workflow.info().get_current_history_length()}"
-        mode = signal.mode if signal.mode in list(KillMode) else KillMode.BLOCK
+        # What is no mode stops what surely may be stopped, and a person is told.
+        mode = kill_mode_of(signal.mode) or KillMode.BLOCK
         try:
-            await self._engage(command_id, KillMode(mode), signal)
+            await self._engage(command_id, mode, signal)
         except ActivityError as error:
             # Raised on, it would fail the trade (A6). The trade itself still stops below.
             workflow.logger.error("control row of the kill was not written: %s", error.cause)
@@ -121,7 +122,7 @@ class TradeWorkflow:
             KillEngaged(
                 at=workflow.now(),
                 command_id=command_id,
-                mode=KillMode(mode),
+                mode=mode,
                 by=signal.by,
                 reason=signal.reason or "web ui",
             )
@@ -238,6 +239,7 @@ class TradeWorkflow:
                 command_id=command_id,
                 by=signal.by,
                 reason=signal.reason or "web ui",
+                unknown_mode="" if kill_mode_of(signal.mode) else signal.mode or "(empty)",
             ),
             start_to_close_timeout=life.BOOKKEEPING_TIMEOUT,
             retry_policy=life.READ_RETRY,

@@ -82,6 +82,7 @@ def test_scopes_and_modes_are_read() -> None:
     assert kill_scope("symbol:BRK.B", "demo").value == "BRK.B"
     assert kill_mode("cancel-entries") is KillMode.CANCEL_ENTRIES
     assert kill_mode("flatten") is KillMode.FLATTEN
+    assert kill_mode("Cancel_Entries") is KillMode.CANCEL_ENTRIES
     with pytest.raises(BadInput):
         kill_mode("stop")
 

@@ -250,11 +250,11 @@ async def test_paused_session_records_and_takes_nothing_until_resumed(
     await session.handle.result()
 
 
-@pytest.mark.parametrize("mode", ["cancel_entries", "nonsense"])
+@pytest.mark.parametrize("mode", ["Cancel-Entries", "nonsense"])
 async def test_kill_writes_the_control_row_first_and_ends_the_working_entry(
     rig: Rig, strategy: Path, tmp_path: Path, mode: str
 ) -> None:
-    """I9, I17: a hand-typed mode that does not exist still blocks."""
+    """I9, I17: a hand-typed mode that does not exist still blocks, and a person is told."""
     session = await start(rig, strategy, tmp_path, bars=1, open_end=True)
     rig.quote("ESX", "99.75", "100.25", size="0")
     signal = session.outside("victim")
@@ -273,8 +273,23 @@ async def test_kill_writes_the_control_row_first_and_ends_the_working_entry(
 
     await rig.until_async(is_killed, "the control row is written")
     (kill,) = (await rig.ledger.read_control(session.spec.account)).kills
-    expected = KillMode.CANCEL_ENTRIES if mode == "cancel_entries" else KillMode.BLOCK
+    expected = KillMode.CANCEL_ENTRIES if mode == "Cancel-Entries" else KillMode.BLOCK
     assert (kill.mode, kill.by) == (expected, "test")
+
+    async def told() -> list[str]:
+        alerts = await rig.ledger.list_alerts(account=session.spec.account)
+        return [alert.text for alert in alerts if alert.code == "KILL_MODE_UNKNOWN"]
+
+    if expected is KillMode.BLOCK:
+
+        async def is_told() -> bool:
+            return bool(await told())
+
+        await rig.until_async(is_told, "a person is told of the mode")
+        (text,) = await told()
+        assert "mode was 'nonsense', allowed block|cancel-entries|flatten" in text
+    else:
+        assert await told() == []
     await session.handle.signal("stop")
     await session.handle.result()
     await rig.until(lambda: not rig.exchange.open_orders, "no entry works any more")

@@ -191,9 +191,22 @@ async def test_kill_as_the_very_first_message_ends_without_an_order(rig: Rig) ->
 
 
 async def test_kill_flatten_during_the_position_closes_it(rig: Rig) -> None:
+    """The mode as a hand types it; one that is none blocks and is told before that."""
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
-    await handle.signal(TradeWorkflow.kill, OperatorSignal(command_id="k-1", mode="flatten"))
+    await handle.signal(TradeWorkflow.kill, OperatorSignal(command_id="k-0", mode="flaten"))
+
+    async def told() -> list[str]:
+        alerts = await rig.ledger.list_alerts(account=rig.services.account)
+        return [alert.text for alert in alerts if alert.code == "KILL_MODE_UNKNOWN"]
+
+    async def is_told() -> bool:
+        return bool(await told())
+
+    await rig.until_async(is_told, "a person is told of the mode")
+    (text,) = await told()
+    assert "mode was 'flaten', allowed block|cancel-entries|flatten" in text
+    await handle.signal(TradeWorkflow.kill, OperatorSignal(command_id="k-1", mode="Flatten"))
     result = await handle.result()
     assert result.exit_reason == "kill"
     play.assert_nothing_left(rig)
