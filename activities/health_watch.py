@@ -17,6 +17,7 @@ from decimal import Decimal
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from activities.protective_orders import protection_by_ledger, protective_orders
 from activities.reconcile import reconcile_age_s
 from activities.reporting import report
 from activities.restore import Restorer
@@ -97,17 +98,20 @@ class HealthWatch:
             meter.set("unrealised_amount", float(sum(filter(None, results), ZERO)))
 
     async def _look_for_stuck(self) -> None:
-        found = self._client.list_workflows(STUCK, rpc_timeout=LIST_TIMEOUT)
-        reported = {each.id async for each in found}
+        listed = self._client.list_workflows(STUCK, rpc_timeout=LIST_TIMEOUT)
+        reported = {each.id async for each in listed}
         if not reported:
             self._stuck = frozenset()
             return
         trades = await self._services.ledger.list_trades(
             account=self._services.account, open_only=True
         )
-        stuck = {t.trade_id: t for t in trades if trade_workflow_id(t.trade_id) in reported}
-        for trade_id in sorted(stuck.keys() - self._stuck):
-            protection = stuck[trade_id].protection or "none known"
+        stuck = {t.trade_id for t in trades if trade_workflow_id(t.trade_id) in reported}
+        fresh = sorted(stuck - self._stuck)
+        services = self._services
+        found = await protective_orders(services.ledger, services.account) if fresh else {}
+        for trade_id in fresh:
+            protection = protection_by_ledger(found, services.installation, trade_id)
             text = f"the workflow cannot go on (see its Web UI page); protection: {protection}"
             await report(self._services, "TRADE_STUCK", text, trade_id)
         self._stuck = frozenset(stuck)

@@ -7,6 +7,7 @@ fills the entry at the last rung of the ladder.
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -205,5 +206,5 @@ def show_rehearsal(rehearsal: Rehearsal, *, as_json: bool) -> None:
     print_rows(checks, ("check", "verdict", "code", "facts"), as_json=False)
     for order in rehearsal.orders:
         body = order.body.model_dump(mode="json", exclude_defaults=True)
-        print(f"{order.client_id} {order.why}: {body}")
+        print(f"{order.client_id} {order.why}: {json.dumps(body, ensure_ascii=False)}")
     print("dry run: nothing was sent, nothing was written")

@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from domain.money import in_figures
+
 WIDTH_MIN = 120
 
 
@@ -33,14 +35,6 @@ def shown(value: object) -> str:
             return ", ".join(shown(each) for each in value) or "-"
         case _:
             return str(value)
-
-
-def in_figures(number: Decimal) -> str:
-    """A number for people: no zeros beyond the second place, which stand for nothing."""
-    text = f"{number:f}"
-    whole, point, places = text.partition(".")
-    places = places[:2] + places[2:].rstrip("0")
-    return f"{whole}{point}{places}"
 
 
 def plain(value: object) -> Any:

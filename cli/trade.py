@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
+from activities.protective_orders import protection_by_ledger, protective_orders
 from cli.context import (
     EXIT_FAILED,
     Target,
@@ -32,7 +33,9 @@ from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id, trade_workflow_id
 from domain.messages import TradeStatus
 from domain.plan import TradePlan
-from ledger.records import TradeRecord
+from domain.trade_state import Stage
+from ledger.records import EXTERNAL, TradeRecord
+from ledger.repository import Ledger
 
 app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -118,21 +121,30 @@ def list_trades(
                 symbol=symbol,
                 open_only=not every,
             )
-        now = await _statuses(target, [each for each in trades if each.closed_at is None])
+            resting = await protective_orders(ledger, target.settings().account.name)
+        open_ones = [each for each in trades if each.closed_at is None]
+        now = await _statuses(target, open_ones, resting)
         return [_row(trade) | now.get(trade.trade_id, {}) for trade in trades]
 
     columns = ("trade_id", "symbol", "side", "stage", "protection", "result", "realised", "fees")
     print_rows(execute(read), (*columns, "created_at"), as_json=as_json)
 
 
-async def _statuses(target: Target, trades: Sequence[TradeRecord]) -> dict[str, dict[str, object]]:
+async def _statuses(
+    target: Target, trades: Sequence[TradeRecord], resting: Mapping[str, int]
+) -> dict[str, dict[str, object]]:
     """Stage and protection of open trades from their workflows.
 
     The ledger's row is as old as the trade's last step at the broker, so where a workflow does
-    not answer within a second the row's words are marked as doubtful.
+    not answer within a second the row's stage is marked as doubtful, and how it is protected the
+    orders tell that rest by the ledger.
     """
+    installation = target.settings().account.installation
     found: dict[str, dict[str, object]] = {
-        each.trade_id: {"stage": f"{each.stage}?", "protection": f"{each.protection or 'none'}?"}
+        each.trade_id: {
+            "stage": f"{each.stage}?",
+            "protection": protection_by_ledger(resting, installation, each.trade_id),
+        }
         for each in trades
     }
     try:
@@ -222,8 +234,9 @@ async def _show(target: Target, trade_id: str) -> dict[str, Any]:
         orders = await ledger.orders_of_trade(trade_id)
         fills = await ledger.fills_of_trade(trade_id)
         verdicts = await ledger.verdicts(trade_id)
+        resting = await protective_orders(ledger, trade.account)
     # The ledger's row is as old as the last step at the broker: the workflow's own words win.
-    now = {} if trade.closed_at is not None else await _statuses(target, [trade])
+    now = {} if trade.closed_at is not None else await _statuses(target, [trade], resting)
     return {
         "trade": _row(trade) | now.get(trade_id, {}),
         "story": await _live_story(target, trade) or trade.story,
@@ -272,10 +285,16 @@ def flatten(
 ) -> None:
     """Gets out of one trade. Works with Temporal or PostgreSQL away. Exit 1 until it is flat."""
     target = target_of(context)
-    check, ended = execute(lambda: _checked(target, trade_id))
+    check, ended, bare = execute(lambda: _checked(target, trade_id))
     if ended:
         # Nothing to get out of: no alert, no workflow (faults.md §3 row 65).
-        print_fields({"done": True, "code": "ALREADY_CLOSED", "text": ended}, as_json=as_json)
+        told = {"done": not bare, "code": "ALREADY_CLOSED", "text": ended}
+        if bare:
+            told["left"] = f"NOT FLAT: {bare} of no trade, without a stop of ours"
+            told["next"] = "`starter.py adopt` it or close it at the broker"
+        print_fields(told, as_json=as_json)
+        if bare:
+            raise typer.Exit(EXIT_FAILED)
         return
     scope = KillScope(kind=KillScopeKind.TRADE, value=check)
     who = operator_name(by)
@@ -288,8 +307,8 @@ def flatten(
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _checked(target: Target, trade_id: str) -> tuple[str, str]:
-    """The id and, if the trade is over, how it ended.
+async def _checked(target: Target, trade_id: str) -> tuple[str, str, str]:
+    """The id; if the trade is over, how it ended; if it was released, what lies bare of it.
 
     Refused if a ledger that answers has never heard of it: nothing found is not flat.
 
@@ -300,13 +319,26 @@ async def _checked(target: Target, trade_id: str) -> tuple[str, str]:
     try:
         async with target.ledger() as ledger:
             known = await ledger.trade(trade_id)
+            bare = "" if known is None else await _bare_of(ledger, known)
     except HoldfastError:
-        return trade_id, ""
+        return trade_id, "", ""
     if known is not None and known.closed_at is not None:
-        return trade_id, f"trade {trade_id} ended: {known.result}"
+        return trade_id, f"trade {trade_id} ended: {known.result}", bare
     if known is None:
         raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, KNOWN_TRADES)
-    return trade_id, ""
+    return trade_id, "", ""
+
+
+async def _bare_of(ledger: Ledger, trade: TradeRecord) -> str:
+    """What is held of no trade in the symbols of a released one: nobody guards it (K6)."""
+    if trade.stage != Stage.RELEASED:
+        return ""
+    symbols = {leg.instrument.symbol for leg in trade.plan.legs}
+    return ", ".join(
+        f"{shown(each.quantity)} {each.symbol}"
+        for each in await ledger.positions_by_trade(trade.account)
+        if each.trade_id == EXTERNAL and each.symbol in symbols
+    )
 
 
 def command_id_of(*parts: str) -> str:

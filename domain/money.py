@@ -169,6 +169,14 @@ def shown(number: Decimal) -> str:
     return format(number.normalize(CTX), "f")
 
 
+def in_figures(number: Decimal) -> str:
+    """A number for people: no zeros beyond the second place, which stand for nothing."""
+    text = f"{number:f}"
+    whole, point, places = text.partition(".")
+    places = places[:2] + places[2:].rstrip("0")
+    return f"{whole}{point}{places}"
+
+
 def divide(dividend: Decimal, divisor: Decimal) -> Decimal:
     """Quotient to 34 significant digits, half even, whatever the thread's context is."""
     return CTX.divide(dividend, divisor)

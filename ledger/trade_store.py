@@ -15,6 +15,7 @@ from domain.alerts import TEXT_MAX, AlertDraft
 from domain.commands import AlertSeverity
 from domain.errors import Refused
 from domain.ids import trade_prefix
+from domain.money import in_figures
 from domain.plan import TradePlan
 from ledger.alert_store import add_alert
 from ledger.control_store import ControlStore
@@ -308,7 +309,9 @@ async def _has_fills(connection: AsyncConnection, trade_id: str) -> bool:
 def _alert_of_close(row: Columns) -> AlertDraft:
     """A trade that was never filled has not been opened and is not told as closed."""
     fees = "fees estimated" if row["fees_estimated"] else "after fees"
-    text = f"{row['symbol']} {row['strategy']}: {row['result']}, {row['realised']:+f} {fees}"
+    sign = "" if row["realised"] < 0 else "+"
+    amount = f"{sign}{in_figures(row['realised'])}"
+    text = f"{row['symbol']} {row['strategy']}: {row['result']}, {amount} {fees}"
     return AlertDraft(
         key=f"trade-closed/{row['trade_id']}",
         account=row["account"],

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from activities.protective_orders import protection_by_ledger, protective_orders
+from domain.ids import Purpose
+from domain.order import Side
+from ledger.records import IntentState
 from ledger.repository import Ledger
 from starter import app
-from tests.ledger.samples import plan
+from tests.ledger.samples import (
+    ACCOUNT,
+    NOW,
+    fill,
+    intent,
+    owner,
+    plan,
+    snapshot,
+)
+
+DEMONSTRATION = "d0d0"
+"""The installation of the configuration that a command takes when none is named."""
 
 
 async def test_flatten_of_a_trade_that_has_ended_does_nothing_and_raises_no_alert(
@@ -27,3 +43,46 @@ async def test_flatten_of_a_trade_that_has_ended_does_nothing_and_raises_no_aler
     assert json.loads(result.output)["code"] == "ALREADY_CLOSED"
     assert await armed.list_alerts() == ()
     assert await armed.list_audit() == before
+
+
+@pytest.mark.covers("K6")
+async def test_flatten_of_a_released_trade_names_what_lies_bare_and_fails(
+    armed: Ledger, ledger_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said done, exit 0, while the shares lay in EXTERNAL without a stop."""
+    monkeypatch.setenv("HOLDFAST_LEDGER_DSN", ledger_dsn)
+    trade = await armed.create_trade(plan())
+    await armed.update_trade(trade.trade_id, stage="released", result="released", closed=True)
+    await armed.record_fill(ACCOUNT, fill())
+    asked = ["--data", str(tmp_path), "trade", "flatten", trade.trade_id, "--reason", "r", "--json"]
+    result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    told = json.loads(result.output)
+    assert result.exit_code == 1, result.output
+    assert (told["code"], told["done"]) == ("ALREADY_CLOSED", False)
+    assert "10 AAPL" in told["left"]
+    await armed.record_fill(ACCOUNT, fill("f-2", broker_order_id="b-2", side=Side.SELL))
+    result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert result.exit_code == 0, result.output
+
+
+async def test_trade_whose_workflow_is_silent_shows_what_rests_by_the_ledger(
+    armed: Ledger, ledger_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: its row said naked, from nothing, while its OCO rested at the broker."""
+    monkeypatch.setenv("HOLDFAST_LEDGER_DSN", ledger_dsn)
+    await armed.create_trade(plan())
+    await armed.update_trade("trade-1", stage="open", protection="naked")
+    sent = intent(purpose=Purpose.OCO, increasing=False, installation=DEMONSTRATION)
+    await armed.open_gate(sent, owner(), "t1", NOW)
+    leg = snapshot("b-2", stop_price=Decimal(95))
+    resting = snapshot(client_id=sent.client_id, legs=(leg,))
+    await armed.record_answer(
+        sent.client_id, "t1", IntentState.ACCEPTED, snapshot=resting, code="", at=NOW, sent_at=NOW
+    )
+    found = await protective_orders(armed, ACCOUNT)
+    words = protection_by_ledger(found, DEMONSTRATION, "trade-1")
+    assert "2 protective orders rest by the ledger" in words
+    assert "no protective order rests" in protection_by_ledger(found, DEMONSTRATION, "trade-2")
+    asked = ["--data", str(tmp_path), "trade", "show", "trade-1", "--json"]
+    result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert json.loads(result.output)["trade"]["protection"] == words

@@ -78,12 +78,12 @@ async def test_close_is_told_with_its_result_and_whose_fees(
     await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
     await armed.record_fill(ACCOUNT, fill())
     settled = await armed.settle_trade(
-        "trade-1", Decimal("1.5"), Decimal("0.1"), fees_estimated=estimated, result="target"
+        "trade-1", Decimal("1.500000"), Decimal("0.1"), fees_estimated=estimated, result="target"
     )
     assert (settled.result, settled.fees_estimated) == ("target", estimated)
     told, _ = await armed.list_alerts()
     assert (told.code, told.account, told.trade_id) == ("TRADE_CLOSED", ACCOUNT, "trade-1")
-    assert told.text == f"AAPL sma: target, +1.5 {words}"
+    assert told.text == f"AAPL sma: target, +1.50 {words}"
     again = await armed.settle_trade("trade-1", Decimal(2), Decimal(0), fees_estimated=False)
     assert (again.result, again.realised) == ("target", Decimal(2))
     assert again.closed_at == settled.closed_at

@@ -50,3 +50,4 @@ async def test_wedged_workflow_of_an_open_trade_is_told_once(
         (alert,) = await ledger.list_alerts(trade_id=mine.trade_id)
         assert (alert.code, alert.severity) == ("TRADE_STUCK", AlertSeverity.CRITICAL)
         assert alert.occurrences == 1
+        assert "unknown: the workflow does not answer; no protective order rests" in alert.text
