@@ -212,7 +212,6 @@ EXHIBITS = (
         plant=protecting.stop_keeps_its_first_size(),
         scene=scenes.LATE_FILLS,
         seed=10,
-        is_quick=False,
     ),
     Exhibit(
         name="exits-have-the-size-of-the-order",

@@ -25,6 +25,7 @@ _desired_exits = protection.desired_exits
 _ratcheted_stop = protection.ratcheted_stop
 _open_gate = memory.MemoryLedger.open_gate
 _exit_limit = protection._exit_limit
+_tranche_quantities = ts.tranche_quantities
 
 
 def _place_once(
@@ -55,9 +56,15 @@ def ratchet_cancels_then_creates() -> Plant:
     )
 
 
+def _as_first_covered(state: TradeState) -> tuple[Decimal, ...]:
+    sizes = _tranche_quantities(state)
+    has_grown = state.covered is not None and ts.entry_quantity(state) > state.covered
+    return sizes[:-1] if has_grown else sizes
+
+
 def stop_keeps_its_first_size() -> Plant:
     """What fills after the stop was placed is not protected."""
-    return planted((protecting, "_covers", lambda state, live, wanted: True))
+    return planted((ts, "tranche_quantities", _as_first_covered))
 
 
 def _for_the_whole_order(state: TradeState) -> tuple[DesiredExit, ...]:
