@@ -159,6 +159,15 @@ def recording_terms(path: Path) -> RecordingTerms | None:
         raise BadInput("CSV_ROW", f"{path.name} metadata", text, "terms of a recording") from None
 
 
+def series_of(path: Path) -> str:
+    """What the parts of one recording, day and symbol have in common; for another file, itself.
+
+    Where a flush cut the stream says nothing about it: parts keep the order of their numbers.
+    """
+    name = path if recording_terms(path) is None else path.with_suffix("").with_suffix("")
+    return str(name)
+
+
 def tape_files(path: Path) -> tuple[Path, ...]:
     """The file itself, or the parts of a recording's folder in order.
 

@@ -32,6 +32,7 @@ from domain.errors import BadInput
 from domain.money import CTX
 from marketdata.cells import float_text, named_zone, time_cell
 from marketdata.events import EventKind, TapeEvent, open_text
+from marketdata.recording import series_of
 from marketdata.shapes import EVENTS_OF_SHAPE, Sides
 
 PROBLEMS_MAX = 20
@@ -100,15 +101,15 @@ def load_tape(
     """Events of all files, interleaved by time.
 
     At one instant symbols stand in the order of their names, and a symbol's quotes come before
-    its trades and bars, unless one file holds both and says otherwise. The order of the
-    arguments does not matter.
+    its trades and bars, unless one file, or the parts of one recording, hold both and say
+    otherwise. The order of the arguments does not matter.
 
     `symbols` keeps only those instruments; `begin` (inclusive) and `end` (exclusive) cut.
 
     Raises:
         BadInput: with the first problem of the first bad file; nothing is returned then.
     """
-    streams: list[list[TapeEvent]] = []
+    series: dict[str, list[TapeEvent]] = {}
     for path in sorted(paths, key=lambda path: path.name):
         table = _read(path, symbol, zone)
         if table.problems:
@@ -116,18 +117,15 @@ def load_tape(
         gaps = _gaps(table)
         if gaps_max is not None and gaps > gaps_max:
             raise BadInput("CSV_GAP", path.name, gaps, f"<= {gaps_max} missing bars")
-        streams.append(
-            [
-                event
-                for event in table.events
-                if (symbols is None or event.symbol in symbols)
-                and (begin is None or event.time >= begin)
-                and (end is None or event.time < end)
-            ]
+        series.setdefault(series_of(path), []).extend(
+            event
+            for event in table.events
+            if (symbols is None or event.symbol in symbols)
+            and (begin is None or event.time >= begin)
+            and (end is None or event.time < end)
         )
-    streams.sort(key=_rank)
-    # Sorting is stable: what is equal here stays in the order of its file.
-    both = (event for stream in streams for event in stream)
+    # Sorting is stable: what is equal here stays in the order of its file, or of a series' parts.
+    both = (event for stream in sorted(series.values(), key=_rank) for event in stream)
     events = tuple(sorted(both, key=lambda event: (event.time, event.symbol)))
     if not events:
         raise BadInput("CSV_ROW", "file", ",".join(path.name for path in paths), ">= 1 event")
@@ -182,7 +180,7 @@ _KIND_ORDER = {EventKind.QUOTE: 0, EventKind.TRADE: 1, EventKind.BAR: 2}
 
 
 def _rank(events: Sequence[TapeEvent]) -> int:
-    """Files of one kind in the order of kinds; parts that mix kinds keep their own order."""
+    """Series of one kind in the order of kinds; one that mixes kinds keeps its own order."""
     kinds = {event.kind for event in events}
     return _KIND_ORDER[kinds.pop()] if len(kinds) == 1 else 0
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from domain.errors import BadInput
@@ -83,6 +83,9 @@ TICKS = st.one_of(
 )
 
 
+# A flush between a trade and the quote of the same instant: their order is that of arrival.
+@example(ticks=[trade(0, "10.00"), quote(0, None, None)], parts=1)
+@example(ticks=[trade(0, "10.00"), quote(0, "9.95", "10.05"), trade(0, "10.05")], parts=3)
 @settings(max_examples=50, deadline=None)
 @given(st.lists(TICKS, min_size=1, max_size=30), st.integers(1, 3))
 def test_what_was_recorded_plays_as_the_same_ticks(
