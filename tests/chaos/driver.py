@@ -25,7 +25,7 @@ from simulator.config import WireFace
 from tests.chaos.faults import SHARES, Cell, Fault, cells_of, share_of
 from tests.chaos.grounds import Lane, running_lanes
 from tests.chaos.play import Played, play_cell
-from tests.chaos.results import FOLDER, Results, coverage_table, exposure_table
+from tests.chaos.results import DONE, FOLDER, Results, coverage_table, exposure_table
 from tests.chaos.times import Times
 from tests.golden.catalogue import CATALOGUE, Golden
 
@@ -76,6 +76,19 @@ class Driver:
             if share is not None:
                 due[cell.trade] = min(share, due.get(cell.trade, share))
         return [c for c in waiting if share_of(c) is None or share_of(c) == due[c.trade]]
+
+    def progress(self) -> str:
+        """How much of what was chosen is played by all runs so far, and what the next one plays."""
+        chosen = self.cells()[self.first :: self.every]
+        done = sum(self.results.is_done(cell) for cell in chosen)
+        text = f"all runs so far: {done} of {len(chosen)} cells played"
+        due = len(self.left())
+        if not due:
+            return text
+        text += f"; the same command again plays the next {due}"
+        if due < len(chosen) - done and not self.again:
+            text += f" (a trade that is not of the core is spread over {SHARES} runs)"
+        return text
 
     def without_index(self) -> list[str]:
         """What has no cells because no clean run of it was seen."""
@@ -189,7 +202,9 @@ class Driver:
             await asyncio.sleep(TELL_EVERY_S)
             minutes = (time.monotonic() - began) / 60
             done = self.played.total()
-            say(f"{done}/{total} cells, {done / minutes:.1f} a minute, {dict(self.played)}")
+            say(
+                f"{done} of {total} cells tried, {done / minutes:.1f} a minute: {told(self.played)}"
+            )
 
 
 def is_event(failpoint: str) -> bool:
@@ -199,6 +214,17 @@ def is_event(failpoint: str) -> bool:
 
 def _name(trade: Golden, face: WireFace, is_cold: bool) -> str:
     return f"{trade.name}/{face.value}/{'cold' if is_cold else 'warm'}"
+
+
+def told(played: Counter[str]) -> str:
+    """The cells of a run: what was played, and apart from it what was tried in vain."""
+    done = sum(played[outcome] for outcome in DONE)
+    text = f"{done} cells played, {played['violated']} of them violated"
+    if played["never_fired"]:
+        text += f"; {played['never_fired']} not played, their failpoint was never passed"
+    if played["not_played"]:
+        text += f"; {played['not_played']} not played, the driver's own parts failed"
+    return text
 
 
 def say(text: str) -> None:
@@ -244,19 +270,28 @@ def chosen_trades(names: str, brokers: str) -> dict[str, Golden]:
     }
 
 
+def chosen_faults(names: str) -> tuple[Fault, ...]:
+    """The faults of these names; all without one.
+
+    Raises:
+        SystemExit: a name that is none.
+    """
+    known = [fault.value for fault in Fault]
+    wanted = [name for name in names.split(",") if name] or known
+    if strangers := [name for name in wanted if name not in known]:
+        raise SystemExit(f"CHAOS_FAULT faults: value was {strangers}, allowed {known}")
+    return tuple(Fault(name) for name in wanted)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Plays; prints the coverage; 1 if a cell of the chosen ones is violated or never fired."""
     options = arguments(argv)
     if options.fresh and options.folder.exists():
         for name in ("indexes.json", "cells.jsonl"):
             (options.folder / name).unlink(missing_ok=True)
-    try:
-        faults = tuple(Fault(name) for name in options.faults.split(",") if name) or tuple(Fault)
-    except ValueError as error:
-        raise SystemExit(f"CHAOS_FAULT faults: {error}, allowed {[*Fault]}") from error
     driver = Driver(
         chosen_trades(options.trades, options.brokers),
-        faults,
+        chosen_faults(options.faults),
         Results.open(options.folder),
         Times(options.pace),
         first=options.first,
@@ -282,10 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in (driver.results.rows.get(cell.key) for cell in driver.cells())
         if row is not None and row["outcome"] != "ok"
     ]
-    say(
-        f"{driver.played.total()} cells in {minutes:.1f} minutes; "
-        f"{len(driver.left())} of this share left, share 1 of {SHARES} where trades are shared"
-    )
+    say(f"this run: {told(driver.played)} in {minutes:.1f} minutes")
+    say(driver.progress())
     for row in bad:
         say(f"{row['outcome']} {row['cell']}: {'; '.join(row['violations'])[:300]}")
     missing = driver.without_index()

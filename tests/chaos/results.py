@@ -14,6 +14,7 @@ from tests.chaos.play import CellRow
 
 FOLDER = Path("reports") / "chaos"
 DONE = frozenset({"ok", "violated"})
+COVERAGE_KEY = "cells played/possible; !n: of these violated; ?n: besides, failpoint never passed"
 
 
 @dataclass
@@ -80,7 +81,10 @@ class Results:
 
 
 def coverage_table(cells: Iterable[Cell], results: Results) -> str:
-    """Trade and broker down, faults across: played of possible, `!` violated, `?` never fired."""
+    """Trade and broker down, faults across: played of possible, and what was tried in vain apart.
+
+    `!` counts what was violated of the played ones, `?` what was not played as it never fired.
+    """
     possible: Counter[tuple[str, Fault]] = Counter()
     outcomes: dict[tuple[str, Fault], Counter[str]] = defaultdict(Counter)
     names: list[str] = []
@@ -103,10 +107,11 @@ def coverage_table(cells: Iterable[Cell], results: Results) -> str:
             line.append(text)
         lines.append(line)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
+    rows = [
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
-    )
+    ]
+    return "\n".join([*rows, COVERAGE_KEY])
 
 
 def exposure_table(cells: Iterable[Cell], results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,12 +13,12 @@ import pytest
 from temporalio.api.history.v1 import HistoryEvent
 
 from tests.chaos.director import hangs_alone
-from tests.chaos.driver import Driver
+from tests.chaos.driver import Driver, main, told
 from tests.chaos.exposure import orphaned_windows, seconds_outside, windows_of
 from tests.chaos.faults import SHARES, Fault, cells_of
 from tests.chaos.play import CellRow
 from tests.chaos.proxy import running_proxy
-from tests.chaos.results import Results, coverage_table, exposure_table
+from tests.chaos.results import COVERAGE_KEY, Results, coverage_table, exposure_table
 from tests.golden.catalogue import CATALOGUE
 
 INDEX = ["activation:1", "send.POST:1", "reply.POST:1", "place_order.exit:1"]
@@ -88,6 +89,43 @@ def test_coverage_shows_what_was_violated_and_what_never_fired(tmp_path: Path) -
         driver.results.keep(row_of(cell.key, outcome), {})
     table = coverage_table(driver.cells(), driver.results).splitlines()
     assert table[1].split() == ["gt01/alpaca", "2/4", "!1", "?1"]
+    assert table[-1] == COVERAGE_KEY
+
+
+def test_end_of_a_run_tells_apart_what_was_played_and_what_the_next_run_plays(
+    tmp_path: Path,
+) -> None:
+    played = Counter({"ok": 3, "violated": 1, "never_fired": 2, "not_played": 1})
+    assert told(played) == (
+        "4 cells played, 1 of them violated; 2 not played, their failpoint was never passed; "
+        "1 not played, the driver's own parts failed"
+    )
+    driver = driver_of(tmp_path, "gt01")
+    first, second, *others = driver.cells()
+    driver.results.keep(row_of(first.key, "never_fired"), {})
+    driver.results.keep(row_of(second.key), {})
+    total = len(driver.cells())
+    wanted = f"all runs so far: 1 of {total} cells played; the same command again plays the next"
+    assert driver.progress() == f"{wanted} {total - 1}"
+    for cell in (first, *others):
+        driver.results.keep(row_of(cell.key), {})
+    assert driver.progress() == f"all runs so far: {total} of {total} cells played"
+    shared = driver_of(tmp_path / "shared", "gt02")
+    assert f"is spread over {SHARES} runs" in shared.progress()
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--faults", "CHAOS_FAULT faults: value was ['foo'], allowed ['kill', "),
+        ("--brokers", "CHAOS_BROKER brokers: value was ['foo'], allowed ['alpaca', 'tradier']"),
+        ("--trades", "CHAOS_TRADE trades: value was ['foo'], allowed ['gt01', "),
+    ],
+)
+def test_name_of_nothing_is_refused_in_one_form(tmp_path: Path, flag: str, text: str) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([flag, "foo", "--folder", str(tmp_path)])
+    assert str(refused.value).startswith(text)
 
 
 def test_only_violated_cells_are_played_again_behind_a_mend(tmp_path: Path) -> None:
