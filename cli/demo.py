@@ -346,9 +346,10 @@ def conclude(
     report = build(facts, differences)
     write_page(facts, differences, page)
     missing = missing_outcomes(facts)
+    word = "MISSING" if whole_day else "not shown by this tape"
+    line = f"{word}: {', '.join(missing)}"
     if missing:
-        word = "MISSING" if whole_day else "not shown by this tape"
-        console.print(f"{word}: {', '.join(missing)}", markup=False, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=True)
         if late:
             console.print(
                 f"{late} signals were too late for an entry: this machine was too slow, or too "
@@ -359,6 +360,9 @@ def conclude(
             )
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     print_report(report, console)
+    if missing and whole_day:
+        # Again as the last line: the exit code must stand beside its reason.
+        console.print(line, markup=False, soft_wrap=True)
     return 1 if not differences.equal or (missing and whole_day) else 0
 
 

@@ -39,5 +39,6 @@ def test_missing_outcomes_with_late_signals_name_a_slower_run(
     )
     told = "3 signals were too late for an entry: this machine was too slow, or too busy, for"
     assert code == 1
+    assert stream.getvalue().rstrip().splitlines()[-1].startswith("MISSING: ")
     assert (told in stream.getvalue()) is is_told
     assert ("speed 150; try: starter.py demo --speed 60" in stream.getvalue()) is is_told
