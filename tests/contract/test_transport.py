@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -206,3 +207,9 @@ def test_http_date_without_zone_counts_as_utc() -> None:
     assert retry_after_s("Wed, 04 Mar 2026 15:00:05 -0000", now) == 5.0
     assert retry_after_s("inf", now) == 60.0
     assert retry_after_s("", now) is None
+
+
+def test_module_that_is_not_installed_is_not_looked_for_at_every_request() -> None:
+    """httpcore imports sniffio in each request; a failed import searches the whole path."""
+    with pytest.raises(ImportError, match="halted"):
+        importlib.import_module("sniffio")
