@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace as changed
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 from domain.money import ZERO
 from simulator.account import Holding
@@ -371,10 +372,7 @@ class Exchange:
             return order
         rule = self.state.fault(FaultKind.HALT, **facts)
         if rule is not None:
-            self.halt(request.symbol)
-            self.state.schedule(
-                rule.seconds("duration_s", 60.0), lambda: self.resume(request.symbol)
-            )
+            self._halt_for(request, rule.seconds("duration_s", 60.0))
         rule = self.state.fault(FaultKind.LATE_REJECT, **facts)
         if rule is not None:
             text = str(rule.params.get("text", "order was rejected by the venue"))
@@ -382,6 +380,12 @@ class Exchange:
                 rule.seconds("delay_s", 1.0), lambda: self.lifecycle.reject(order, text)
             )
         return order
+
+    def _halt_for(self, request: OrderRequest, duration_s: float) -> None:
+        """A combo has no symbol of its own: those of its legs halt."""
+        for symbol in [leg.symbol for leg in request.legs] or [request.symbol]:
+            self.halt(symbol)
+            self.state.schedule(duration_s, partial(self.resume, symbol))
 
     def _refusal_of(
         self, request: OrderRequest, order: SimOrder, check: Callable[[OrderRequest], None]

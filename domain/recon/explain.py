@@ -73,9 +73,16 @@ def explain(
     rows: dict[str, list[AccountEvent]] = {}
     for event in events:
         rows.setdefault(event.symbol, []).append(event)
-    options = tuple(_options(holdings, rows, tells_events=tells_events, today=today))
-    taken = {e.symbol for e in options} | {e.delivered_symbol for e in options}
-    found = list(options)
+    # What the venue says it took ended in no other way, on an option's last day neither (R3).
+    liquidated = [
+        explanation
+        for symbol in filter(looks_like_option, holdings.symbols)
+        if (explanation := _liquidation(holdings, symbol, rows)) is not None
+    ]
+    sold = frozenset(each.symbol for each in liquidated)
+    options = tuple(_options(holdings, rows, sold, tells_events=tells_events, today=today))
+    found = [*liquidated, *options]
+    taken = {e.symbol for e in found} | {e.delivered_symbol for e in options}
     for symbol in holdings.symbols:
         if symbol in taken:
             continue
@@ -93,12 +100,14 @@ def explain(
 def _options(
     holdings: Holdings,
     rows: Mapping[str, Sequence[AccountEvent]],
+    sold: frozenset[str],
     *,
     tells_events: bool,
     today: date | None,
 ) -> Iterator[Explanation]:
-    """Options that ended, by underlying: their shares must be there too, to the share."""
-    for root, options in _gone_by_underlying(holdings).items():
+    """Options that ended, by underlying: their shares must be there too, to the share. Those of
+    `sold` left otherwise and bring none."""
+    for root, options in _gone_by_underlying(holdings, sold).items():
         if tells_events:
             ended = [_told(holdings, option, rows.get(option.symbol, ())) for option in options]
         else:
@@ -122,12 +131,14 @@ def _options(
                 )
 
 
-def _gone_by_underlying(holdings: Holdings) -> dict[str, list[Instrument]]:
-    """Standard options of which the broker holds less than we do."""
+def _gone_by_underlying(holdings: Holdings, sold: frozenset[str]) -> dict[str, list[Instrument]]:
+    """Standard options, but those of `sold`, of which the broker holds less than we do."""
     found: dict[str, list[Instrument]] = {}
     for symbol in holdings.symbols:
         held, ours = holdings.held.get(symbol, ZERO), holdings.owned.get(symbol, ZERO)
-        if not looks_like_option(symbol) or held * ours < 0 or abs(held) >= abs(ours):
+        if symbol in sold or not looks_like_option(symbol):
+            continue
+        if held * ours < 0 or abs(held) >= abs(ours):
             continue
         try:
             option = option_instrument(symbol)

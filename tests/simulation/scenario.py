@@ -212,7 +212,7 @@ def in_options(dice: random.Random, scenario: Scenario) -> Scenario:
     wanted = dice.random() < 0.6
     # Adjusted contracts are not read, and what happens twice in a night cannot be told apart.
     kept = tuple(m for m in scenario.mishaps if m.kind != "event" or not wanted)
-    kept = tuple(m for m in kept if m.get("what") not in ("split", "liquidation"))
+    kept = tuple(m for m in kept if m.get("what") != "split")
     if wanted:
         kept += (_option_event(dice, plans, scenario.broker),)
     return replace(

@@ -86,6 +86,26 @@ def test_rows_explain_only_what_is_exactly_theirs() -> None:
     assert told(reasons({"ABC": 200}, {PUT: -2}, row, tells=True)) == [(PUT, "expiry", True)]
 
 
+@pytest.mark.covers("R3")
+@pytest.mark.parametrize("today", [BEFORE, EXPIRY, AFTER])
+def test_liquidated_option_waits_for_no_expiry_on_its_last_day(today: date) -> None:
+    """R3: it waited for ever, its exit refused as uncovered (found by the simulation); an option
+    beside it that was assigned still needs its own shares."""
+    taken = event(KIND.LIQUIDATION, CALL, -1)
+    found = reasons({}, {CALL: 1}, taken, tells=True, today=today)
+    assert told(found) == [(CALL, "liquidation", False)]
+    rows = (taken, event(KIND.ASSIGNMENT, PUT, 1))
+    found = reasons({"ABC": 100}, {CALL: 1, PUT: -1}, *rows, tells=True, today=today)
+    assert told(found) == [(CALL, "liquidation", False), (PUT, "assignment", False)]
+
+
+def test_liquidation_row_of_another_quantity_leaves_an_option_waiting() -> None:
+    """The venue took one of two that are gone: what became of the other is still to come."""
+    row = event(KIND.LIQUIDATION, CALL, -1)
+    found = reasons({}, {CALL: 2}, row, tells=True, today=EXPIRY)
+    assert told(found) == [(CALL, "expiry", True)]
+
+
 def test_split_row_without_its_change_is_no_split() -> None:
     row = event(KIND.SPLIT, "ABC", 10)
     assert told(reasons({"ABC": 20}, {"ABC": 10}, row, tells=True)) == [("ABC", "split", False)]

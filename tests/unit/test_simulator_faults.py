@@ -302,6 +302,21 @@ def test_halt_fault_stops_and_resumes_the_symbol() -> None:
     assert placed.status is Status.FILLED
 
 
+def test_halt_fault_stops_the_legs_of_a_combo_and_the_order_is_accepted() -> None:
+    """G3: it was refused as unknown and worked all the same (found by the simulation)."""
+    venue = exchange()
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    quote(venue, "8.00", "8.10", symbol=CALL_610.symbol)
+    venue.state.faults.add({"kind": "halt", "params": {"duration_s": 30}})
+    legs = ((CALL_600, "buy", 1, "buy_to_open"), (CALL_610, "sell", 1, "sell_to_open"))
+    placed = venue.submit(combo(2, "4.20", *legs))
+    assert placed.filled == 0
+    assert venue.state.halted == (CALL_600.symbol, CALL_610.symbol)
+    advance_s(venue, 31)
+    assert placed.status is Status.FILLED
+    assert not venue.state.halted
+
+
 def test_bust_takes_position_and_cash_back() -> None:
     """D9."""
     venue = exchange()
