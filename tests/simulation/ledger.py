@@ -47,6 +47,7 @@ from ledger.records import (
     GateCode,
     GatePermit,
     GateRefused,
+    HeldLeg,
     IntentExists,
     IntentRecord,
     IntentState,
@@ -643,7 +644,7 @@ class MemoryLedger(AccountBooks):
             risk_breaker=self.breaker,
             api_breaker=self.api_breaker,
             reservations=tuple(
-                each.model_copy(update={"legs": self.trades[each.trade_id].plan.legs})
+                each.model_copy(update={"legs": self._held_legs(each.trade_id)})
                 for each in self.held()
             ),
             positions=self.positions(),
@@ -653,6 +654,10 @@ class MemoryLedger(AccountBooks):
             ),
             baseline=self.baseline,
         )
+
+    def _held_legs(self, trade_id: str) -> tuple[HeldLeg, ...]:
+        legs = self.trades[trade_id].plan.legs
+        return tuple(HeldLeg(symbol=leg.instrument.symbol, side=leg.side) for leg in legs)
 
     def held(self) -> tuple[Reservation, ...]:
         """Unreleased reservations."""

@@ -251,10 +251,13 @@ class Oracle:
             self.windows.append(window)
 
     def _on_split(self, row: Row) -> None:
-        """The same in new shares: what was filled, and how tight a stop was (R5)."""
+        """The same in new shares: what was filled, and how tight a stop was (R5).
+
+        A trade that the gate judges later knows the new prices only.
+        """
         ratio = D(row["new"]) / D(row["old"])
         for prefix, plan in self._plans.items():
-            if plan.symbol == row["symbol"]:
+            if plan.symbol == row["symbol"] and plan.trade_id in self._ledger.reservations:
                 self.ratios[prefix] = ratio
                 self.split_s = asyncio.get_running_loop().time()
                 if prefix in self.stops:
