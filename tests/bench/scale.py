@@ -54,11 +54,12 @@ TRADES = int(os.environ.get("BENCH_TRADES", "1000"))
 WEDGED = TRADES // 10
 PARKED = TRADES // 10
 HELD = TRADES - WEDGED - PARKED
-AT_ONCE = 12
+AT_ONCE = 8
 GONE_AFTER_MAX_S = 2.0
 RATIO_MAX = 1.5
 OPEN_TIMEOUT_S = 120.0
 TRIES_MAX = 5
+PAUSE_S = 10.0
 REST_TIMEOUT_S = 600.0
 WAKE_TIMEOUT_S = 600.0
 ANSWERED_S = 5.0
@@ -129,7 +130,8 @@ async def _open(stage: Stage, plans: list[TradePlan]) -> None:
     async def one(plan: TradePlan) -> None:
         async with free:
             for again in range(TRIES_MAX):
-                name = plan.trade_id if not again else f"{plan.trade_id}-{again}"
+                name = f"{plan.trade_id}-{again}" if again else plan.trade_id
+                await asyncio.sleep(PAUSE_S * again)
                 if await _opened(stage, plan.model_copy(update={"trade_id": name})):
                     return
             raise AssertionError(f"{plan.trade_id} was not filled {TRIES_MAX} times")
@@ -143,8 +145,8 @@ async def _open(stage: Stage, plans: list[TradePlan]) -> None:
 
 
 async def _opened(stage: Stage, plan: TradePlan) -> bool:
-    """False if the trade ended without an order: on a busy machine the gate's word gets too old,
-    and an entry then stays in.
+    """False if the trade ended without an order: on a busy machine the gate's word gets too old or
+    the API breaker opens, and entries then stay in for a while.
 
     Raises:
         AssertionError: it neither opened nor ended in time.

@@ -81,6 +81,7 @@ def _settings_text(account: str, installation: str) -> str:
         max_open_positions=2_000,
         quote_max_age_s="3600",  # the stage's market stands still
         batch_max_age_s="3600",
+        repeat_window_s="60",  # no strategy enters a thousand times within its window
     )
     lines = [
         "[account]",
