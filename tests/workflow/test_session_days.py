@@ -118,11 +118,11 @@ async def test_two_days_each_with_its_baseline_fresh_strategies_and_an_idle_nigh
 ) -> None:
     """G4: what the strategy sees begins anew, nobody polls overnight, the equity is taken twice."""
     monkeypatch.setattr(life, "PREPARE_DAY", timedelta(seconds=0.5))
-    begin, night = rig.exchange.now, timedelta(minutes=8)
+    begin, night = rig.exchange.now, timedelta(minutes=16)
     first = SessionDay(opens_at=begin, closes_at=begin + timedelta(minutes=3))
     opens_at = begin + timedelta(minutes=3) + night
     second = SessionDay(opens_at=opens_at, closes_at=opens_at + timedelta(minutes=3))
-    ends = (1, 2, 3, 6, 12, 13, 14)  # one bar of the night: nobody asks a strategy about it
+    ends = (1, 2, 3, 6, 20, 21, 22)  # one bar of the night: nobody asks a strategy about it
     session = await Plan(
         rig, tmp_path, bar_ends_min=ends, changes={"days": (first, second)}
     ).start()
@@ -145,7 +145,7 @@ async def test_two_days_each_with_its_baseline_fresh_strategies_and_an_idle_nigh
         if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED
     ]
     longest = max(nights_s)
-    assert longest >= 2, "one timer over the night: 8 minutes at speed 120, less the preparation"
+    assert longest >= 2, "one timer over the night: 16 minutes at speed 120, less the preparation"
     assert "session.day" in await audited(rig, session)
 
 
