@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from temporalio import activity
 
-from activities.executions import (
-    book_executions,
-    booked_fill_facts,
-    fills_of_trade,
-    fresh_fill_facts,
-)
+from activities.absence import LIST_MARGIN_S, NOT_SEEN, bar_senders, look_for
+from activities.executions import booked_fill_facts, fresh_fill_facts
 from activities.late_rows import LateRows
 from activities.making_room import cancel_entries_against
 from activities.order_facts import (
@@ -81,13 +76,11 @@ from domain.facts import (
     ReplaceRejected,
 )
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
-from domain.money import ZERO
 from domain.order import (
     BrokerOrderStatus,
     OrderIntent,
     OrderSnapshot,
     OrderType,
-    Position,
     Quote,
 )
 from domain.trade_state import HISTORY_REWOUND
@@ -105,13 +98,14 @@ GATE_AGE_MAX_S = 0.150
 REDUCING_GATE_AGE_MAX_S = 1.0
 LOOKS_MAX = 5
 READ_BACK_S = 1.0
-LIST_MARGIN_S = 60.0
 CANCELS_MORE_MAX = 2
 CANCEL_AGAIN_S = 0.2
 CANCEL_AGAIN_WITHIN_S = 1.0
 """Another cancel takes up to 4 s with its read: it must end within the step."""
 SETTLED_SOON_S = 1.2
 """A look that would come so shortly before its proof waits for it: the next is a second later."""
+UNSENT_WITHIN_S = 0.3
+"""The gate may have taken most of the step; the next order then need not count this one (I15)."""
 _UNTOUCHED = (BrokerOrderStatus.WORKING, BrokerOrderStatus.HELD)
 
 
@@ -151,6 +145,7 @@ class OrderActivities:
             answer, gate_asked_s = await self._knock(trade, intent, token, resend)
         except HoldfastError as error:
             if intent.increasing:
+                await self._book_unsent(intent, token, error)
                 return NotExecuted(code=error.code, text=error.text)
             return await self._send_without_ledger(trade, intent, replaces, token)
         services.failpoint("after_intent_row")
@@ -288,13 +283,29 @@ class OrderActivities:
     ) -> None:
         state, snapshot, code = intent_state(outcome, replaces)
         now = self._services.now()
-        try:
+
+        async def write() -> None:
             await self._services.ledger.record_answer(
                 intent.client_id, token, state, snapshot=snapshot, code=code, at=now, sent_at=now
             )
-        except HoldfastError as error:
-            # The broker has answered; the row is repaired by the next read (reconcile).
-            activity.logger.warning("answer of %s not booked: %s", intent.client_id, error.code)
+
+        # What was refused or not sent is in no read of the broker: nobody else could tell it.
+        await self._late_rows.book(intent.client_id, write)
+
+    async def _book_unsent(self, intent: OrderIntent, token: str, why: HoldfastError) -> None:
+        """The gate may have passed although its answer was lost (B3): nothing goes out on it.
+
+        Its trade goes on with the next order, so nobody would ask for this one again, and a row
+        that stays open hides from reconcile what becomes of the symbol (I10).
+        """
+        now = self._services.now()
+
+        async def write() -> None:
+            await self._services.ledger.record_answer(
+                intent.client_id, token, IntentState.NOT_SENT, code=why.code, text=why.text, at=now
+            )
+
+        await self._late_rows.book_within(UNSENT_WITHIN_S, intent.client_id, write)
 
     async def _facts_of(
         self,
@@ -679,25 +690,22 @@ class OrderActivities:
         # The doubt began after the sending, and the venue lists by market time.
         since = input.trade.clock.market(command.sent_at - timedelta(seconds=LIST_MARGIN_S))
         try:
-            # Side by side: what the order would protect may be bare while we look (I4).
-            listed, positions, _ = await asyncio.gather(
-                services.broker.orders_since(since),
-                services.broker.positions() if lists_may_lag else _nothing(),
-                book_executions(services, input.trade.trade_id),
+            evidence = await look_for(
+                services,
+                record,
+                since,
+                told_to=input.trade.trade_id,
+                lists_may_lag=lists_may_lag,
             )
-            fills = await fills_of_trade(services, input.trade.trade_id)
-            moved = lists_may_lag and await self._account_moved(input, positions)
         except HoldfastError:
             return (unknown,)
-        found = next((order for order in listed if order.client_id == client_id), None)
-        if found is not None:
+        if (found := evidence.found) is not None:
             await self._record(command.intent, None, Accepted(order=found))
             resolved = OrderResolved(
                 at=services.now(), client_id=client_id, order=found, evidence="order list"
             )
             return (resolved, *await self._fills_behind(input.trade, found))
-        is_there = record.code == "DUPLICATE" or any(fill.client_id == client_id for fill in fills)
-        if is_there or moved:
+        if not evidence.is_absent:
             return (unknown,)
         stands = await services.ledger.record_answer(
             client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=services.now()
@@ -731,22 +739,6 @@ class OrderActivities:
             return (OrderNotSent(at=now, client_id=client_id, code=code, text=record.text),)
         return None
 
-    async def _account_moved(self, input: ResolveInput, positions: Sequence[Position]) -> bool:
-        """True if the account holds anything else of the trade's symbols than was booked.
-
-        Raises:
-            LedgerDown: what was booked could not be read.
-        """
-        services, symbols = self._services, input.trade.symbols
-        held = dict.fromkeys(symbols, ZERO)
-        for position in positions:
-            if position.symbol in held:
-                held[position.symbol] += position.quantity
-        for row in await services.ledger.positions_by_trade(services.account):
-            if row.symbol in held:
-                held[row.symbol] -= row.quantity
-        return any(held.values())
-
     async def _bar_late_attempts(self, input: ResolveInput) -> tuple[IntentRecord, bool]:
         """Puts a token of ours on the row, so that no earlier attempt may still send (C8).
 
@@ -754,23 +746,15 @@ class OrderActivities:
         attempt that has not even reached its gate has no row; it finds this one taken. Was it to
         add risk, it was never sent: True. What reduces may have gone without the ledger (H5).
         """
-        ledger, intent, token = self._services.ledger, input.command.intent, attempt_token()
-        now = self._services.now()
-        record = await ledger.claim_intent(intent.client_id, token)
-        if record is not None and record.state is IntentState.SENDING:
-            record = await ledger.record_answer(
-                intent.client_id, token, IntentState.UNKNOWN, code="NOT_SEEN", at=now
-            )
+        services, intent, token = self._services, input.command.intent, attempt_token()
+        record = await bar_senders(services, intent.client_id, token)
         if record is not None:
             return record, False
-        record = await ledger.book_sent_intent(
-            intent, input.trade.owner, token, IntentState.UNKNOWN, now, code="NOT_SEEN"
+        owner, now = input.trade.owner, services.now()
+        record = await services.ledger.book_sent_intent(
+            intent, owner, token, IntentState.UNKNOWN, now, code=NOT_SEEN
         )
         return record, intent.increasing and record.attempt_token == token
-
-
-async def _nothing() -> tuple[Position, ...]:
-    return ()
 
 
 def _gate_age_max_s(intent: OrderIntent) -> float:

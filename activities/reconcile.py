@@ -24,6 +24,7 @@ from activities.recon_reading import CashRead, Statement, read_cash, read_statem
 from activities.restore import Restorer
 from activities.services import Services, attempt_token
 from activities.stream_events import StreamBooker
+from activities.stuck_intents import StuckIntents
 from domain.account import MarketClock
 from domain.base import Frozen
 from domain.errors import HoldfastError
@@ -205,6 +206,7 @@ class ReconcilePass:
         )
         self._booker = StreamBooker(services, self._doorbell)
         self._outcomes = Outcomes(services, self._doorbell)
+        self._stuck = StuckIntents(services, self._doorbell)
 
     async def _delivered(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
         await self._booker.delivered(trade_id, facts)
@@ -234,6 +236,9 @@ class ReconcilePass:
         clock = await self._services.broker.market_clock()
         await self._outcomes.tell_untold()
         await self._book_direct_orders(clock.market_now)
+        settled = await self._stuck.settle(clock.market_now)
+        if settled:
+            activity.logger.warning("reconcile closed %d orders without an answer", settled)
         statement = await self._read_statement(clock.market_now)
         first = await self._look(input, clock, statement)
         await asyncio.sleep(input.settle_s)

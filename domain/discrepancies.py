@@ -91,8 +91,9 @@ _ORDERS = (
         DiscrepancyKind.INTENT_STUCK,
         "I10",
         "order without an answer for 30 s",
-        "its trade looks for evidence; a person answers with evidence",
-        Owner.TRADE,
+        "late senders are barred, the next pass books it or proves it absent; what cannot be "
+        "proven its trade, then a person answers with evidence",
+        Owner.RECONCILE,
         settled_in=2,
     ),
 )

@@ -23,6 +23,7 @@ from domain.recon.explain import Explanation, Holdings, explain
 from domain.split_math import split_quantity
 
 EXTERNAL_OWNER = "EXTERNAL"
+STUCK_AFTER_S = 30.0
 
 
 class DiscrepancyKind(StrEnum):
@@ -115,7 +116,7 @@ class Look(Frozen):
     owned: tuple[OwnedQuantity, ...]
     positions: tuple[Position, ...]
     account_is_flat: bool = False
-    stuck_after_s: float = 30.0
+    stuck_after_s: float = STUCK_AFTER_S
     events: tuple[AccountEvent, ...] = ()
     tells_events: bool = False
     today: date | None = None

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from activities.orders import OrderActivities
 from simulator.checks import Checks
 from tests.simulation import kept
 from tests.simulation.bare import MAX_S
@@ -18,6 +19,7 @@ from tests.simulation.scenario import Scenario, stormy
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import run_scenario
 
+LEFT_BEHIND = "liquidation-behind-a-lost-commit"
 PARKED = "cancels-refused-by-a-network-that-was-away"
 HIDDEN = "protection-that-rests-listed-twelve-seconds-late"
 REJECTED = "protection-rejected-while-the-ledger-was-away"
@@ -32,6 +34,21 @@ BARE_FOR_A_MOMENT = (
 @pytest.mark.parametrize("path", kept.every(), ids=lambda path: path.stem)
 def test_kept_scenario_violates_nothing_any_more(path: Path) -> None:
     assert run_scenario(kept.read(path)).violations == ()
+
+
+@pytest.mark.parametrize("broker", ["alpaca", "tradier"])
+def test_order_left_behind_by_a_process_that_died_is_closed_by_reconcile(broker: str) -> None:
+    """I10: who knew that nothing was sent is gone; of an order, and of a change in place."""
+
+    async def died(*_given: object) -> None:
+        return None
+
+    scenario = replace(kept.read(kept.FOLDER / f"{LEFT_BEHIND}.json"), broker=broker)
+    with mock.patch.object(OrderActivities, "_book_unsent", died):
+        outcome = run_scenario(scenario)
+    assert outcome.violations == ()
+    assert outcome.happened["found/intent_stuck"] in range(1, 4)
+    assert outcome.happened["intent/PROVEN_ABSENT"] == 1
 
 
 def test_rejected_protection_is_missed_by_the_first_pass_that_can_read() -> None:

@@ -225,8 +225,8 @@ async def test_foreign_order_is_told_once_and_never_touched(desk: Desk) -> None:
     assert len(desk.rig.exchange.open_orders) == 1
 
 
-async def test_intent_stuck_is_a_question_to_its_trade(desk: Desk) -> None:
-    """I10: half a minute without an answer; its trade is asked to look for evidence."""
+async def test_intent_stuck_is_told_and_closed_by_the_next_pass(desk: Desk) -> None:
+    """I10: half a minute without an answer; its trade hears of it, the next pass has the proof."""
     rig = desk.rig
     owner = OrderOwner(
         account=rig.services.account, strategy="s", symbols=("ESX",), trade_id="nobody"
@@ -238,6 +238,9 @@ async def test_intent_stuck_is_a_question_to_its_trade(desk: Desk) -> None:
     assert await desk.alerts(KIND.INTENT_STUCK) == [AlertSeverity.CRITICAL]
     told = {(trade, fact.code) for trade, fact in desk.heard if isinstance(fact, DiscrepancyFound)}
     assert told == {("nobody", "INTENT_STUCK")}
+    settled = later + timedelta(seconds=30)
+    assert kinds(await desk.reconcile(now=lambda: settled)) == []
+    assert await rig.ledger.unresolved_intents(rig.services.account) == ()
 
 
 # --- positions -----------------------------------------------------------------------------------

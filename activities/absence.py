@@ -1,0 +1,102 @@
+"""When an order that nobody has answered for is absent: one proof for its trade and reconcile.
+
+Whoever may still send it is barred first, by a token on its row (C8). What he sent until then
+arrives meanwhile; after that, absence from look-up, order list and executions is proof (C5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from activities.executions import book_executions, fills_of_trade
+from activities.services import Services
+from domain.money import ZERO
+from domain.order import OrderSnapshot, Position
+from ledger.records import IntentRecord, IntentState
+
+LIST_MARGIN_S = 60.0
+NOT_SEEN = "NOT_SEEN"
+DUPLICATE = "DUPLICATE"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What list and executions say of an order: found, absent, or neither."""
+
+    found: OrderSnapshot | None = None
+    is_absent: bool = False
+
+
+async def bar_senders(services: Services, client_id: str, token: str) -> IntentRecord | None:
+    """Puts `token` on an open row, so that no earlier attempt may still send; None: no such row.
+
+    `answered_at` of a row that was `sending` is from then on the moment of the barring.
+    """
+    record = await services.ledger.claim_intent(client_id, token)
+    if record is not None and record.state is IntentState.SENDING:
+        record = await services.ledger.record_answer(
+            client_id, token, IntentState.UNKNOWN, code=NOT_SEEN, at=services.now()
+        )
+    return record
+
+
+async def look_for(
+    services: Services,
+    record: IntentRecord,
+    since: datetime,
+    *,
+    told_to: str | None = None,
+    lists_may_lag: bool = False,
+) -> Evidence:
+    """Broker evidence about an order that the look-up does not show, after the settle window.
+
+    Never absent is an id that the venue has called a duplicate: it has the order. An order that
+    only the list shows is found. Where lists may lag still, the account must hold what was booked:
+    a hidden exit that fills shows there.
+
+    Args:
+        since: market instant from before the sending.
+        told_to: the trade that gets its fresh executions in the caller's answer.
+
+    Raises:
+        HoldfastError: one of them could not be read; nothing is known.
+    """
+    client_id, owner = record.intent.client_id, record.owner
+    # Side by side: what the order would protect may be bare while we look (I4).
+    listed, positions, _ = await asyncio.gather(
+        services.broker.orders_since(since),
+        services.broker.positions() if lists_may_lag else _nothing(),
+        book_executions(services, told_to),
+    )
+    fills = await fills_of_trade(services, owner.trade_id)
+    moved = lists_may_lag and await _account_moved(services, owner.symbols, positions)
+    found = next((order for order in listed if order.client_id == client_id), None)
+    if found is not None:
+        return Evidence(found=found)
+    is_there = record.code == DUPLICATE or any(fill.client_id == client_id for fill in fills)
+    return Evidence(is_absent=not is_there and not moved)
+
+
+async def _nothing() -> tuple[Position, ...]:
+    return ()
+
+
+async def _account_moved(
+    services: Services, symbols: Sequence[str], positions: Sequence[Position]
+) -> bool:
+    """True if the account holds anything else of these symbols than was booked.
+
+    Raises:
+        LedgerDown: what was booked could not be read.
+    """
+    held = dict.fromkeys(symbols, ZERO)
+    for position in positions:
+        if position.symbol in held:
+            held[position.symbol] += position.quantity
+    for row in await services.ledger.positions_by_trade(services.account):
+        if row.symbol in held:
+            held[row.symbol] -= row.quantity
+    return any(held.values())
