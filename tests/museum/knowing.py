@@ -6,8 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from activities import executions, reads, stream_events
-from activities import orders as order_lane
+from activities import absence, executions, reads, stream_events
 from activities.services import Services
 from activities.stream_events import StreamBooker
 from domain import fold, fold_fills, fold_orders
@@ -137,7 +136,7 @@ def only_the_stream_tells_fills() -> Plant:
         (StreamBooker, "compare", _hears_nothing),
         (executions, "book_executions", _books_nothing),
         (reads, "book_executions", _books_nothing),
-        (order_lane, "book_executions", _books_nothing),
+        (absence, "book_executions", _books_nothing),
         (stream_events, "book_executions", _books_nothing),
         (ts, "missing_fills", lambda state: ()),
     )

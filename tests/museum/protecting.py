@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from activities import orders as order_lane
+from activities import order_sending, orders
 from domain import fold, leaving, protecting, protection, steps, walk
 from domain import trade_state as ts
 from domain.commands import Command, Urgency
@@ -117,7 +117,7 @@ def _sells_again(state: TradeState, now: datetime, busy: Collection[str]) -> Ste
 def close_is_sent_until_seen() -> Plant:
     """While the position is shown, its close is sent again, beside the one that works."""
     return planted(
-        (steps, "get_out", _sells_again), (order_lane, "why_not_reducing", _always_reducing)
+        (steps, "get_out", _sells_again), (order_sending, "why_not_reducing", _always_reducing)
     )
 
 
@@ -186,7 +186,7 @@ def walk_forgets_partial_fills() -> Plant:
         (walk, "_may_step", always),
         (walk, "_partial_is_over", lambda state, now: False),
         (walk, "overfill_possible", lambda state: False),
-        (order_lane, "why_not_step", lambda *_: ""),
+        (orders, "why_not_step", lambda *_: ""),
     )
 
 

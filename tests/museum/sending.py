@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from activities.orders import OrderActivities
+from activities.order_answers import OrderAnswers
+from activities.order_resolving import OrderResolver
 from brokers.alpaca.client import AlpacaBroker
 from brokers.port import (
     Duplicate,
@@ -27,12 +28,12 @@ from tests.simulation import ledger as memory
 
 _place = AlpacaBroker.place
 _tradier_place = TradierBroker.place
-_facts_of = OrderActivities._facts_of
+_facts_of = OrderAnswers.facts_of
 _next_key = TradeState.next_key
 
 
 async def _timeout_is_failure(
-    self: OrderActivities, trade: Any, intent: OrderIntent, outcome: PlaceOutcome | OrderSnapshot
+    self: OrderAnswers, trade: Any, intent: OrderIntent, outcome: PlaceOutcome | OrderSnapshot
 ) -> tuple[Fact, ...]:
     if isinstance(outcome, UnknownOutcome):
         outcome = NotExecuted(code="NOT_CONNECTED", text=outcome.reason)
@@ -41,7 +42,7 @@ async def _timeout_is_failure(
 
 def timeout_is_failure() -> Plant:
     """No answer counts as "was not sent"; the trade asks again with the next number."""
-    return planted((OrderActivities, "_facts_of", _timeout_is_failure))
+    return planted((OrderAnswers, "facts_of", _timeout_is_failure))
 
 
 async def _retry_with_new_id(self: AlpacaBroker, intent: OrderIntent) -> PlaceOutcome:
@@ -76,7 +77,7 @@ def resends_where_ids_are_labels() -> Plant:
     return planted((tradier_mapping, "TRADIER_CAPABILITIES", believed))
 
 
-async def _absent_at_first_look(self: OrderActivities, input: Any) -> tuple[Fact, ...]:
+async def _absent_at_first_look(self: OrderResolver, input: Any) -> tuple[Fact, ...]:
     services, client_id = self._services, input.command.intent.client_id
     await services.ledger.record_answer(
         client_id, None, IntentState.NOT_SENT, code="PROVEN_ABSENT", at=services.now()
@@ -88,7 +89,7 @@ async def _absent_at_first_look(self: OrderActivities, input: Any) -> tuple[Fact
 
 def not_found_is_absent() -> Plant:
     """The first look-up that does not find an order proves that there is none."""
-    return planted((OrderActivities, "_prove_absent", _absent_at_first_look))
+    return planted((OrderResolver, "_prove_absent", _absent_at_first_look))
 
 
 async def _duplicate_is_rejection(self: AlpacaBroker, intent: OrderIntent) -> PlaceOutcome:

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from activities.orders import OrderActivities
+from activities.order_sending import OrderSender
 from simulator.checks import Checks
 from tests.simulation import kept
 from tests.simulation.bare import MAX_S
@@ -44,7 +44,7 @@ def test_order_left_behind_by_a_process_that_died_is_closed_by_reconcile(broker:
         return None
 
     scenario = replace(kept.read(kept.FOLDER / f"{LEFT_BEHIND}.json"), broker=broker)
-    with mock.patch.object(OrderActivities, "_book_unsent", died):
+    with mock.patch.object(OrderSender, "_book_unsent", died):
         outcome = run_scenario(scenario)
     assert outcome.violations == ()
     assert outcome.happened["found/intent_stuck"] in range(1, 4)

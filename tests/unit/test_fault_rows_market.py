@@ -9,8 +9,9 @@ from decimal import Decimal
 
 import pytest
 
+from activities.order_answers import READ_BACK_S
 from activities.order_facts import why_not_quoted, why_not_restricted
-from activities.orders import GATE_AGE_MAX_S, READ_BACK_S
+from activities.order_sending import GATE_AGE_MAX_S
 from activities.services import Services
 from brokers.errors import retry_after_s
 from domain import trade_state as ts
