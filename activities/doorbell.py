@@ -2,7 +2,9 @@
 
 At about 1,000 signals a second one run went mute for ten seconds and the server refused signals.
 So each sender has at most one signal in flight per trade, facts that arrive meanwhile travel
-together in the next one, and a trade hears at most 20 signals a second.
+together in the next one, and a trade hears at most 20 signals a second. News for every trade at
+once (trading hours, a restart) goes out a few at a time: 230 signals at once all ran into their
+time limit, were sent again and again, and starved the workers of what had to act.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 
 from temporalio import activity
@@ -17,7 +20,15 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain.errors import HoldfastError, Transient
-from domain.facts import ENVELOPE_FACTS_MAX, DiscrepancyFound, Fact, FactEnvelope
+from domain.facts import (
+    ENVELOPE_FACTS_MAX,
+    DiscrepancyFound,
+    Fact,
+    FactEnvelope,
+    SessionChanged,
+    TradingHalted,
+    TradingResumed,
+)
 from domain.ids import trade_workflow_id
 
 FACTS_SIGNAL = "facts"
@@ -27,6 +38,10 @@ SIGNAL_INTERVAL_S = 0.05
 # trade one workflow task instead of two.
 GATHER_S = 0.03
 SIGNAL_TIMEOUT = timedelta(seconds=3)
+SIGNALS_AT_ONCE = 16
+NEWS_AT_ONCE = 8
+NEWS = (SessionChanged, TradingHalted, TradingResumed)
+"""What every trade hears at once; it leaves room for what one trade must act on (I4)."""
 WAITING_FACTS_MAX = 1_024
 BACKOFF_S_MAX = 2.0
 CLOSE_GRACE_S = 1.0
@@ -84,6 +99,8 @@ class Doorbell:
         self._on_closed = on_closed
         self._waiting: dict[tuple[str, str], list[Fact]] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._free = asyncio.Semaphore(SIGNALS_AT_ONCE)
+        self._free_for_news = asyncio.Semaphore(NEWS_AT_ONCE)
 
     def ring(self, trade_id: str, *facts: Fact, signal: str = FACTS_SIGNAL) -> None:
         """Queues the facts for the trade and returns at once."""
@@ -115,15 +132,13 @@ class Doorbell:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _tell(self, key: tuple[str, str]) -> None:
-        trade_id, signal = key
+        trade_id, _ = key
         failures = 0
         try:
             await asyncio.sleep(GATHER_S)
             while waiting := self._waiting[key]:
-                batch = tuple(waiting[:ENVELOPE_FACTS_MAX])
-                envelope = FactEnvelope.of(*batch, sender=self._sender)
                 try:
-                    is_open = await self._send(trade_id, signal, envelope)
+                    batch, is_open = await self._in_turn(key)
                 except HoldfastError as error:
                     failures += 1
                     activity.logger.warning("doorbell of %s: %s", trade_id, error)
@@ -138,6 +153,15 @@ class Doorbell:
             del self._tasks[key]
             if not self._waiting[key]:
                 del self._waiting[key]
+
+    async def _in_turn(self, key: tuple[str, str]) -> tuple[tuple[Fact, ...], bool]:
+        """Sends what waits by then; answers it and whether the trade has an open workflow."""
+        trade_id, signal = key
+        is_news = all(isinstance(fact, NEWS) for fact in self._waiting[key])
+        async with self._free_for_news if is_news else nullcontext(), self._free:
+            batch = tuple(self._waiting[key][:ENVELOPE_FACTS_MAX])
+            envelope = FactEnvelope.of(*batch, sender=self._sender)
+            return batch, await self._send(trade_id, signal, envelope)
 
     async def _after(self, trade_id: str, batch: tuple[Fact, ...], is_open: bool) -> None:
         try:

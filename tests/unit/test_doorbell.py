@@ -8,9 +8,15 @@ from itertools import pairwise
 
 import pytest
 
-from activities.doorbell import SIGNAL_INTERVAL_S, WAITING_FACTS_MAX, Doorbell
+from activities.doorbell import (
+    NEWS_AT_ONCE,
+    SIGNAL_INTERVAL_S,
+    SIGNALS_AT_ONCE,
+    WAITING_FACTS_MAX,
+    Doorbell,
+)
 from domain.errors import Transient
-from domain.facts import DeadlinePassed, DiscrepancyFound, Fact, FactEnvelope
+from domain.facts import DeadlinePassed, DiscrepancyFound, Fact, FactEnvelope, SessionChanged
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
 
@@ -134,3 +140,26 @@ async def test_overflow_becomes_one_fact_that_makes_the_trade_look() -> None:
     last = wire.sent[-1][2][-1]
     assert isinstance(last, DiscrepancyFound)
     assert last.code == "DOORBELL_FULL"
+
+
+async def test_news_for_every_trade_goes_out_a_few_at_a_time_and_a_fact_of_one_overtakes_it() -> (
+    None
+):
+    """F5: a thousand signals at once all ran into their time limit, and were sent again."""
+    wire = Recorder()
+    wire.gate.clear()
+    doorbell = bell(wire)
+    hours = SessionChanged(at=NOW, is_open=True, next_open=None, next_close=None)
+    for number in range(100):
+        doorbell.ring(f"t{number}", hours)
+    await wire.until_in_flight(NEWS_AT_ONCE)
+    for number in range(100):
+        doorbell.ring(f"f{number}", fact(number))
+    await wire.until_in_flight(SIGNALS_AT_ONCE - NEWS_AT_ONCE)
+    wire.gate.set()
+    await doorbell.drain()
+    assert wire.in_flight_max == SIGNALS_AT_ONCE
+    assert len(wire.sent) == 200
+    first = [facts for _, _, facts in wire.sent[:SIGNALS_AT_ONCE]]
+    news = sum(isinstance(one, SessionChanged) for facts in first for one in facts)
+    assert news == NEWS_AT_ONCE
