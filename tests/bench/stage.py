@@ -24,6 +24,7 @@ from domain.instrument import Instrument
 from domain.messages import TradeInput, TradeResult
 from domain.plan import TradePlan
 from observability.build import build_id, repository_root
+from simulator.clock import SimClock
 from simulator.config import ExchangeConfig, Listing
 from simulator.exchange import Exchange
 from simulator.journal import Journal
@@ -68,8 +69,10 @@ async def running_stage(
     await prepare_account(servers.ledger, account)
     config = servers.folder / f"{account}.toml"
     await asyncio.to_thread(config.write_text, _settings_text(account, installation))
-    async with SimulatorServer(exchange) as server:
-        clock = ClockMap(wall0=datetime.now(UTC), market0=exchange.now)
+    # Market time runs like the wall's: with it standing still every order would have been submitted
+    # at the same instant, and no venue's order list can be paged by that.
+    async with SimulatorServer(exchange, SimClock(exchange.now, speed=Decimal(1))) as server:
+        clock = ClockMap(wall0=server.clock.wall0, market0=server.clock.market0)
         book = TradeBook(account, clock)
         yield Stage(servers, exchange, journal, server, book, installation, config)
 
@@ -79,7 +82,7 @@ def _settings_text(account: str, installation: str) -> str:
         max_total_notional="10000000",
         max_messages_per_minute=100_000,
         max_open_positions=2_000,
-        quote_max_age_s="3600",  # the stage's market stands still
+        quote_max_age_s="3600",  # the stage shows a quote only when it moves
         batch_max_age_s="3600",
         repeat_window_s="60",  # no strategy enters a thousand times within its window
     )

@@ -95,13 +95,12 @@ def _quote(stage: Stage, mid: Decimal) -> None:
 
 
 async def _market(stage: Stage, chance: random.Random, end: float) -> None:
-    """Swings far enough that targets and stops are hit; market seconds run like the wall's."""
+    """Swings far enough that targets and stops are hit."""
     mid = BASE
     while time.monotonic() < end:
         step = Decimal(chance.choice(("-0.4", "-0.2", "0.2", "0.4")))
         mid = min(max(mid + step, BASE - SWING), BASE + SWING)
         _quote(stage, mid)
-        stage.server.step_s(1)
         await asyncio.sleep(1)
 
 
@@ -175,7 +174,6 @@ async def _calm(stage: Stage, connection: asyncpg.Connection) -> int:
     while (left := await _open(connection)) and time.monotonic() < until:
         for mid in (BASE, BASE + SWING * 2, BASE - SWING * 2):
             _quote(stage, mid)
-            stage.server.step_s(1)
             await asyncio.sleep(1)
     return left
 
