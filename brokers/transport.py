@@ -10,8 +10,8 @@ import asyncio
 import json
 import ssl
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -141,6 +141,9 @@ class HttpTransport:
         self._watch = watch
         size = POOL_SIZE_RESERVED if reserved else POOL_SIZE
         self._timeout_s = timeout_s
+        self._in_flight: set[asyncio.Timeout] = set()
+        self._quiet = asyncio.Event()
+        self._closed = False
         self._client = httpx.AsyncClient(
             base_url=base_url,
             headers=dict(headers),
@@ -168,7 +171,7 @@ class HttpTransport:
         """Makes exactly one attempt; `body` goes out as JSON, `form` URL-encoded.
 
         Raises:
-            NotSent: no connection was made.
+            NotSent: no connection was made, or the transport is closed.
             Lost: anything else without a complete answer, the deadline included.
         """
         with self._watch(method, path) as say:
@@ -191,19 +194,23 @@ class HttpTransport:
         body: object,
         form: Mapping[str, str] | None,
     ) -> Reply:
+        if self._closed:
+            raise NotSent("the transport was closed before anything was sent")
         headers, content = _encoded(body, form)
         request = self._client.build_request(
             method, path, params=params, content=content, headers=headers
         )
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(request)
+            async with asyncio.timeout(self._timeout_s) as limit:
+                with self._counted(limit):
+                    return await self._exchange(request)
         except _NOT_SENT as error:
             raise NotSent(f"{type(error).__name__} before anything was sent") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise Lost(f"{type(error).__name__} after {method} was sent") from error
         except TimeoutError as error:
-            raise Lost(f"no answer to {method} within {self._timeout_s} s") from error
+            until = "before the close" if self._closed else f"within {self._timeout_s} s"
+            raise Lost(f"no answer to {method} {until}") from error
         except OSError as error:
             raise Lost(f"{type(error).__name__} after {method} was sent") from error
 
@@ -220,6 +227,28 @@ class HttpTransport:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(response.status_code, headers, bytes(content))
 
+    @contextmanager
+    def _counted(self, limit: asyncio.Timeout) -> Iterator[None]:
+        self._in_flight.add(limit)
+        try:
+            yield
+        finally:
+            self._in_flight.discard(limit)
+            if not self._in_flight:
+                self._quiet.set()
+
     async def aclose(self) -> None:
-        """Closes the pool. Calls in flight end as lost."""
+        """Ends the calls in flight as lost, then closes the pool.
+
+        In this order: a call that is still connecting would keep its connection for ever, because
+        the pool that is closed no longer knows it.
+        """
+        self._closed = True
+        if self._in_flight:
+            self._quiet.clear()
+            now_s = asyncio.get_running_loop().time()
+            for limit in self._in_flight:
+                if not limit.expired():
+                    limit.reschedule(now_s)
+            await self._quiet.wait()
         await self._client.aclose()

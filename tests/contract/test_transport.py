@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -174,6 +176,33 @@ async def test_reserved_pool_answers_while_the_ordinary_one_hangs(
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     # Two calls had a connection and were lost; two never got one and were provably not sent.
     assert all(isinstance(outcome, NotSent | Lost) for outcome in outcomes)
+
+
+async def test_close_ends_a_call_in_flight_and_leaves_no_connection() -> None:
+    """Wherever the call is: a connection that is made after the close belongs to nobody."""
+    venue = Venue(GOOD, pause_s=60)
+    async with serving(venue) as url:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for turns in range(1, 25):
+                http = HttpTransport(url, headers={}, timeout_s=60)
+                call = asyncio.create_task(http.send("GET", "/v2/account"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await http.aclose()
+                with pytest.raises((Lost, NotSent)):
+                    await call
+            gc.collect()
+    assert [str(each.message) for each in told] == []
+
+
+async def test_call_after_the_close_is_provably_not_sent() -> None:
+    venue = Venue(GOOD)
+    async with serving(venue) as url, door(url) as http:
+        await http.aclose()
+        with pytest.raises(NotSent):
+            await http.send("GET", "/v2/account")
+    assert venue.requests == 0
 
 
 def test_json_numbers_never_pass_through_a_float() -> None:
