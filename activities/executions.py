@@ -10,7 +10,7 @@ from domain.facts import Fact, FillCorrected, FillReported
 from domain.ids import parse_client_order_id
 from domain.order import Fill, OrderSnapshot
 from domain.sums import sums_of
-from ledger.records import FeeRecord, FillBooking
+from ledger.records import FeeRecord
 
 PAGES_MAX = 50
 
@@ -35,10 +35,7 @@ async def book_executions(services: Services, told_to: str | None = None) -> tup
     for _ in range(PAGES_MAX):
         page = await services.broker.executions_since(cursor)
         if page.fills:
-            booked = await services.ledger.record_fills(
-                services.account, page.fills, told_to=told_to
-            )
-            await _find_owners(services, page.fills, booked, told_to)
+            await _book_page(services, page.fills, told_to)
             read += page.fills
         for problem in page.problems:
             # The cursor moves past an unreadable row, so it must be on record (I2).
@@ -81,27 +78,41 @@ async def book_shown(services: Services, orders: Iterable[OrderSnapshot], told_t
         await services.ledger.record_fills(services.account, shown, told_to=told_to)
 
 
-async def _find_owners(
-    services: Services,
-    fills: Sequence[Fill],
-    booked: Sequence[FillBooking],
-    told_to: str | None,
-) -> None:
-    """Asks the broker whose order a fill of nobody is: it may be ours without a row here.
+async def _book_page(services: Services, fills: Sequence[Fill], told_to: str | None) -> None:
+    """Books the fills; of one that nobody of ours owns the broker tells first whose order it is.
 
-    A flatten past the ledger leaves such orders. Believed to be foreign, what it sold would be
-    sold a second time by the trade (I4, K8). What is linked by now, by us or by an answer that
-    came beside us, is booked again under its trade.
+    It may be ours without a link here: its answer is on its way, or a flatten past the ledger sent
+    it. Booked as foreign meanwhile it would freeze its symbol for the entries of other trades, and
+    what a flatten sold would be sold a second time by the trade (I4, I20, K8). What the broker
+    does not tell now is foreign until it does.
     """
+    booked = await services.ledger.record_fills(
+        services.account, fills, told_to=told_to, only_owned=True
+    )
     pairs = zip(fills, booked, strict=True)
     lonely = [fill for fill, booking in pairs if booking.trade_id is None]
+    if not lonely:
+        return
+    names: dict[str, str] = {}
+    try:
+        await _find_names(services, lonely, names)
+    finally:
+        named = [
+            fill.model_copy(update={"client_id": names.get(fill.broker_order_id, fill.client_id)})
+            for fill in lonely
+        ]
+        await services.ledger.record_fills(services.account, named, told_to=told_to)
+
+
+async def _find_names(services: Services, lonely: Sequence[Fill], names: dict[str, str]) -> None:
+    """Puts our id of each order of these fills into `names`, and the order into the ledger."""
     for broker_order_id in dict.fromkeys(fill.broker_order_id for fill in lonely):
         order = await services.broker.order(broker_order_id)
-        parts = parse_client_order_id((order.client_id if order else None) or "")
+        client_id = (order.client_id if order else None) or ""
+        parts = parse_client_order_id(client_id)
         if order is not None and parts is not None and parts.installation == services.installation:
+            names[broker_order_id] = client_id
             await services.ledger.record_snapshot(services.account, order)
-    if lonely:
-        await services.ledger.record_fills(services.account, lonely, told_to=told_to)
 
 
 async def fills_of_trade(services: Services, trade_id: str) -> tuple[Fill, ...]:

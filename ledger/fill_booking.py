@@ -35,9 +35,15 @@ async def book(
     fill: Fill,
     reverses: str | None = None,
     told_to: str | None = None,
+    only_owned: bool = False,
 ) -> FillBooking:
-    """One row, once for ever; what the venue took back before it came is reversed at once."""
+    """One row, once for ever; what the venue took back before it came is reversed at once.
+
+    With `only_owned` what nobody of ours owns yet is answered without a row.
+    """
     owner = await owner_of_order(connection, account, fill.client_id, (fill.broker_order_id,))
+    if only_owned and owner.trade_id is None:
+        return FillBooking(fill_key=fill.fill_key, is_new=True, trade_id=None)
     told = owner.trade_id is not None and owner.trade_id == told_to
     columns = fill_columns(broker, account, fill)
     columns |= {"trade_id": owner.trade_id, "reverses": reverses, "told": told}

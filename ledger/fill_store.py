@@ -64,7 +64,12 @@ class FillStore(LedgerConnection):
         return (await self.record_fills(account, (fill,)))[0]
 
     async def record_fills(
-        self, account: str, many: Sequence[Fill], *, told_to: str | None = None
+        self,
+        account: str,
+        many: Sequence[Fill],
+        *,
+        told_to: str | None = None,
+        only_owned: bool = False,
     ) -> tuple[FillBooking, ...]:
         """Books executions in one transaction, all or none, each once for ever.
 
@@ -75,7 +80,8 @@ class FillStore(LedgerConnection):
         one it is stored with trade None, counts as EXTERNAL and is attributed when the link
         arrives or it is read again: the two may have crossed. `told_to` is the trade that gets
         the fills as the caller's own answer; every other trade's stay untold until
-        `mark_fills_told`.
+        `mark_fills_told`. With `only_owned` a new execution of nobody is answered and not booked:
+        the caller asks the broker whose it is, and books it then.
 
         Raises:
             Refused: `ACCOUNT_UNKNOWN`.
@@ -88,7 +94,9 @@ class FillStore(LedgerConnection):
                 if fill.is_sum
                 else await known_fill(connection, known[fill.fill_key], fill, told_to)
                 if fill.fill_key in known
-                else await book(connection, broker, account, fill, told_to=told_to)
+                else await book(
+                    connection, broker, account, fill, told_to=told_to, only_owned=only_owned
+                )
                 for fill in many
             ]
         return tuple(booked)

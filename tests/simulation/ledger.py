@@ -442,15 +442,27 @@ class MemoryLedger(AccountBooks):
         return (await self.record_fills(account, (fill,)))[0]
 
     async def record_fills(
-        self, account: str, many: Sequence[Fill], *, told_to: str | None = None
+        self,
+        account: str,
+        many: Sequence[Fill],
+        *,
+        told_to: str | None = None,
+        only_owned: bool = False,
     ) -> tuple[FillBooking, ...]:
         return tuple(
-            self._book_sum(fill, told_to) if fill.is_sum else self._book(fill, told_to)
+            self._book_sum(fill, told_to)
+            if fill.is_sum
+            else self._book(fill, told_to, only_owned=only_owned)
             for fill in many
         )
 
     def _book(
-        self, fill: Fill, told_to: str | None = None, reverses: str | None = None
+        self,
+        fill: Fill,
+        told_to: str | None = None,
+        reverses: str | None = None,
+        *,
+        only_owned: bool = False,
     ) -> FillBooking:
         key = fill.fill_key
         known = self.fills.get(key)
@@ -468,6 +480,8 @@ class MemoryLedger(AccountBooks):
                 told=key in self.told,
             )
         owner = self._owner_of(fill.client_id, (fill.broker_order_id,))
+        if only_owned and owner.trade_id is None:
+            return FillBooking(fill_key=key, is_new=True, trade_id=None)
         told = owner.trade_id is not None and owner.trade_id == told_to
         self.fills[key] = FillRecord(
             fill=fill,
