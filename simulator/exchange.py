@@ -480,14 +480,8 @@ class Exchange:
         if rule is not None:
             quantity = min(rule.number("quantity") or order.remaining, order.remaining)
             self.state.schedule(
-                rule.seconds("delay_s", 1.0), lambda: self._fill_late(order, quantity)
+                rule.seconds("delay_s", 1.0), lambda: self.matcher.fill_late(order, quantity)
             )
-
-    def _fill_late(self, order: SimOrder, quantity: Decimal) -> None:
-        """The venue had traded before the cancel reached it (D9)."""
-        price = order.limit_price or self.state.books[order.symbol].touch(order.side)
-        if price is not None and quantity > 0:
-            self.lifecycle.fill(order, quantity, price)
 
     def _replace_later(self, old: SimOrder, new: SimOrder, filled: Decimal) -> None:
         """After the venue's latency: what the old order has filled meanwhile counts too (D2).

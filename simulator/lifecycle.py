@@ -90,19 +90,16 @@ class Lifecycle:
 
     def fill_combo(self, order: SimOrder, units: Decimal, prices: dict[str, Decimal]) -> None:
         """Books whole units of a combo, each leg at its own price."""
-        net = sum((prices[leg.symbol] * leg.ratio * leg.side.sign for leg in order.legs), ZERO)
-        order.book_fill(units, net)
-        done = order.remaining == 0
+        late = order.is_done
+        net = order.net_at(prices)
         for leg in order.legs:
             leg.book_fill(units * leg.ratio, prices[leg.symbol])
-            if done:
-                self._finish(leg, Status.FILLED)
-            else:
-                self._set(leg, Status.PARTIALLY_FILLED)
-        if done:
-            self._finish(order, Status.FILLED)
-        else:
-            self._set(order, Status.PARTIALLY_FILLED)
+        order.book_fill(units, net)
+        for member in (*order.legs, order):
+            if order.remaining == 0:
+                self._finish(member, Status.FILLED)
+            elif not late:
+                self._set(member, Status.PARTIALLY_FILLED)
         for leg in order.legs:
             self._execute(leg, units * leg.ratio, prices[leg.symbol])
         self._tell_units(order, units, net)
@@ -116,7 +113,7 @@ class Lifecycle:
             net_price=net,
             cumulative=order.filled,
         )
-        event = "fill" if order.is_done else "partial_fill"
+        event = "fill" if order.remaining == 0 else "partial_fill"
         self._tell(event, order, price=net, quantity=units)
 
     def fill_leg(self, leg: SimOrder, quantity: Decimal, price: Decimal) -> None:

@@ -159,6 +159,19 @@ class Matcher:
         if is_immediate(order) and not order.is_done:
             self._lifecycle.cancel(order, "immediate or cancel")
 
+    def fill_late(self, order: SimOrder, quantity: Decimal) -> None:
+        """The venue had traded before a cancel reached it (D9); nothing where it has no price."""
+        if quantity <= 0:
+            return
+        if order.legs:
+            prices = self._late_prices(order)
+            if prices is not None:
+                self._lifecycle.fill_combo(order, quantity, prices)
+            return
+        price = order.limit_price or self._state.books[order.symbol].touch(order.side)
+        if price is not None:
+            self._lifecycle.fill(order, quantity, price)
+
     # --- private ------------------------------------------------------------------------------
 
     def _interest(self, symbol: str) -> Interest:
@@ -299,7 +312,7 @@ class Matcher:
                 return False
             prices[leg.symbol] = touch
             units = min(units, book.left(leg.side) // leg.ratio)
-        net = sum((prices[leg.symbol] * leg.ratio * leg.side.sign for leg in order.legs), ZERO)
+        net = order.net_at(prices)
         if order.kind is Kind.LIMIT and order.limit_price is not None and net > order.limit_price:
             return False
         units = self._allowed(order, units)
@@ -309,6 +322,24 @@ class Matcher:
             self._state.books[leg.symbol].take(leg.side, units * leg.ratio)
         self._lifecycle.fill_combo(order, units, prices)
         return True
+
+    def _late_prices(self, order: SimOrder) -> dict[str, Decimal] | None:
+        """What the legs of a combo traded at; the dearest makes up what the net limit was better.
+
+        None where a leg has no price, or has traded alone: it is whole units or nothing.
+        """
+        prices: dict[str, Decimal] = {}
+        for leg in order.legs:
+            touch = self._state.books[leg.symbol].touch(leg.side)
+            if touch is None or leg.filled != order.filled * leg.ratio:
+                return None
+            prices[leg.symbol] = touch
+        if order.limit_price is None:
+            return prices
+        better = order.limit_price - order.net_at(prices)
+        dearest = max(order.legs, key=lambda leg: prices[leg.symbol])
+        prices[dearest.symbol] += divide(better * dearest.side.sign, Decimal(dearest.ratio))
+        return prices if prices[dearest.symbol] > 0 else None
 
     def _print_through(self, book: Book, price: Decimal, size: Decimal) -> None:
         """A trade beyond a resting limit means that limit was traded first."""

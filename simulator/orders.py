@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -211,6 +212,10 @@ class SimOrder:
     @property
     def waits_for_trigger(self) -> bool:
         return self.kind in (Kind.STOP, Kind.STOP_LIMIT) and not self.is_triggered
+
+    def net_at(self, prices: Mapping[str, Decimal]) -> Decimal:
+        """The net price of one unit of a combo whose legs trade at these prices; debit > 0."""
+        return sum((prices[leg.symbol] * leg.ratio * leg.side.sign for leg in self.legs), ZERO)
 
     def book_fill(self, quantity: Decimal, price: Decimal) -> None:
         """Adds a fill to quantity and average price."""

@@ -15,8 +15,9 @@ import pytest_asyncio
 from simulator.app import AlpacaFace, build_app
 from simulator.clock import SimClock
 from simulator.config import ApiKey
+from simulator.exchange import Exchange
 from simulator.faults import FaultBoard, FaultKind
-from simulator.orders import ReplaceRequest, Status
+from simulator.orders import ReplaceRequest, SimOrder, Status
 from simulator.refusals import Refusal
 from simulator.server import SimulatorServer
 from tests.unit.simulator_rig import (
@@ -249,6 +250,48 @@ def test_late_fill_arrives_after_the_cancel_was_confirmed() -> None:
     advance_s(venue, 3)
     assert (placed.status, placed.filled) == (Status.CANCELED, D(4))
     assert venue.state.account.quantity(SYMBOL) == 4
+
+
+def combo_at_rest(venue: Exchange) -> SimOrder:
+    """Two units of a debit spread whose net of 4.00 the market does not show."""
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    quote(venue, "8.00", "8.10", symbol=CALL_610.symbol)
+    legs = ((CALL_600, "buy", 1, "buy_to_open"), (CALL_610, "sell", 1, "sell_to_open"))
+    placed = venue.submit(combo(2, "4.00", *legs))
+    assert placed.filled == 0
+    return placed
+
+
+@pytest.mark.parametrize(
+    ("units", "status", "on_leg"),
+    [("2", Status.FILLED, Status.FILLED), ("1", Status.CANCELED, Status.CANCELED)],
+)
+def test_late_fill_of_a_combo_fills_its_legs_at_the_limit_and_revives_nothing(
+    units: str, status: Status, on_leg: Status
+) -> None:
+    """D9: only legs trade, the combo has no symbol of its own."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "late_fill", "params": {"delay_s": 2, "quantity": units}})
+    placed = combo_at_rest(venue)
+    venue.cancel(placed.id)
+    advance_s(venue, 3)
+    assert (placed.status, placed.filled, placed.average_price) == (status, D(units), D("4.00"))
+    assert [(leg.status, leg.filled) for leg in placed.legs] == [(on_leg, D(units))] * 2
+    held = [venue.state.account.quantity(leg.symbol) for leg in placed.legs]
+    assert held == [D(units), -D(units)]
+    assert venue.state.account.cash == D(100_000) - D(units) * 400
+    assert venue.open_orders == []
+
+
+def test_late_fill_leaves_a_combo_alone_whose_leg_is_ahead() -> None:
+    """GT7: as in the market, it is whole units or none."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "late_fill", "params": {"delay_s": 2}})
+    placed = combo_at_rest(venue)
+    venue.lifecycle.fill_leg(placed.legs[0], D(1), D("12.00"))
+    venue.cancel(placed.id)
+    advance_s(venue, 3)
+    assert [leg.filled for leg in placed.legs] == [D(1), D(0)]
 
 
 def test_lost_cancel_leaves_the_order_working() -> None:
