@@ -7,11 +7,12 @@ exchange wrote down; neither looks at the other (architecture §9).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.ids import Purpose
 from domain.money import ZERO, multiply, total
 from domain.order import BrokerOrderStatus
@@ -23,6 +24,7 @@ TRADES_MAX = 100_000
 TAKEN = "taken"
 _PROTECTIVE = (Purpose.STOP, Purpose.OCO)
 _TARGETS = (Purpose.TARGET, Purpose.OCO)
+_SENT_CODES = (PROVEN_ABSENT, AMENDED)
 
 
 async def read_ledger_book(
@@ -275,11 +277,15 @@ def unconfirmed_s(orders: Iterable[IntentRecord]) -> Decimal | None:
 
 def unconfirmed_spans(
     orders: Iterable[IntentRecord],
+    purposes: Collection[Purpose] = (*_PROTECTIVE, Purpose.TARGET),
 ) -> Iterator[tuple[datetime, datetime | None]]:
-    """From when to when a stop or target was sent and not answered; None: it never was."""
+    """From when to when a stop or target was sent and not answered; None: it never was.
+
+    A row that was called absent or amended later was sent for all that anybody knew.
+    """
     for record in orders:
-        is_exit = record.intent.key.purpose in (*_PROTECTIVE, Purpose.TARGET)
-        if is_exit and record.state is not IntentState.NOT_SENT:
+        never_left = record.state is IntentState.NOT_SENT and record.code not in _SENT_CODES
+        if record.intent.key.purpose in purposes and not never_left:
             # The gate's row is written right before the send.
             yield record.gate_at, record.answered_at
 

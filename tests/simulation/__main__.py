@@ -91,6 +91,7 @@ def _tell(tally: Tally, broker: str, each: int) -> int:
     print("  endings: " + ", ".join(f"{k} {n}" for k, n in tally.endings.most_common()))
     print("  happened: " + ", ".join(f"{k} {n}" for k, n in sorted(tally.happened.items())))
     print(f"  bare: {told(tally.bare, tally.excluded_s)}")
+    print(f"  unconfirmed: {told(tally.unconfirmed, tally.away_s)}")
     for outcome in tally.failed:
         print(explain(outcome))
     missing = tally.never_happened(broker)

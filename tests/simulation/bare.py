@@ -1,21 +1,34 @@
-"""Bare time: how long positions were without their whole protection (faults.md I4, M8).
+"""Bare and unconfirmed time: how long positions were without their whole protection, and how long
+nobody knew whether an order of it works (faults.md I4, M8).
 
 A span is measured at the exchange. Time in which a fault itself makes protection impossible is
 left out and shown: a process is dead or frozen, the ledger, the network or the broker does not
 answer or refuses, the symbol is halted. Everything else counts, also how long it takes to find out.
 Of what counts, `entry_s` is told apart: an entry still works as long as its plan asks for
 (`partial_wait_s`), or the venue takes its time to cancel it, and beside it no stop may rest.
+
+Unconfirmed is each order that protects from its sending until its fate is known, a late or lost
+reply included; left out and shown is only the time in which a part of the system was away.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from cli.feed_report import unconfirmed_spans
+from domain.ids import Purpose
+from ledger.records import IntentRecord
 from simulator.faults import FaultRule
+from tests.simulation.clock import START
 
 Window = tuple[float, float]
+RESTING = "resting"
+"""The broker holds the stop."""
+WATCHED = "watched"
+"""No stop of it may rest: the exit watch holds it, and its exit is the order that protects."""
 MAX_S = 5.0
 """How long I4 lets a position be without its whole stop."""
 _DURATIONS = {
@@ -83,6 +96,33 @@ def spans(
             BareSpan(protection, round(counted_s, 3), round(out_s, 3), span[0], round(entry_s, 3))
         )
     return tuple(found)
+
+
+def unconfirmed_waits(
+    orders: Iterable[IntentRecord],
+    known_at: Mapping[str, datetime],
+    protection: str,
+    end_s: float,
+) -> Iterator[Window]:
+    """From when to when each order that protects was sent and its fate not known.
+
+    The ledger's row says only when a request was answered; news of the order settle it too.
+    """
+    settled = (
+        order.model_copy(update={"answered_at": known_at.get(order.intent.client_id)})
+        for order in orders
+    )
+    found = (
+        unconfirmed_spans(settled)
+        if protection == RESTING
+        else unconfirmed_spans(settled, (Purpose.EXIT,))
+    )
+    for sent, known in found:
+        yield _seconds(sent), end_s if known is None else _seconds(known)
+
+
+def _seconds(moment: datetime) -> float:
+    return (moment - START) / timedelta(seconds=1)
 
 
 def _within(span: Window, windows: Sequence[Window]) -> float:

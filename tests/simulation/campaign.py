@@ -57,6 +57,8 @@ class Tally:
     bare: dict[str, list[float]] = field(default_factory=dict)
     spans: list[tuple[BareSpan, int]] = field(default_factory=list)
     excluded_s: float = 0.0
+    unconfirmed: dict[str, list[float]] = field(default_factory=dict)
+    away_s: float = 0.0
 
     def never_happened(self, broker: str) -> list[str]:
         """Kinds of mishap that can strike at this broker and never did."""
@@ -76,10 +78,12 @@ class Tally:
         self.happened.update(other.happened)
         self.endings.update(other.endings)
         self.failed += other.failed
-        for name, values in other.bare.items():
-            self.bare.setdefault(name, []).extend(values)
+        for mine, others in ((self.bare, other.bare), (self.unconfirmed, other.unconfirmed)):
+            for name, values in others.items():
+                mine.setdefault(name, []).extend(values)
         self.spans += other.spans
         self.excluded_s += other.excluded_s
+        self.away_s += other.away_s
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
@@ -92,6 +96,9 @@ class Tally:
             self.bare.setdefault(beyond, []).append(span.beyond_entry_s)
             self.spans.append((span, outcome.seed))
             self.excluded_s += span.excluded_s
+        for wait in outcome.unconfirmed:
+            self.unconfirmed.setdefault(wait.protection, []).append(wait.counted_s)
+            self.away_s += wait.excluded_s
         if outcome.violations:
             self.failed.append(outcome)
 

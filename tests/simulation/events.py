@@ -110,7 +110,7 @@ class VenueEvents:
         exchange = self._world.exchange
         exchange.halt(symbol)
         exchange.events.split(symbol, ratio, orders=orders)
-        self._world.mishaps.trouble(NIGHT_S)
+        self._world.mishaps.trouble(NIGHT_S, is_away=False)
         self.settled_s = self._world.loop.time() + NIGHT_S
         self._world.loop.call_later(NIGHT_S, self._morning, symbol)
         return True
@@ -136,7 +136,7 @@ class VenueEvents:
         symbols = end_option(self._world, str(mishap.get("what")), mishap)
         if not symbols:
             return False
-        self._world.mishaps.trouble(NIGHT_S)
+        self._world.mishaps.trouble(NIGHT_S, is_away=False)
         self.settled_s = self._world.loop.time() + NIGHT_S
         self._world.loop.call_later(NIGHT_S, self._morning, *symbols)
         return True

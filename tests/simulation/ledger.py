@@ -87,6 +87,7 @@ class MemoryLedger(AccountBooks):
         self.api_breaker = ApiBreakerRecord(broker=broker, state=ApiBreakerState.CLOSED)
         self.baseline: EquityBaseline | None = None
         self.intents: dict[str, IntentRecord] = {}
+        self.known_at: dict[str, datetime] = {}
         self.of_trade: dict[str, list[str]] = {}
         self.keys: dict[str, str] = {}
         self.by_broker_id: dict[str, str] = {}
@@ -223,6 +224,8 @@ class MemoryLedger(AccountBooks):
     def _change(self, known: IntentRecord, **changes: Any) -> IntentRecord:
         record = known.model_copy(update=changes)
         self.intents[known.intent.client_id] = record
+        if known.state in _OPEN and record.state not in _OPEN:
+            self.known_at[known.intent.client_id] = self.now()
         if record.broker_order_id is not None:
             self.by_broker_id[record.broker_order_id] = known.intent.client_id
         return record

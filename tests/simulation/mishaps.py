@@ -43,6 +43,7 @@ class Mishaps:
         self.odd_quote = ""
         self.is_healed = False
         self.windows: list[tuple[float, float]] = []
+        self.away: list[tuple[float, float]] = []
         self.events = VenueEvents(world, self._count)
         self._armed: list[Mishap] = []
         self._seen: Counter[int] = Counter()
@@ -89,10 +90,15 @@ class Mishaps:
     def _count(self, mishap: Mishap, *words: str) -> None:
         self.happened["/".join((mishap.kind, *words))] += 1
 
-    def trouble(self, for_s: float) -> None:
-        """From now on something is wrong that nobody can do anything against."""
+    def trouble(self, for_s: float, *, is_away: bool = True) -> None:
+        """From now on something is wrong that nobody can do anything against.
+
+        `is_away`: a part of the system does not run or cannot be reached.
+        """
         now_s = self._world.loop.time()
         self.windows.append((now_s, now_s + for_s))
+        if is_away:
+            self.away.append((now_s, now_s + for_s))
 
     # --- the venue --------------------------------------------------------------------------------
 
@@ -107,7 +113,7 @@ class Mishaps:
     def _begin_quote_odd(self, mishap: Mishap) -> None:
         self.odd_quote = mishap.get("how")
         self._count(mishap, self.odd_quote)
-        self.trouble(mishap.get("for_s"))
+        self.trouble(mishap.get("for_s"), is_away=False)
         self._world.show_again()
         self._world.loop.call_later(mishap.get("for_s"), self._end_odd_quote)
 
@@ -170,7 +176,7 @@ class Mishaps:
         mishap = self._strikes("stall", where=where)
         if mishap is None:
             return 0.0
-        self.trouble(mishap.get("for_s"))
+        self.trouble(mishap.get("for_s"), is_away=where in ("gate", "body"))
         return float(mishap.get("for_s"))
 
     def on_the_way_s(self, call: Call) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.museum.scenes import LOST_AND_A_LITTLE_LATE, crashes
 from tests.simulation.scenario import BROKERS, calm
 from tests.simulation.world import run_scenario
 
@@ -27,6 +28,16 @@ def test_calm_seeds_end_flat_with_equal_books(broker: str) -> None:
     ends = {result.exit_reason for o in outcomes for result in o.results}
     assert ends >= {"stop", "target", "time_stop"}
     assert max(gap_s for o in outcomes for gap_s in o.bare_s) <= 5.0
+    assert 0 < max(wait.counted_s for o in outcomes for wait in o.unconfirmed) <= 0.1
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_order_without_a_reply_is_unconfirmed_and_a_death_is_left_out(broker: str) -> None:
+    """M8: naked and unconfirmed seconds apart; downtime is shown."""
+    lost = [run_scenario(LOST_AND_A_LITTLE_LATE(seed, broker)) for seed in range(1, 7)]
+    assert max(wait.counted_s for o in lost for wait in o.unconfirmed) >= 1.0
+    died = [run_scenario(crashes(seed, broker)) for seed in range(1, 7)]
+    assert max(wait.excluded_s for o in died for wait in o.unconfirmed) >= 0.2
 
 
 def test_same_seed_gives_the_same_trace_in_every_process() -> None:

@@ -108,8 +108,6 @@ RECONCILE_EVERY_S = 10.0
 """Five minutes in production; here a day is three minutes long."""
 QUICK_GUARDS = Guards(scan_interval_s=D(2), grace_s=D(4))
 """The guards of the exit watch, as much shorter as the day is."""
-RESTING = "resting"
-"""The only class of protection whose bare time a journal shows (`tests.chaos.exposure`)."""
 WATCHED_ENDS = ("stop", "target", RULE_ID)
 LIMITS = roomy_limits(max_order_notional="1000000", max_total_notional="10000000")
 NOT_OURS = frozenset({*EVENTS, *OPTION_EVENTS, "replace_doubles", "oco_both", "fresh"})
@@ -132,6 +130,7 @@ class Outcome:
     rows: tuple[Row, ...] = ()
     bare_s: tuple[float, ...] = ()
     bare: tuple[BareSpan, ...] = ()
+    unconfirmed: tuple[BareSpan, ...] = ()
 
 
 def run_seed(
@@ -546,6 +545,7 @@ class World:
             rows=tuple(rows),
             bare_s=tuple(round(end - start, 3) for start, end in self.oracle.naked),
             bare=self._bare(),
+            unconfirmed=self._unconfirmed(),
         )
 
     def _bare(self) -> tuple[BareSpan, ...]:
@@ -554,7 +554,18 @@ class World:
             return ()
         windows = [*self.mishaps.windows, *self.oracle.windows]
         found = zip(self.oracle.naked, self.oracle.naked_waits, strict=True)
-        return bare.spans(RESTING, found, windows)
+        return bare.spans(bare.RESTING, found, windows)
+
+    def _unconfirmed(self) -> tuple[BareSpan, ...]:
+        """The time without an answer of each order that protects."""
+        found: list[BareSpan] = []
+        ledger, end_s = self.ledger, self.loop.time()
+        for plan in self.scenario.plans:
+            protection = bare.WATCHED if is_watched(plan, self.scenario.broker) else bare.RESTING
+            orders = [ledger.intents[each] for each in ledger.of_trade.get(plan.trade_id, ())]
+            waits = bare.unconfirmed_waits(orders, ledger.known_at, protection, end_s)
+            found += bare.spans(protection, ((wait, ()) for wait in waits), self.mishaps.away)
+        return tuple(found)
 
 
 def trace_hash(rows: list[Row], results: list[TradeResult], ledger: MemoryLedger) -> str:

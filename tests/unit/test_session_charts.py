@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import pytest
+
 from cli.feed_report import unconfirmed_s
 from cli.session_charts import stop_pieces
 from domain.clock import real_time
+from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.ids import IntentKey, Purpose
 from domain.order import (
     BrokerOrderStatus,
@@ -37,6 +40,7 @@ def stop(
     tranche: int = 0,
     state: IntentState = IntentState.ACCEPTED,
     answered: bool = True,
+    code: str = "",
 ) -> IntentRecord:
     body = OrderBody(
         symbol="ABC",
@@ -62,6 +66,7 @@ def stop(
         gate_at=at(begin) - timedelta(seconds=0.25),
         answered_at=at(begin) if answered else None,
         filled_quantity=Decimal(0),
+        code=code,
         snapshot=snapshot,
     )
 
@@ -85,3 +90,10 @@ def test_unanswered_stop_makes_the_seconds_unknown_and_not_zero() -> None:
     assert unconfirmed_s([stop(0, "98", 0, None), stop(1, "99", 5, None)]) == Decimal("0.5")
     assert unconfirmed_s([stop(0, "98", 0, None, answered=False)]) is None
     assert unconfirmed_s([stop(0, "98", 0, None, state=IntentState.NOT_SENT)]) == Decimal(0)
+
+
+@pytest.mark.parametrize("code", [PROVEN_ABSENT, AMENDED])
+def test_stop_without_an_order_of_its_own_was_unconfirmed_until_that_was_known(code: str) -> None:
+    """C5, ADR 0017: nobody could tell until then whether it works."""
+    order = stop(0, "98", 0, None, state=IntentState.NOT_SENT, code=code)
+    assert unconfirmed_s([order]) == Decimal("0.25")
