@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tests.simulation.scenario import Mishap, Scenario
+from domain.plan import TradePlan
+from tests.simulation.options import contracts_of
+from tests.simulation.scenario import Mishap, Move, Scenario
 
 Fails = Callable[[Scenario], bool]
 TRIES_MAX = 200
@@ -47,10 +49,17 @@ def _simpler(scenario: Scenario) -> list[dict[str, object]]:
     ]
     if len(scenario.plans) > 1:
         plain += [
-            {"plans": (plan,), "starts_s": (at_s,)}
+            {"plans": (plan,), "starts_s": (at_s,), "market": _market_of(scenario, plan)}
             for plan, at_s in zip(scenario.plans, scenario.starts_s, strict=True)
         ]
     return plain
+
+
+def _market_of(scenario: Scenario, plan: TradePlan) -> tuple[Move, ...]:
+    """The market without contracts that only the other trades list."""
+    kept = contracts_of((plan,))
+    gone = {each.symbol for each in contracts_of(scenario.plans) if each not in kept}
+    return tuple(move for move in scenario.market if move.symbol not in gone)
 
 
 def _smallest(

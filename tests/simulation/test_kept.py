@@ -15,6 +15,7 @@ from simulator.checks import Checks
 from tests.simulation import kept
 from tests.simulation.bare import MAX_S
 from tests.simulation.campaign import names
+from tests.simulation.options import contracts_of
 from tests.simulation.scenario import Scenario, stormy
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import run_scenario
@@ -81,6 +82,15 @@ def test_scenario_survives_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         scenario = stormy(seed, "tradier")
         again = kept.read(kept.write("same", scenario, "nothing"))
         assert again == scenario
+
+
+def test_trade_that_is_left_alone_by_the_shrinker_has_its_own_market_only() -> None:
+    """Quotes of contracts that nobody lists any more would be another failure."""
+    scenario = stormy(19490)
+    assert len(contracts_of(scenario.plans)) > len(contracts_of(scenario.plans[1:])) > 0
+    alone = shrunk(scenario, lambda smaller: smaller.plans != scenario.plans[:1])
+    assert alone.plans == scenario.plans[1:]
+    assert run_scenario(alone).violations == ()
 
 
 def test_planted_bug_is_found_and_shrunk_to_its_cause() -> None:
