@@ -6,14 +6,20 @@ Composition code beside `settings`, light: a kill waits for its imports.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from domain.errors import BadInput
 from keyring_store import read_keyring, write_keyring
 from observability.payload_codec import HoldfastCodec, KeyRing, PayloadRefused
 from settings import PayloadKeySource, Settings, check_key_file_mode
 
+if TYPE_CHECKING:
+    from ledger.repository import Ledger
+
+NAMES_MAX = 1_000
 KEYRING_ENTRY = "payload_keys"
 VARIABLE = "HOLDFAST_PAYLOAD_KEYS"
 
@@ -26,11 +32,69 @@ def payload_codec(
     Raises:
         BadInput: as `payload_keys`.
     """
+    dsn = settings.ledger.dsn.get_secret_value()
     return HoldfastCodec(
         payload_keys(settings),
         accept_plain=settings.encryption.accept_plain,
         on_refusal=on_refusal,
+        register=LedgerKeyRegister(dsn, settings.temporal.namespace) if dsn else None,
     )
+
+
+def register_cursor(namespace: str) -> str:
+    """The cursor that holds `id:check` of every key that ever wrote in the namespace."""
+    return f"payload-keys/{namespace}"
+
+
+class LedgerKeyRegister:
+    """The register in the ledger. A connection is made where it is asked, which is hardly ever.
+
+    Args:
+        dsn: Of the ledger.
+        namespace: The Temporal namespace in which the payloads are.
+    """
+
+    def __init__(self, dsn: str, namespace: str) -> None:
+        self._dsn, self._cursor = dsn, register_cursor(namespace)
+        # Both answers last: a key is added before its first payload is, so nobody can have
+        # forged its check before that, and it is never taken off.
+        self._known: dict[str, bool] = {}
+
+    async def add(self, name: str) -> None:
+        """Once in a process.
+
+        Raises:
+            LedgerDown: see `Ledger.connect`.
+        """
+        if self._known.get(name):
+            return
+        async with self._ledger() as ledger:
+            await ledger.add_to_cursor(self._cursor, name)
+        self._known[name] = True
+
+    async def has(self, name: str) -> bool:
+        """Read once for each name.
+
+        Raises:
+            LedgerDown: see `Ledger.connect`.
+        """
+        if name not in self._known:
+            async with self._ledger() as ledger:
+                words = (await ledger.get_cursor(self._cursor) or "").split()
+            if len(self._known) >= NAMES_MAX:
+                self._known.clear()
+            self._known[name] = name in words
+        return self._known[name]
+
+    @asynccontextmanager
+    async def _ledger(self) -> AsyncIterator[Ledger]:
+        from ledger.repository import Ledger  # heavy; most processes never need it
+
+        made = await Ledger.connect(self._dsn, pool_size=1)
+        try:
+            yield made
+        finally:
+            await made.aclose()
 
 
 def payload_keys(settings: Settings) -> KeyRing:

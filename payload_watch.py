@@ -20,6 +20,7 @@ from domain.commands import AlertSeverity
 from domain.errors import HoldfastError
 from ledger.repository import Ledger
 from observability.payload_codec import HoldfastCodec, PayloadRefused
+from payload_keys import register_cursor
 
 LOOK_EVERY_S = 2.0
 REFUSALS_MAX = 100
@@ -36,18 +37,17 @@ async def missing_keys(
     The ledger remembers which keys ever wrote in this namespace; Temporal is asked only if one of
     them is not here, so an installation without encryption pays one read.
     """
-    cursor = f"payload-keys/{namespace}"
+    cursor = register_cursor(namespace)
     known = set((await ledger.get_cursor(cursor) or "").split())
-    here = {f"{key.key_id}:{key.check}" for key in codec.ring.keys}
-    if codec.seals:
-        writing = codec.ring.keys[0]
-        used = known | {f"{writing.key_id}:{writing.check}"}
-        if used != known:
-            await ledger.set_cursor(cursor, " ".join(sorted(used)))
-    if not known - here:
+    here = {key.name for key in codec.ring.keys}
+    if codec.seals and codec.ring.keys[0].name not in known:
+        await ledger.add_to_cursor(cursor, codec.ring.keys[0].name)
+    gone = known - here
+    if not gone:
         return {}
     needed = await keys_needed(await client())
-    return {name.partition(":")[0]: count for name, count in needed.items() if name not in here}
+    # A key that never wrote here was made up by who forged a payload; nobody waits for it.
+    return {name.partition(":")[0]: count for name, count in needed.items() if name in gone}
 
 
 def missing_line(missing: Mapping[str, int]) -> str:

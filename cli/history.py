@@ -103,7 +103,7 @@ async def replay_file(path: Path, target: Target) -> dict[str, object]:
     except (OSError, ValueError) as error:
         raise BadInput("HISTORY_FILE", "path", str(path), str(error)[:80]) from None
     started = history.events[0].workflow_execution_started_event_attributes
-    if not any(True for _ in sealed_payloads(started)):
+    if not any(True for event in history.events for _ in sealed_payloads(event)):
         return await replay_history(history)
     settings = target.settings()
     history = replace(history, workflow_id=started.workflow_id or path.stem)

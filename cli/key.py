@@ -80,7 +80,7 @@ def list_keys(
         rows.append(
             {"key": key.key_id, "check": key.check, "does": "reads" if number else "writes"}
         )
-    here = {f"{key.key_id}:{key.check}" for key in ring.keys}
+    here = {key.name for key in ring.keys}
     for name in sorted(counts.keys() - here):
         key_id, _, check = name.partition(":")
         rows.append({"key": key_id, "check": check, "does": "MISSING"})
@@ -104,7 +104,7 @@ def drop(
         chosen = _known(ring, key_id)
         if chosen == ring.keys[0]:
             raise BadInput("PAYLOAD_KEY_ID", "key_id", key_id, "one that does not write (key use)")
-        count = 0 if force else execute(lambda: _needed(target)).get(_name(chosen), 0)
+        count = 0 if force else execute(lambda: _needed(target)).get(chosen.name, 0)
         if count:
             text = f"{count} open workflows need key {key_id}"
             raise Refused(text, code="PAYLOAD_KEY_NEEDED")
@@ -120,10 +120,6 @@ def _known(ring: KeyRing, key_id: str) -> PayloadKey:
         known = ", ".join(key.key_id for key in ring.keys) or "none yet: key new"
         raise BadInput("PAYLOAD_KEY_ID", "key_id", key_id, known)
     return key
-
-
-def _name(key: PayloadKey) -> str:
-    return f"{key.key_id}:{key.check}"
 
 
 async def _needed(target: Target) -> Mapping[str, int]:

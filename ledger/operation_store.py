@@ -89,3 +89,19 @@ class OperationStore(LedgerConnection):
                     set_={"value": value, "updated_at": func.clock_timestamp()},
                 )
             )
+
+    async def add_to_cursor(self, name: str, word: str) -> None:
+        """Adds a word to a list of words, once; two at a time lose none."""
+        words = func.string_to_array(cursors.c.value, " ")
+        statement = upsert(cursors).values(name=name, value=word)
+        async with self._statement() as connection:
+            await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["name"],
+                    set_={
+                        "value": cursors.c.value + " " + word,
+                        "updated_at": func.clock_timestamp(),
+                    },
+                    where=func.array_position(words, word).is_(None),
+                )
+            )

@@ -3,7 +3,9 @@
 A sealed payload names its key and is bound to namespace and workflow id: one that was moved to
 another workflow, changed, or sent in plain text is refused (faults.md H14, S14-S16). A codec
 without keys seals nothing and still refuses what it cannot read, so that a signal of a client with
-keys fails the workflow task of a worker without them instead of being dropped by the SDK.
+keys fails the workflow task of a worker without them instead of being dropped by the SDK. What no
+key of this installation can ever open is forged: `observability.payload_converter` lets the SDK
+drop such a signal, so that it stops nobody.
 """
 
 from __future__ import annotations
@@ -28,13 +30,18 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 
-from domain.errors import BadInput, Refused
+from domain.errors import BadInput, HoldfastError, Refused
 
 ENCODING = b"binary/encrypted"
 KEY_ID, KEY_CHECK, SCOPE = "encryption-key-id", "encryption-key-check", "encryption-scope"
-KEY_BYTES, NONCE_BYTES = 32, 12
+# How a forged payload goes on to the converter, which refuses it there.
+REFUSED, REFUSED_CODE = b"holdfast/refused", "code"
+# What no key that ever wrote here can open, today or after any key was put back.
+FORGED_CODES = frozenset({"PAYLOAD_SWAPPED", "PAYLOAD_CHANGED", "PAYLOAD_FORGED"})
+KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 KEY_FORMAT = "id:base64 of 32 bytes, one a line; the first writes, all read; each id once"
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
+_KEY_CHECK = re.compile(r"[0-9a-f]{8}", re.ASCII)
 # A schedule seals with the id that it was given; the server adds the time of each run to it.
 _RUN_OF_A_SCHEDULE = re.compile(r"-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", re.ASCII)
 
@@ -47,6 +54,18 @@ class Cipher(Protocol):
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes, /) -> bytes: ...
 
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes, /) -> bytes: ...
+
+
+class KeyRegister(Protocol):
+    """Which keys ever sealed something here, kept where who forges payloads cannot write."""
+
+    async def add(self, name: str) -> None:
+        """Before the first seal with the key `id:check`. Raises HoldfastError."""
+        ...
+
+    async def has(self, name: str) -> bool:
+        """True if the key `id:check` was ever added. Raises HoldfastError."""
+        ...
 
 
 class PayloadRefused(Refused):
@@ -69,6 +88,11 @@ class PayloadKey:
     def check(self) -> str:
         """Tells another key of the same id apart; says nothing about the key's bytes."""
         return hashlib.sha256(b"holdfast payload key\0" + self.secret).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        """Id and check, as payloads and the register name the key."""
+        return f"{self.key_id}:{self.check}"
 
     @property
     def line(self) -> str:
@@ -144,12 +168,17 @@ class HoldfastCodec(PayloadCodec, WithSerializationContext):
         opens_for: A namespace in which payloads are opened by the workflow id that they name
             themselves; for the codec server, which is not told of which workflow they are.
         on_refusal: Hears of every refusal beside the log.
+        register: Tells a key that is missing here from one that never was. Without it every
+            unknown key is a missing one.
+        defers: Forged payloads are handed on as refusals for the converter; see `forged_in`.
     """
 
     ring: KeyRing = KeyRing()
     accept_plain: bool = False
     opens_for: str = ""
     on_refusal: Callable[[PayloadRefused], None] | None = field(default=None, compare=False)
+    register: KeyRegister | None = field(default=None, repr=False, compare=False)
+    defers: bool = False
     scope: tuple[str, str] | None = None
     ciphers: dict[str, Cipher] = field(default_factory=dict, repr=False, compare=False)
 
@@ -171,34 +200,61 @@ class HoldfastCodec(PayloadCodec, WithSerializationContext):
         return key is not None and key.check == check
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Sealed copies, in order.
+        """Sealed copies, in order; the key is in the register before the first one is.
 
         Raises:
             PayloadRefused: PAYLOAD_CONTEXT: it is not known for which workflow.
+            HoldfastError: the register cannot be written: a seal by a key that it does not know
+                would be taken for a forged one where the key is missing.
         """
-        return [self._sealed(payload) for payload in payloads] if self.seals else list(payloads)
+        if not self.seals or not payloads:
+            return list(payloads)
+        if self.scope is None:
+            raise self._told(PayloadRefused("PAYLOAD_CONTEXT", "a payload was for no workflow", ""))
+        if self.register is not None:
+            await self.register.add(self.ring.keys[0].name)
+        return [self._sealed(payload, self.scope) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Opened copies, in order.
 
         Raises:
-            PayloadRefused: PAYLOAD_KEY, PAYLOAD_SWAPPED, PAYLOAD_CHANGED, PAYLOAD_PLAIN,
-                PAYLOAD_CONTEXT.
+            PayloadRefused: PAYLOAD_KEY, PAYLOAD_PLAIN, PAYLOAD_CONTEXT; and unless it `defers`
+                PAYLOAD_SWAPPED, PAYLOAD_CHANGED, PAYLOAD_FORGED.
         """
-        return [self._opened(payload) for payload in payloads]
+        return [await self._opened_or_forged(payload) for payload in payloads]
 
-    def _sealed(self, payload: Payload) -> Payload:
-        if self.scope is None:
-            raise self._refusal("PAYLOAD_CONTEXT", "a payload was for no workflow")
+    async def _opened_or_forged(self, payload: Payload) -> Payload:
+        try:
+            return self._opened(payload)
+        except PayloadRefused as found:
+            refused = self._told(await self._judged(found, payload))
+        if self.defers and refused.code in FORGED_CODES:
+            return _forged(refused)
+        raise refused
+
+    async def _judged(self, refused: PayloadRefused, payload: Payload) -> PayloadRefused:
+        """Forged rather than missing, if the key never sealed anything here."""
+        if refused.code != "PAYLOAD_KEY" or self.register is None:
+            return refused
+        name = ":".join(key_named(payload))
+        try:
+            if await self.register.has(name):
+                return refused
+        except HoldfastError as error:
+            _log.warning("whether key %s ever wrote was not read: %s", name, error)
+            return refused
+        text = f"key {name} was not here and never sealed anything here"
+        return self._refusal("PAYLOAD_FORGED", text, refused.key_id)
+
+    def _sealed(self, payload: Payload, scope: tuple[str, str]) -> Payload:
         key, nonce = self.ring.keys[0], os.urandom(NONCE_BYTES)
-        sealed = self._cipher(key).encrypt(
-            nonce, payload.SerializeToString(), _bound(*self.scope, key)
-        )
+        sealed = self._cipher(key).encrypt(nonce, payload.SerializeToString(), _bound(*scope, key))
         metadata = {
             "encoding": ENCODING,
             KEY_ID: key.key_id.encode(),
             KEY_CHECK: key.check.encode(),
-            SCOPE: self.scope[1].encode(),
+            SCOPE: scope[1].encode(),
         }
         return Payload(metadata=metadata, data=nonce + sealed)
 
@@ -207,14 +263,18 @@ class HoldfastCodec(PayloadCodec, WithSerializationContext):
             if self.seals and not self.accept_plain:
                 raise self._refusal("PAYLOAD_PLAIN", "a payload was not encrypted")
             return payload
-        key = self._key_of(payload)
         named = payload.metadata.get(SCOPE, b"").decode(errors="replace")
         scope = (self.opens_for, named) if self.opens_for else self.scope
         if scope is None:
             raise self._refusal("PAYLOAD_CONTEXT", f"a payload of {named} was of no workflow here")
+        # Before the key is looked for: these no key opens, so a worker without it says the same.
         if named != scope[1]:
             text = f"a payload of {named[:200]} was found in {scope[1]}"
-            raise self._refusal("PAYLOAD_SWAPPED", text, key.key_id)
+            raise self._refusal("PAYLOAD_SWAPPED", text, key_named(payload)[0])
+        if not _has_our_shape(payload):
+            text = f"a payload of {scope[1]} had not the shape of a sealed one"
+            raise self._refusal("PAYLOAD_CHANGED", text)
+        key = self._key_of(payload)
         from cryptography.exceptions import InvalidTag
 
         nonce, sealed = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]
@@ -246,12 +306,42 @@ class HoldfastCodec(PayloadCodec, WithSerializationContext):
         return self.ciphers[key.key_id]
 
     def _refusal(self, code: str, text: str, key_id: str = "") -> PayloadRefused:
-        where = "" if self.scope is None else self.scope[1]
-        refused = PayloadRefused(code, text, where, key_id)
-        _log.error("%s workflow=%s key=%s: %s", code, where, key_id, text)
+        return PayloadRefused(code, text, "" if self.scope is None else self.scope[1], key_id)
+
+    def _told(self, refused: PayloadRefused) -> PayloadRefused:
+        _log.error(
+            "%s workflow=%s key=%s: %s", refused.code, refused.scope, refused.key_id, refused.text
+        )
         if self.on_refusal is not None:
             self.on_refusal(refused)
         return refused
+
+
+def _has_our_shape(payload: Payload) -> bool:
+    """False if no `HoldfastCodec` with any key can have sealed it."""
+    key_id, check = key_named(payload)
+    return (
+        _KEY_ID.fullmatch(key_id) is not None
+        and _KEY_CHECK.fullmatch(check) is not None
+        and len(payload.data) >= NONCE_BYTES + TAG_BYTES
+    )
+
+
+def _forged(refused: PayloadRefused) -> Payload:
+    words = {REFUSED_CODE: refused.code, SCOPE: refused.scope, KEY_ID: refused.key_id}
+    metadata = {"encoding": REFUSED} | {name: word.encode() for name, word in words.items()}
+    return Payload(metadata=metadata, data=refused.text.encode())
+
+
+def forged_in(payload: Payload) -> PayloadRefused | None:
+    """The refusal that a codec which `defers` put in the place of a forged payload."""
+    if payload.metadata.get("encoding") != REFUSED:
+        return None
+    code, scope, key_id = (
+        payload.metadata.get(name, b"").decode(errors="replace")
+        for name in (REFUSED_CODE, SCOPE, KEY_ID)
+    )
+    return PayloadRefused(code, payload.data.decode(errors="replace"), scope, key_id)
 
 
 def key_named(payload: Payload) -> tuple[str, str]:

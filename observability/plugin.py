@@ -17,8 +17,7 @@ import temporalio.client
 import temporalio.worker
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
+from temporalio.converter import DataConverter
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
     ActivityInboundInterceptor,
@@ -33,6 +32,11 @@ from temporalio.workflow import SandboxImportNotificationPolicy, _Definition
 
 from observability.failpoints import Failpoints, parse_failpoints
 from observability.payload_codec import HoldfastCodec
+from observability.payload_converter import (
+    HoldfastFailureConverter,
+    HoldfastPayloadConverter,
+    SealingFailureConverter,
+)
 from observability.symbol_guard import SymbolGuard
 
 PLUGIN_NAME = "holdfast"
@@ -82,10 +86,13 @@ def holdfast_plugin(
 
 def converter_of(codec: HoldfastCodec) -> DataConverter:
     """Pydantic, then the codec; with keys the texts and stacks of failures are sealed too."""
-    converter = replace(pydantic_data_converter, payload_codec=codec)
-    if not codec.seals:
-        return converter
-    return replace(converter, failure_converter_class=DefaultFailureConverterWithEncodedAttributes)
+    return DataConverter(
+        payload_converter_class=HoldfastPayloadConverter,
+        failure_converter_class=(
+            SealingFailureConverter if codec.seals else HoldfastFailureConverter
+        ),
+        payload_codec=replace(codec, defers=True),
+    )
 
 
 def sandboxed_runner(also_passed_through: Sequence[str]) -> SandboxedWorkflowRunner:

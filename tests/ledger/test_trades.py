@@ -327,6 +327,12 @@ async def test_cursor_keeps_the_last_value(armed: Ledger) -> None:
     assert await armed.get_cursor("fills") == "b"
 
 
+async def test_words_that_many_add_to_one_cursor_are_all_kept_once(armed: Ledger) -> None:
+    words = [f"2026-{number:02}:abcdef01" for number in range(8)]
+    await asyncio.gather(*(armed.add_to_cursor("keys", word) for word in words * 2))
+    assert sorted((await armed.get_cursor("keys") or "").split()) == words
+
+
 async def test_breaker_keeps_its_first_reason_and_needs_a_name(armed: Ledger) -> None:
     assert await armed.trip_breaker(ACCOUNT, TripReason.DATA_STALE, "no quotes", "risk")
     assert not await armed.trip_breaker(ACCOUNT, TripReason.DAILY_LOSS, "later", "risk")

@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from temporalio.api.common.v1 import Payload, Payloads
@@ -18,6 +19,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.converter import ActivitySerializationContext, SerializationContext
 
 from domain.errors import BadInput
+from ledger.errors import LedgerDown
 from observability.payload_codec import (
     ENCODING,
     KEY_ID,
@@ -123,6 +125,93 @@ async def test_worker_without_keys_refuses_what_is_sealed_instead_of_dropping_it
     assert refused.code == "PAYLOAD_KEY"
     assert await codec().encode([plain()]) == [plain()]
     assert await codec().decode([plain()]) == [plain()]
+
+
+class Register:
+    """Of one process; `ledger` is what all of them share."""
+
+    def __init__(self, ledger: set[str] | None) -> None:
+        self.ledger = ledger
+
+    async def add(self, name: str) -> None:
+        self._reached().add(name)
+
+    async def has(self, name: str) -> bool:
+        return name in self._reached()
+
+    def _reached(self) -> set[str]:
+        if self.ledger is None:
+            raise LedgerDown("away")
+        return self.ledger
+
+
+def with_register(
+    ledger: set[str] | None, *keys: PayloadKey, workflow_id: str = "trade/a"
+) -> HoldfastCodec:
+    return replace(codec(*keys, workflow_id=workflow_id), register=Register(ledger))
+
+
+async def test_key_is_in_the_register_before_its_first_seal_and_is_missed_elsewhere() -> None:
+    ledger: set[str] = set()
+    [sealed] = await with_register(ledger, NEW, OLD).encode([plain()])
+    assert ledger == {NEW.name}
+    assert (await refusal(with_register(ledger), sealed)).code == "PAYLOAD_KEY"
+    assert (await refusal(with_register(ledger, OLD), sealed)).code == "PAYLOAD_KEY"
+
+
+async def test_key_that_never_wrote_is_a_forgery_and_no_missing_key() -> None:
+    [made_up] = await codec(OLD).encode([plain()])
+    assert (await refusal(with_register({NEW.name}), made_up)).code == "PAYLOAD_FORGED"
+    under_its_id = PayloadKey(OLD.key_id, NEW.secret)
+    other = await refusal(with_register({under_its_id.name}, under_its_id), made_up)
+    assert other.code == "PAYLOAD_FORGED"
+
+
+async def test_without_the_ledger_a_key_counts_as_missing_and_none_seals() -> None:
+    [sealed] = await codec(OLD).encode([plain()])
+    assert (await refusal(with_register(None), sealed)).code == "PAYLOAD_KEY"
+    with pytest.raises(LedgerDown):
+        await with_register(None, OLD).encode([plain()])
+
+
+async def test_payload_without_the_shape_of_a_seal_is_forged_for_a_worker_without_keys() -> None:
+    bare = Payload(metadata={"encoding": ENCODING, SCOPE: b"trade/a"}, data=bytes(64))
+    assert (await refusal(codec(), bare)).code == "PAYLOAD_CHANGED"
+    [short] = await codec(OLD).encode([plain()])
+    short.data = short.data[:20]
+    assert (await refusal(codec(), short)).code == "PAYLOAD_CHANGED"
+
+
+async def test_moved_payload_is_forged_whether_or_not_its_key_is_here() -> None:
+    [sealed] = await codec(OLD).encode([plain()])
+    for opening in (codec(workflow_id="trade/b"), codec(NEW, workflow_id="trade/b")):
+        assert (await refusal(opening, sealed)).code == "PAYLOAD_SWAPPED"
+
+
+async def test_converter_refuses_forged_values_and_failures_by_their_code() -> None:
+    """What the SDK drops of a signal raises for an input, a result and the text of a failure."""
+    converter = converter_of(HoldfastCodec(KeyRing((OLD,)))).with_context(about("trade/a"))
+    [sealed] = await converter.encode(["x"])
+    failure = Failure()
+    await converter.encode_failure(RuntimeError("no"), failure)
+    for payload in (sealed, failure.encoded_attributes):
+        _flipped(payload)
+    with pytest.raises(PayloadRefused) as refused:
+        await converter.decode([sealed], [str])
+    assert (refused.value.code, refused.value.scope) == ("PAYLOAD_CHANGED", "trade/a")
+    with pytest.raises(PayloadRefused):
+        await converter.decode_failure(failure)
+
+
+async def test_codec_of_a_converter_still_fails_for_a_missing_key_and_for_plain_text() -> None:
+    """Those may be readable tomorrow: nothing that was meant is dropped."""
+    [sealed] = await codec(OLD).encode([plain()])
+    opening = converter_of(HoldfastCodec(KeyRing((NEW,)))).with_context(about("trade/a"))
+    assert opening.payload_codec is not None
+    for payload, code in ((sealed, "PAYLOAD_KEY"), (plain(), "PAYLOAD_PLAIN")):
+        with pytest.raises(PayloadRefused) as refused:
+            await opening.payload_codec.decode([payload])
+        assert refused.value.code == code
 
 
 async def test_ciphertext_of_one_trade_is_refused_in_another() -> None:

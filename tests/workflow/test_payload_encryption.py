@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from temporalio.api.common.v1 import Payloads, WorkflowExecution
+from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.history.v1 import History
 from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
@@ -19,7 +19,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from activities.reconcile import ReconcileInput
-from activities.restore import Restorer
+from cli.history import replay_history
 from deploy.temporal.attributes import STRATEGY, SYMBOL
 from deploy.temporal.payload_needs import is_readable, keys_needed
 from deploy.temporal.schedules import (
@@ -34,7 +34,11 @@ from domain.plan import TradePlan
 from ledger.repository import Ledger
 from observability.payload_codec import (
     ENCODING,
+    KEY_CHECK,
+    KEY_ID,
+    SCOPE,
     HoldfastCodec,
+    KeyRegister,
     KeyRing,
     PayloadKey,
     key_named,
@@ -42,6 +46,7 @@ from observability.payload_codec import (
     payloads_in,
 )
 from observability.plugin import holdfast_plugin
+from payload_keys import LedgerKeyRegister
 from payload_watch import PayloadWatch, missing_keys
 from tests import trade_scenarios as play
 from tests.conftest import TEST_MODULES, TemporalServer
@@ -57,9 +62,14 @@ CANARIES = (b"ESX", b"101.25", b"99.25", b"scripted")
 
 
 async def client_with(
-    server: TemporalServer, *keys: PayloadKey, watch: PayloadWatch | None = None
+    server: TemporalServer,
+    *keys: PayloadKey,
+    watch: PayloadWatch | None = None,
+    register: KeyRegister | None = None,
 ) -> Client:
-    codec = HoldfastCodec(KeyRing(keys), on_refusal=None if watch is None else watch.note)
+    codec = HoldfastCodec(
+        KeyRing(keys), on_refusal=None if watch is None else watch.note, register=register
+    )
     return await Client.connect(
         server.address,
         namespace=server.namespace,
@@ -177,39 +187,101 @@ async def test_encrypted_trade_waits_for_its_key_while_others_go_on_and_its_hist
     assert [canary for canary in CANARIES if canary in whole] == []
 
 
+def flipped(given: Payloads, scope: str) -> Payloads:
+    """The ciphertext of one workflow under the name of another, one bit of it changed."""
+    changed = Payloads()
+    changed.CopyFrom(given)
+    for payload in changed.payloads:
+        payload.metadata[SCOPE] = scope.encode()
+        payload.data = payload.data[:-1] + bytes([payload.data[-1] ^ 1])
+    return changed
+
+
+def made_up(scope: str) -> Payloads:
+    """What anybody can write who has read this code and no key: it has the shape of a seal."""
+    words = {"encoding": ENCODING, KEY_ID: b"2026-09", KEY_CHECK: b"01234567"}
+    metadata = words | {SCOPE: scope.encode()}
+    return Payloads(payloads=[Payload(metadata=metadata, data=bytes(64))])
+
+
+def shapeless(scope: str) -> Payloads:
+    metadata = {"encoding": ENCODING, SCOPE: scope.encode()}
+    return Payloads(payloads=[Payload(metadata=metadata, data=b"x")])
+
+
+async def codes_told(ledger: Ledger, rig: Rig, watch: PayloadWatch, workflow_id: str) -> set[str]:
+    await watch.look(rig.services)
+    return {
+        alert.code
+        for alert in await ledger.list_alerts()
+        if alert.code.startswith("PAYLOAD_") and workflow_id in alert.text
+    }
+
+
 @pytest.mark.covers("H14")
-async def test_swapped_ciphertext_stops_one_trade_which_comes_back_from_the_ledger(
-    rig: Rig, temporal_server: TemporalServer, ledger: Ledger
+async def test_forged_signals_of_an_encrypted_trade_are_dropped_and_told_and_it_goes_on(
+    rig: Rig, temporal_server: TemporalServer, ledger: Ledger, ledger_dsn: str
 ) -> None:
-    """S16, I19: what was sealed for one trade is sent to another one."""
+    """S16, I19: moved, changed, shapeless, of a key that never was; nobody is talked into it."""
     watch = PayloadWatch()
-    async with workers_of(rig, await client_with(temporal_server, OLD, watch=watch)) as sealed:
+    register = LedgerKeyRegister(ledger_dsn, temporal_server.namespace)
+    made = await client_with(temporal_server, OLD, watch=watch, register=register)
+    async with workers_of(rig, made) as sealed:
         victim = await sealed.start_trade(play.plan_of(rig, "1"))
         await play.enter_protected(sealed)
         play.calm_market(rig)
         source = await sealed.start_trade(play.plan_of(rig, "2", walk=play.walk_of("20")))
         await source.signal(TradeWorkflow.facts, NOTHING)
-        await send_raw(sealed.client, victim.id, "flatten", await signal_of(sealed, source.id))
-        await until_stuck(sealed, victim.id)
+        genuine = await signal_of(sealed, source.id)
+        for forged in (genuine, flipped(genuine, victim.id), made_up(victim.id)):
+            await send_raw(sealed.client, victim.id, "flatten", forged)
+        await victim.signal(TradeWorkflow.facts, NOTHING)
 
         # The way out from the Web UI, without a key: an empty signal holds nothing to open.
         await send_raw(sealed.client, source.id, "flatten", Payloads())
         async with asyncio.timeout(sealed.deadline_s):
             assert (await source.result()).outcome == "not_filled"
-        assert play.stops_at(rig, play.STOP) == 3, "nobody was talked into closing it"
-        await watch.look(sealed.services)
-        [alert] = [a for a in await ledger.list_alerts() if a.code == "PAYLOAD_SWAPPED"]
-        assert victim.id in alert.text
+        expected = {"PAYLOAD_SWAPPED", "PAYLOAD_CHANGED", "PAYLOAD_FORGED"}
 
-        await sealed.client.get_workflow_handle(victim.id).terminate("a forged signal")
-        trade_id = play.plan_of(rig, "1").trade_id
-        assert await Restorer(rig.services, sealed.client, rig.queue).reopen(trade_id, "forged")
+        async def is_told() -> bool:
+            return await codes_told(ledger, sealed, watch, victim.id) == expected
+
+        await sealed.until_async(is_told, "every kind of forgery is told")
+        assert await failed_tasks(sealed, victim.id) == 0
+        assert play.stops_at(rig, play.STOP) == 3, "nobody was talked into closing it"
         await play.take_first_target(sealed)
         play.fall(sealed)
         async with asyncio.timeout(sealed.deadline_s):
             assert (await play.newest_run(sealed, victim).result()).outcome == "closed"
         play.assert_one_order_per_intent(sealed)
         play.assert_nothing_left(sealed)
+
+
+@pytest.mark.covers("H14")
+async def test_forged_signals_stop_no_trade_where_encryption_was_never_on(
+    rig: Rig, temporal_server: TemporalServer, ledger: Ledger, ledger_dsn: str
+) -> None:
+    """I19: the register in the ledger knows that nobody here ever sealed with that key."""
+    watch = PayloadWatch()
+    register = LedgerKeyRegister(ledger_dsn, temporal_server.namespace)
+    made = await client_with(temporal_server, watch=watch, register=register)
+    async with workers_of(rig, made) as plain:
+        handle = await plain.start_trade(play.plan_of(rig, "1"))
+        for forged in (shapeless(handle.id), made_up(handle.id), made_up("trade/nobody")):
+            await send_raw(plain.client, handle.id, "facts", forged)
+        await play.enter_protected(plain)
+        play.fall(plain)
+        async with asyncio.timeout(plain.deadline_s):
+            assert (await play.newest_run(plain, handle).result()).outcome == "closed"
+        assert await codes_told(ledger, plain, watch, handle.id) == {
+            "PAYLOAD_SWAPPED",
+            "PAYLOAD_CHANGED",
+            "PAYLOAD_FORGED",
+        }
+        history = await plain.client.get_workflow_handle(handle.id).fetch_history()
+        codec = HoldfastCodec(register=register)
+        verdict = await replay_history(history, codec=codec, namespace=temporal_server.namespace)
+        assert verdict["verdict"] == "ok", verdict
 
 
 async def signal_of(rig: Rig, workflow_id: str) -> Payloads:
@@ -269,14 +341,18 @@ async def send_raw(client: Client, workflow_id: str, name: str, input: Payloads)
 
 @pytest.mark.covers("H14")
 async def test_worker_without_encryption_neither_drops_nor_reads_a_sealed_signal(
-    rig: Rig, temporal_server: TemporalServer, ledger: Ledger
+    rig: Rig, temporal_server: TemporalServer, ledger: Ledger, ledger_dsn: str
 ) -> None:
     """The SDK drops a signal that it cannot convert; ours is kept until a key is there."""
-    plain = await client_with(temporal_server)
+    register = LedgerKeyRegister(ledger_dsn, temporal_server.namespace)
+    sealing = await client_with(temporal_server, OLD, register=register)
+    # Another process: it knows only what the ledger says.
+    unaware = LedgerKeyRegister(ledger_dsn, temporal_server.namespace)
+    plain = await client_with(temporal_server, register=unaware)
     async with workers_of(rig, plain) as started:
         handle = await started.start_trade(play.plan_of(rig, "1", walk=play.walk_of("20")))
         await started.until(lambda: len(rig.exchange.open_orders) == 1, "it walks")
-        same = rig.client.get_workflow_handle(handle.id)
+        same = sealing.get_workflow_handle(handle.id)
         await same.signal(TradeWorkflow.flatten, OperatorSignal(command_id="f", by="test"))
         await until_stuck(started, handle.id)
         assert (await keys_needed(plain))[f"{OLD.key_id}:{OLD.check}"] >= 1
