@@ -61,7 +61,8 @@ class StreamBooker:
         if self._ends_with_partner(update.order):
             await self.book_order(update.order)
             return
-        task = asyncio.create_task(self._after_grace(update.order, self._services.now()))
+        seen_at = self._told_at(update.order)
+        task = asyncio.create_task(self._after_grace(update.order, seen_at))
         self._graced.add(task)
         task.add_done_callback(self._graced.discard)
 
@@ -73,11 +74,20 @@ class StreamBooker:
         what it left stood bare until the next look (I4).
         """
         services = self._services
-        booking = await services.ledger.record_snapshot(services.account, order)
+        seen_at = self._told_at(order)
+        booking = await services.ledger.record_snapshot(services.account, order, seen_at=seen_at)
         await self._book_fill(fill)
         self._filled_s[fill.symbol] = services.monotonic()
         if booking.known and booking.trade_id is not None and _matters(booking, order):
             self._doorbell.ring(booking.trade_id, OrderReported(at=services.now(), order=order))
+
+    def _told_at(self, order: OrderSnapshot) -> datetime:
+        """When the broker sent a frame, by its own time of the order's last change.
+
+        A frame may be long on its way, and a person's word may be younger than it (I10).
+        """
+        now = self._services.now()
+        return now if order.updated_at is None else min(now, order.updated_at)
 
     def _ends_with_partner(self, order: OrderSnapshot) -> bool:
         """True for a cancel right behind a fill: most likely the other half of an OCO.

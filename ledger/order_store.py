@@ -162,6 +162,8 @@ class OrderStore(LedgerConnection):
                     known=False, trade_id=owner.trade_id, fills_attributed=attributed
                 )
             if await _is_overruled(connection, owner.client_id, snapshot, seen_at):
+                if owner.is_root:
+                    await _book_dead(connection, owner.client_id, snapshot)
                 return SnapshotBooking(
                     known=True,
                     client_id=owner.client_id,
@@ -285,6 +287,14 @@ async def _is_overruled(
     query = select(orders.c.by_hand_at).where(orders.c.client_id == client_id).with_for_update()
     by_hand_at = (await connection.execute(query)).scalar_one()
     return by_hand_at is not None and seen_at < by_hand_at
+
+
+async def _book_dead(connection: AsyncConnection, client_id: str, snapshot: OrderSnapshot) -> None:
+    """Overruled news that tells more filled: the order was there, and works no more."""
+    query = select(orders.c.filled_quantity).where(orders.c.client_id == client_id)
+    if snapshot.filled_quantity > (await connection.execute(query)).scalar_one():
+        dead = {"status": BrokerOrderStatus.CANCELED, "raw_status": BY_HAND}
+        await _book_root(connection, client_id, snapshot.model_copy(update=dead))
 
 
 async def _book_root(
