@@ -22,7 +22,7 @@ from activities.reconcile import reconcile_age_s
 from activities.reporting import report
 from activities.restore import Restorer
 from activities.services import Services
-from domain.errors import HoldfastError
+from domain.errors import HoldfastError, Transient
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.money import ZERO
 from domain.occ import OPTION_MULTIPLIER, looks_like_option
@@ -43,6 +43,7 @@ ENDED = (
 ENDED_WITHIN = timedelta(minutes=15)
 REOPEN_MAX = 3
 LIST_TIMEOUT = timedelta(seconds=3)
+NET_BATCH, NET_BATCHES_MAX = 500, 20
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,18 @@ class HealthWatch:
         now_s = self._services.monotonic()
         if self._valued_s is None or now_s - self._valued_s >= VALUE_EVERY_S:
             self._valued_s = now_s
+            await self._net()
             await self._value()
+
+    async def _net(self) -> None:
+        """Flat positions are summed no more: the gate's reading does not grow with the years."""
+        services = self._services
+        try:
+            for _ in range(NET_BATCHES_MAX):
+                if await services.ledger.net_positions(services.account, NET_BATCH) < NET_BATCH:
+                    return
+        except Transient as error:
+            _log.info("flat positions of %s are netted later: %s", services.account, error)
 
     async def _value(self) -> None:
         """Equity and what open positions are worth: three requests a minute, for eyes only."""

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.errors import Refused
 from domain.order import Fill
 from ledger.audit import append_audit_row
-from ledger.connection import LedgerConnection, lock_exclusive
+from ledger.connection import LedgerConnection, limit_waits, lock_exclusive
 from ledger.fill_booking import book, book_sum, known_fill, known_rows, take_back
 from ledger.order_store import owner_of_order
 from ledger.records import (
@@ -38,13 +38,42 @@ _POSITIONS = text(
     SELECT coalesce(trade_id, :external) AS trade_id, symbol, sum(quantity) AS quantity
     FROM (
         SELECT trade_id, symbol, CASE side WHEN 'buy' THEN quantity ELSE -quantity END AS quantity
-        FROM fills WHERE account = :account
+        FROM fills WHERE account = :account AND NOT netted
         UNION ALL
-        SELECT trade_id, symbol, quantity FROM adjustments WHERE account = :account
+        SELECT trade_id, symbol, quantity FROM adjustments WHERE account = :account AND NOT netted
     ) AS moves
     GROUP BY 1, 2 HAVING sum(quantity) <> 0 ORDER BY 1, 2
     """
 )
+# One statement, so that what is summed is what is marked: a row that comes meanwhile is in neither.
+_NET = text(
+    """
+    WITH flat AS (
+        SELECT trade_id, symbol
+        FROM (
+            SELECT trade_id, symbol,
+                   CASE side WHEN 'buy' THEN quantity ELSE -quantity END AS quantity
+            FROM fills WHERE account = :account AND NOT netted
+            UNION ALL
+            SELECT trade_id, symbol, quantity FROM adjustments
+            WHERE account = :account AND NOT netted
+        ) AS moves
+        WHERE trade_id IS NOT NULL
+        GROUP BY 1, 2 HAVING sum(quantity) = 0 LIMIT :most
+    ), moved AS (
+        UPDATE adjustments SET netted = true FROM flat
+        WHERE adjustments.account = :account AND NOT adjustments.netted
+          AND adjustments.trade_id = flat.trade_id AND adjustments.symbol = flat.symbol
+    ), filled AS (
+        UPDATE fills SET netted = true FROM flat
+        WHERE fills.account = :account AND NOT fills.netted
+          AND fills.trade_id = flat.trade_id AND fills.symbol = flat.symbol
+    )
+    SELECT count(*) FROM flat
+    """
+)
+# Far below the server's own look for deadlocks: a booking that meets it is never the victim.
+NET_LOCK_MS, NET_IDLE_MS = 50, 5_000
 
 
 async def positions_in(connection: AsyncConnection, account: str) -> tuple[TradePosition, ...]:
@@ -277,6 +306,24 @@ class FillStore(LedgerConnection):
         async with self._work() as connection:
             found = await positions_in(connection, account)
         return found
+
+    async def net_positions(self, account: str, most: int) -> int:
+        """Marks the rows of at most `most` flat positions; answers how many it found.
+
+        Rows that sum to zero change no position, whatever comes later, so none is summed again.
+        A row keeps its trade, symbol and quantity for ever; one without a trade may still find
+        its trade and is never marked.
+
+        Raises:
+            LockBusy: a booking was at one of the rows; nothing was marked.
+        """
+        async with self._work() as connection:
+            await limit_waits(connection, lock_ms=NET_LOCK_MS, idle_ms=NET_IDLE_MS)
+            # Two at a time could mark parts of two sums.
+            await lock_exclusive(connection, f"holdfast/net/{account}")
+            asked = {"account": account, "most": most}
+            found = (await connection.execute(_NET, asked)).scalar_one()
+        return int(found)
 
 
 async def _broker_of(connection: AsyncConnection, account: str) -> str:

@@ -34,9 +34,9 @@ WITH live AS (
     SELECT trade_id IS NULL AS foreign_one, symbol FROM (
         SELECT trade_id, symbol,
             CASE side WHEN 'buy' THEN quantity ELSE -quantity END AS quantity
-        FROM fills WHERE account = :account
+        FROM fills WHERE account = :account AND NOT netted
         UNION ALL
-        SELECT trade_id, symbol, quantity FROM adjustments WHERE account = :account
+        SELECT trade_id, symbol, quantity FROM adjustments WHERE account = :account AND NOT netted
     ) AS moves GROUP BY trade_id, symbol HAVING sum(quantity) <> 0
 ), risk AS (
     SELECT notional, loss FROM reservations

@@ -78,6 +78,11 @@ def _stamp(name: str) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=False, server_default=_NOW)
 
 
+def _netted() -> Column[object]:
+    """True for rows of a position that they made flat: together they count nothing."""
+    return Column("netted", Boolean, nullable=False, server_default=text("false"))
+
+
 def _word(name: str, *, required: bool = True) -> Column[object]:
     return Column(name, Text, nullable=not required)
 
@@ -307,10 +312,12 @@ fills = Table(
     _word("reverses", required=False),
     _stamp("booked_at"),
     Column("told", Boolean, nullable=False, server_default=text("false")),
+    _netted(),
     PrimaryKeyConstraint("broker", "account", "fill_key"),
     UniqueConstraint("broker", "account", "reverses"),
     Index("ix_fills_trade_id", "trade_id"),
     Index("ix_fills_untold", "account", postgresql_where=text("NOT told")),
+    Index("ix_fills_counted", "account", postgresql_where=text("NOT netted")),
     Index("ix_fills_account_broker_order_id", "account", "broker_order_id"),
     CheckConstraint("quantity >= 0", name="quantity"),
     CheckConstraint("side IN ('buy', 'sell')", name="side"),
@@ -359,7 +366,9 @@ adjustments = Table(
     _note("text"),
     _instant("at"),
     _stamp("booked_at"),
+    _netted(),
     PrimaryKeyConstraint("account", "adjustment_id"),
+    Index("ix_adjustments_counted", "account", postgresql_where=text("NOT netted")),
 )
 
 cash_movements = Table(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.health_watch import HealthWatch
 from domain.commands import AlertSeverity
+from domain.facts import AdjustmentKind
 from domain.ids import trade_workflow_id
+from ledger.records import AdjustmentRecord
 from ledger.repository import Ledger
 from tests.ledger.samples import plan
 from tests.rig import running_rig
@@ -51,3 +55,24 @@ async def test_wedged_workflow_of_an_open_trade_is_told_once(
         assert (alert.code, alert.severity) == ("TRADE_STUCK", AlertSeverity.CRITICAL)
         assert alert.occurrences == 1
         assert "unknown: the workflow does not answer; no protective order rests" in alert.text
+
+
+async def test_look_nets_flat_positions(
+    temporal_client: Client, ledger: Ledger, unique: str
+) -> None:
+    """I2: what is flat is summed once more by nobody; the gate's reading stays short."""
+    account = f"acct-{unique}"
+    async with running_rig(temporal_client, ledger, account, workers=False) as rig:
+        for quantity in (3, -3):
+            moved = AdjustmentRecord(
+                adjustment_id=f"a/{quantity}",
+                account=account,
+                trade_id="trade-1",
+                symbol="ESX",
+                quantity=Decimal(quantity),
+                kind=AdjustmentKind.BY_HAND,
+                at=rig.services.now(),
+            )
+            await ledger.record_adjustment(moved)
+        await HealthWatch(rig.services, temporal_client).look()
+        assert await ledger.net_positions(account, 10) == 0, "nothing was left to net"
