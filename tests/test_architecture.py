@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,17 @@ SKIPPED_FOLDERS = {"reports", "build", "dist"}
 
 # Explicit and few: (path, beginning of the violation's text, why).
 WAIVERS: tuple[tuple[str, str, str], ...] = ()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """The trees have millions of nodes and no cycles: the collector would look through them while
+    they grow, and again and again in every test that this process runs afterwards."""
+    gc.disable()
+    yield
+    violations.cache_clear()
+    sources.cache_clear()
+    gc.enable()
 
 
 @functools.cache
