@@ -301,8 +301,8 @@ class Matcher:
         """Whole units at the natural price of the legs, when the net limit allows it."""
         prices: dict[str, Decimal] = {}
         units = order.remaining
-        if any(leg.filled != order.filled * leg.ratio for leg in order.legs):
-            return False  # A leg traded alone (`Lifecycle.fill_leg`): the others follow it.
+        if order.has_leg_ahead:
+            return False
         for leg in order.legs:
             if not self._state.can_trade(leg.symbol):
                 return False
@@ -329,9 +329,11 @@ class Matcher:
         None where a leg has no price, or has traded alone: it is whole units or nothing.
         """
         prices: dict[str, Decimal] = {}
+        if order.has_leg_ahead:
+            return None
         for leg in order.legs:
             touch = self._state.books[leg.symbol].touch(leg.side)
-            if touch is None or leg.filled != order.filled * leg.ratio:
+            if touch is None:
                 return None
             prices[leg.symbol] = touch
         if order.limit_price is None:

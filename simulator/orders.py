@@ -213,6 +213,11 @@ class SimOrder:
     def waits_for_trigger(self) -> bool:
         return self.kind in (Kind.STOP, Kind.STOP_LIMIT) and not self.is_triggered
 
+    @property
+    def has_leg_ahead(self) -> bool:
+        """A leg of this combo has traded alone (`Lifecycle.fill_leg`): the others follow it."""
+        return any(leg.filled != self.filled * leg.ratio for leg in self.legs)
+
     def net_at(self, prices: Mapping[str, Decimal]) -> Decimal:
         """The net price of one unit of a combo whose legs trade at these prices; debit > 0."""
         return sum((prices[leg.symbol] * leg.ratio * leg.side.sign for leg in self.legs), ZERO)

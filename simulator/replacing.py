@@ -59,7 +59,12 @@ class Replacer:
         return new
 
     def count_fills_since(self, filled: Decimal, old: SimOrder, new: SimOrder) -> bool:
-        """Counts what `old` filled beyond `filled` into `new`; False if that leaves nothing."""
+        """Counts what `old` filled beyond `filled` into `new`.
+
+        False if that leaves nothing, or if a leg has traded alone.
+        """
+        if old.has_leg_ahead:
+            return False
         meanwhile = old.filled - filled
         meaning = self._state.config.matching.replace_quantity
         if meanwhile == 0 or meaning is ReplaceQuantity.FRESH:
@@ -91,6 +96,9 @@ class Replacer:
             raise Refusal(Reason.NOT_REPLACEABLE, "order already replaced")
         if not is_changeable(old) or old.combo is not None:
             raise Refusal(Reason.NOT_REPLACEABLE, f"cannot replace order in {old.status} status")
+        if old.has_leg_ahead:
+            # A new order for the same units would buy the leg twice.
+            raise Refusal(Reason.NOT_REPLACEABLE, "a leg of the order is being executed")
         wishes = (
             (request.quantity, old.quantity),
             (request.limit_price, old.limit_price),

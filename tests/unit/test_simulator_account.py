@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from simulator.clock import SimClock
-from simulator.config import BookConfig, CalendarConfig, ExchangeConfig, FeeSchedule, Listing
+from simulator.config import (
+    BookConfig,
+    CalendarConfig,
+    ExchangeConfig,
+    FeeSchedule,
+    Listing,
+    MatchingConfig,
+)
 from simulator.exchange import Exchange
 from simulator.journal import Journal
 from simulator.orders import ReplaceRequest, Status
@@ -215,6 +222,28 @@ def test_leg_that_traded_alone_is_not_filled_again_while_the_other_is_late() -> 
     venue.lifecycle.fill_leg(spread.legs[1], D(2), D("8.00"))
     assert spread.status is Status.FILLED
     assert venue.state.account.quantity(CALL_610.symbol) == -2
+
+
+@pytest.mark.parametrize("latency_s", ["0", "1"])
+def test_combo_is_not_replaced_while_a_leg_is_ahead(latency_s: str) -> None:
+    """GT7, D2: the new order would buy the leg a second time."""
+    venue = exchange(matching=MatchingConfig(replace_latency_s=D(latency_s)))
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    quote(venue, "8.00", "8.10", symbol=CALL_610.symbol)
+    legs = ((CALL_600, "buy", 1, "buy_to_open"), (CALL_610, "sell", 1, "sell_to_open"))
+    spread = venue.submit(combo(2, "4.00", *legs))
+    if latency_s == "0":
+        venue.lifecycle.fill_leg(spread.legs[0], D(2), D("12.00"))
+        with pytest.raises(Refusal, match="a leg of the order is being executed"):
+            venue.replace(spread.id, ReplaceRequest(limit_price=D("4.20")))
+    else:
+        venue.replace(spread.id, ReplaceRequest(limit_price=D("4.20")))
+        venue.lifecycle.fill_leg(spread.legs[0], D(2), D("12.00"))
+        advance_s(venue, 2)
+    assert venue.state.account.quantity(CALL_600.symbol) == 2
+    venue.lifecycle.fill_leg(spread.legs[1], D(2), D("8.00"))
+    assert spread.status is Status.FILLED
+    assert venue.open_orders == []
 
 
 NEW_YORK = CalendarConfig(holidays=(datetime(2026, 3, 5, tzinfo=UTC).date(),))
