@@ -118,10 +118,11 @@ def unconfirmed_waits(
         else unconfirmed_spans(settled, (Purpose.EXIT,))
     )
     for sent, known in found:
-        yield _seconds(sent), end_s if known is None else _seconds(known)
+        yield seconds(sent), end_s if known is None else seconds(known)
 
 
-def _seconds(moment: datetime) -> float:
+def seconds(moment: datetime) -> float:
+    """Virtual seconds since the run began."""
     return (moment - START) / timedelta(seconds=1)
 
 

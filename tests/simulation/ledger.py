@@ -426,6 +426,11 @@ class MemoryLedger(AccountBooks):
             and (symbol is None or symbol in r.owner.symbols)
         )
 
+    @property
+    def has_doubt(self) -> bool:
+        """True while the fate of an order is not known."""
+        return any(record.state in _OPEN for record in self.intents.values())
+
     async def unresolved_intents(self, account: str) -> tuple[IntentRecord, ...]:
         return tuple(r for r in self.intents.values() if r.state in _OPEN)
 

@@ -16,7 +16,7 @@ from tests.simulation import kept
 from tests.simulation.bare import MAX_S
 from tests.simulation.campaign import names
 from tests.simulation.options import contracts_of
-from tests.simulation.scenario import Scenario, stormy
+from tests.simulation.scenario import Mishap, Scenario, stormy
 from tests.simulation.shrinking import shrunk
 from tests.simulation.world import run_scenario
 
@@ -49,6 +49,21 @@ def test_order_left_behind_by_a_process_that_died_is_closed_by_reconcile(broker:
         outcome = run_scenario(scenario)
     assert outcome.violations == ()
     assert outcome.happened["found/intent_stuck"] in range(1, 4)
+    assert outcome.happened["intent/PROVEN_ABSENT"] == 1
+
+
+def test_end_is_judged_when_a_pass_has_looked_behind_the_last_doubt() -> None:
+    """R7: while a row is open no difference in its symbol is believed, nor told to a person."""
+
+    async def died(*_given: object) -> None:
+        return None
+
+    lost = Mishap(2.3, "commit_lost", (("nth", 1),))
+    liquidated = Mishap(14.6, "event", (("what", "liquidation"),))
+    scenario = replace(stormy(172), mishaps=(lost, liquidated), reconciles=True)
+    with mock.patch.object(OrderSender, "_book_unsent", died):
+        outcome = run_scenario(scenario)
+    assert outcome.violations == ()
     assert outcome.happened["intent/PROVEN_ABSENT"] == 1
 
 

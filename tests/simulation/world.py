@@ -469,13 +469,20 @@ class World:
 
     def _is_over(self) -> bool:
         """Every trade has been and is no more; flatten orders too."""
-        # Behind an event and the last end a pass must have looked.
-        events = self.mishaps.events
-        if events.struck and self.pass_began_s <= max(events.settled_s, self.closed_s):
+        if self.mishaps.events.struck and not self._has_been_looked_at():
             return False
         known = {run.workflow_id for run in self.server.runs if run.kind == "Trade"}
         closed = all(run.is_closed for run in self.server.runs)
         return len(known) == len(self.scenario.plans) and closed
+
+    def _has_been_looked_at(self) -> bool:
+        """True once a pass has begun behind an event, the last end and the last doubt.
+
+        In a symbol whose orders are in doubt no pass believes a difference (R7).
+        """
+        doubts = self.ledger.known_at.values()
+        ended_s = max(self.mishaps.events.settled_s, self.closed_s, *map(bare.seconds, doubts))
+        return not self.ledger.has_doubt and self.pass_began_s > ended_s
 
     def _closed(self, run: Run) -> None:
         """A trade says that it has ended: the exchange is asked whether that is so."""
