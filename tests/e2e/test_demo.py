@@ -74,7 +74,8 @@ def runs() -> Iterator[list[Run]]:
 
 @pytest.fixture(scope="module")
 def short_tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 75 minutes of the demo day as a user's own file; too short for every outcome."""
+    """The first 75 minutes of the demo day as a user's own file; too short for every outcome,
+    and no shorter: the half hour before its end takes no entry, the first signals come at 13:42."""
     path = tmp_path_factory.mktemp("tape") / "ESX.csv"
     until = DEMO_BEGIN + timedelta(minutes=75)
     write_tape(path, (event for event in demo_events() if event.time < until))
