@@ -61,7 +61,10 @@ class FlattenStep(Frozen):
 
 
 class FlattenLook(Frozen):
-    """One look. `complete` False proves nothing from absence (R6)."""
+    """One look. `complete` False proves nothing from absence (R6).
+
+    Its open trades are told all the same: a trade whose executions are not all read knows its own.
+    """
 
     complete: bool
     trade_ids: tuple[str, ...] = ()
@@ -127,22 +130,24 @@ class FlattenActivities:
             await book_executions(services)
             clock = await services.broker.market_clock()
             orders = await services.broker.open_orders()
-            held = {p.symbol: p.quantity for p in await services.broker.positions()}
             trades = await self._trades(step)
-            for trade in trades:
-                if await self._misses_executions(trade):
-                    fault = f"EXECUTIONS_MISSING {trade.trade_id}"
-                    return FlattenLook(complete=False, trade_ids=step.trade_ids, fault=fault)
-            lines = await self._lines(step, trades, clock, held)
+            unread = [t.trade_id for t in trades if await self._misses_executions(t)]
+            owned = await services.ledger.positions_by_trade(step.account)
+            # The broker last: what it still holds behind all that is held by nobody we know.
+            held = {p.symbol: p.quantity for p in await services.broker.positions()}
+            lines = await self._lines(step, trades, clock, owned, held)
+            wedged = await self._wedged(step, lines)
         except HoldfastError as error:
             return FlattenLook(complete=False, trade_ids=step.trade_ids, fault=error.code)
         return FlattenLook(
-            complete=True,
+            complete=not unread,
             trade_ids=tuple(trade.trade_id for trade in trades),
             lines=lines,
             open_trades=tuple(t.trade_id for t in trades if t.closed_at is None),
             working_entries=tuple(self._entries(trades, orders)),
-            wedged=tuple(await self._wedged(step, lines)),
+            # What such a trade holds is not known to the ledger: nobody else closes it.
+            wedged=tuple(each for each in wedged if each not in unread),
+            fault=" ".join(("EXECUTIONS_MISSING", *unread)) if unread else "",
         )
 
     async def _trades(self, step: FlattenStep) -> list[TradeRecord]:
@@ -165,10 +170,10 @@ class FlattenActivities:
         step: FlattenStep,
         trades: Sequence[TradeRecord],
         clock: MarketClock,
+        positions: Sequence[TradePosition],
         held: dict[str, Decimal],
     ) -> tuple[FlattenLine, ...]:
         ledger = self._services.ledger
-        positions = await ledger.positions_by_trade(step.account)
         lines: list[FlattenLine] = []
         for trade in trades:
             exits = _exits_since(await ledger.orders_of_trade(trade.trade_id), step)
@@ -195,7 +200,7 @@ class FlattenActivities:
                         trade_id=trade.trade_id,
                     )
                 )
-        return (*lines, *_left_alone(step.scope, positions, held))
+        return (*lines, *_left_alone(step.scope, positions, held, lines))
 
     def _entries(self, trades: Sequence[TradeRecord], orders: Sequence[OrderSnapshot]) -> list[str]:
         """Client ids of entries that still work at the broker (K2)."""
@@ -298,9 +303,16 @@ def _covers(scope: KillScope, trade: TradeRecord) -> bool:
 
 
 def _left_alone(
-    scope: KillScope, positions: Sequence[TradePosition], held: dict[str, Decimal]
+    scope: KillScope,
+    positions: Sequence[TradePosition],
+    held: dict[str, Decimal],
+    lines: Sequence[FlattenLine],
 ) -> tuple[FlattenLine, ...]:
-    """What the broker holds of no trade of ours: never closed, never hidden either (K2)."""
+    """What the broker holds of no trade of ours: never closed, never hidden either (K2).
+
+    The broker's word counts: also what the ledger has under nobody, or under a trade that it does
+    not know, as after an older copy of it was put back.
+    """
     match scope.kind:
         case KillScopeKind.ALL | KillScopeKind.ACCOUNT:
             inside = set(held)
@@ -308,19 +320,22 @@ def _left_alone(
             inside = {scope.value}
         case _:
             return ()
+    nobodys = {p.symbol: p.quantity for p in positions if p.trade_id == EXTERNAL}
+    moving = {line.symbol for line in lines if line.left != 0}
+    found = {
+        symbol: nobodys.get(symbol, ZERO) if symbol in moving else held[symbol]
+        for symbol in sorted(inside & held.keys())
+    }
     return tuple(
         FlattenLine(
-            symbol=each.symbol,
-            found=each.quantity,
-            left=each.quantity,
+            symbol=symbol,
+            found=rest,
+            left=rest,
             why="of no trade: left alone",
             trade_id=EXTERNAL,
         )
-        for each in positions
-        if each.trade_id == EXTERNAL
-        and each.symbol in inside
-        and each.quantity != 0
-        and held.get(each.symbol, ZERO) != 0
+        for symbol, rest in found.items()
+        if rest != 0 and held[symbol] != 0
     )
 
 

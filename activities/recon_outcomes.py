@@ -35,6 +35,7 @@ from domain.split_math import PRICE_STEP, split_quantity
 from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, FillRecord, TradePosition
 
 CHOICES = "choose: adopt it to a trade, ignore it, or flatten it by name"
+GUARDS = "it stays: it guards a position of no trade; cancel it at the broker before you adopt"
 ACTOR = "reconcile"
 _OURS = ("recon/", "event/")
 _KIND = DiscrepancyKind
@@ -153,9 +154,12 @@ class Outcomes:
         await self._alert(finding)
 
     async def _look_or_cancel(self, finding: Discrepancy, at: datetime) -> None:
-        """Its trade looks at it; an exit without an open trade is cancelled."""
+        """Its trade looks at it; an exit without an open trade is cancelled, unless it guards."""
         if finding.kind is _KIND.ORPHAN_EXIT and not finding.trade_id:
-            await self._cancel(finding, at)
+            if finding.guards:
+                await self._alert(finding, GUARDS)
+            else:
+                await self._cancel(finding, at)
             return
         now, code = self._services.now(), finding.kind.upper()
         self._doorbell.ring(

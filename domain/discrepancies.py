@@ -77,7 +77,8 @@ _ORDERS = (
         DiscrepancyKind.ORPHAN_EXIT,
         "R1",
         "live exit with our id that the ledger does not know",
-        "its open trade looks at it; without one it is cancelled",
+        "its open trade looks at it; without one it is cancelled, but stays while it guards a "
+        "position of no trade",
         Owner.TRADE,
     ),
     _row(

@@ -17,7 +17,7 @@ from domain.account_events import AccountEvent, EventKind
 from domain.base import Frozen
 from domain.ids import Purpose, parse_client_order_id
 from domain.money import ZERO, Amount, Calculated, NetPrice, Quantity, SignedQuantity, total
-from domain.order import OrderSnapshot, Position
+from domain.order import OrderSnapshot, Position, Side
 from domain.recon.cash import CashLook, CashRule
 from domain.recon.explain import Explanation, Holdings, explain
 from domain.split_math import split_quantity
@@ -53,6 +53,7 @@ class Discrepancy(Frozen):
 
     `quantity` is signed: broker minus ledger for positions and money, the order's rest for orders.
     `delivered`, `price`, `ratio` and `event_ids` come from what explains it (`recon.explain`).
+    `guards`: an exit of no open trade that stands against a position of no trade.
     """
 
     kind: DiscrepancyKind
@@ -70,6 +71,7 @@ class Discrepancy(Frozen):
     ratio: Calculated | None = None
     event_ids: tuple[str, ...] = ()
     is_late: bool = False
+    guards: bool = False
 
 
 class FeeLook(Frozen):
@@ -140,6 +142,7 @@ def confirmed(first: Look, second: Look) -> tuple[Discrepancy, ...]:
 
 
 def _orders(look: Look) -> Iterator[Discrepancy]:
+    orphans: dict[tuple[str, Side | None], list[Discrepancy]] = {}
     for order in look.orders:
         client_id = order.client_id or ""
         if client_id in look.known_client_ids or order.broker_order_id in look.known_broker_ids:
@@ -154,7 +157,7 @@ def _orders(look: Look) -> Iterator[Discrepancy]:
             is_entry = parts.purpose is Purpose.ENTRY
             kind = DiscrepancyKind.ORPHAN_ENTRY if is_entry else DiscrepancyKind.ORPHAN_EXIT
             trade_id = look.open_trades.get(client_id[:16], "")
-        yield Discrepancy(
+        found = Discrepancy(
             kind=kind,
             key=f"{kind}/{order.broker_order_id}",
             symbol=order.symbol,
@@ -164,6 +167,31 @@ def _orders(look: Look) -> Iterator[Discrepancy]:
             quantity=rest,
             text=f"{order.side} {rest} {order.symbol} id {client_id or order.broker_order_id}",
         )
+        if kind is DiscrepancyKind.ORPHAN_EXIT and not trade_id:
+            orphans.setdefault((order.symbol, order.side), []).append(found)
+        else:
+            yield found
+    for (symbol, side), exits in orphans.items():
+        guards = _may_guard(look, symbol, side, total(found.quantity for found in exits))
+        for found in exits:
+            key = f"{found.key}/guards" if guards else found.key
+            yield found.model_copy(update={"guards": guards, "key": key})
+
+
+def _may_guard(look: Look, symbol: str, side: Side | None, rest: Decimal) -> bool:
+    """True if exits of no open trade, `rest` together, only reduce what no trade owns (I4).
+
+    The ledger may have forgotten their trade (an older copy of it was put back) and not the trade
+    its position. More than that they must not take, or they could flip it. An empty list is no
+    proof that nothing is held (R6).
+    """
+    if side is None or _is_untrusted(look):
+        return side is not None
+    held = total(each.quantity for each in look.positions if each.symbol == symbol)
+    owned = total(
+        row.quantity for row in look.owned if row.symbol == symbol and row.owner != EXTERNAL_OWNER
+    )
+    return -side.sign * (held - owned) >= rest > 0 and -side.sign * held >= rest
 
 
 def _stuck(look: Look) -> Iterator[Discrepancy]:
@@ -179,14 +207,22 @@ def _stuck(look: Look) -> Iterator[Discrepancy]:
             )
 
 
+def _is_untrusted(look: Look) -> bool:
+    """True if the list of positions is empty, we hold something, and the account is not flat."""
+    owned: dict[str, Decimal] = {}
+    for row in look.owned:
+        owned[row.symbol] = owned.get(row.symbol, ZERO) + row.quantity
+    is_empty = not any(position.quantity for position in look.positions)
+    return is_empty and any(owned.values()) and not look.account_is_flat
+
+
 def _positions(look: Look) -> Iterator[Discrepancy]:
     """I20: per symbol, trades plus EXTERNAL equal the broker."""
     held = {position.symbol: position.quantity for position in look.positions}
     owned: dict[str, list[OwnedQuantity]] = {}
     for row in look.owned:
         owned.setdefault(row.symbol, []).append(row)
-    wants_any = any(total(row.quantity for row in rows) != 0 for rows in owned.values())
-    if not any(held.values()) and wants_any and not look.account_is_flat:
+    if _is_untrusted(look):
         yield Discrepancy(
             kind=DiscrepancyKind.POSITIONS_UNTRUSTED,
             key=str(DiscrepancyKind.POSITIONS_UNTRUSTED),

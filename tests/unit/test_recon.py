@@ -94,6 +94,32 @@ def test_orphan_exit_names_its_open_trade() -> None:
     assert found.trade_id == "t1"
 
 
+@pytest.mark.covers("R1", "R6")
+@pytest.mark.parametrize(
+    ("held_now", "rows", "guards"),
+    [
+        (-4, [], True),
+        (-4, [("EXTERNAL", -4)], True),
+        (-3, [], False),
+        (4, [], False),
+        (0, [], False),
+        (-4, [("t2", -4)], False),
+        (-8, [("t2", -4)], True),
+        (-3, [("t2", 1)], False),
+        (0, [("t2", -4)], True),
+    ],
+)
+def test_orphan_exits_guard_only_what_no_trade_owns(
+    held_now: int, rows: list[tuple[str, int]], guards: bool
+) -> None:
+    """I4: two orders that buy back 4 together; in the last row an empty list proves nothing."""
+    orders = tuple(order(client_id(Purpose.STOP, f"t{n}"), broker_id=f"b{n}") for n in (8, 9))
+    positions = held("A", held_now) if held_now else ()
+    found = classify(look(orders=orders, positions=positions, owned=owned(*rows)))
+    orphans = [each for each in found if each.kind is KIND.ORPHAN_EXIT]
+    assert [each.guards for each in orphans] == [guards, guards]
+
+
 @pytest.mark.parametrize(
     "known",
     [

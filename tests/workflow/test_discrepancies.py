@@ -212,6 +212,23 @@ async def test_orphan_exit_without_a_trade_is_cancelled(desk: Desk) -> None:
     assert desk.rig.exchange.open_orders == []
 
 
+@pytest.mark.covers("R1", "H3")
+async def test_orphan_exit_stays_while_it_guards_a_position_of_no_trade(desk: Desk) -> None:
+    """I4: the ledger forgot a trade (an older copy was put back); its stop was taken away."""
+    stop = order_of(desk.rig, Purpose.STOP)
+    side = SimSide.BUY if stop.body.side is Side.SELL else SimSide.SELL
+    back = SimSide.SELL if side is SimSide.BUY else SimSide.BUY
+    desk.rig.exchange.events.trade_by_hand("ESX", side, stop.body.quantity, D(100))
+    await desk.rig.broker.place(stop)
+    for _ in range(2):
+        assert "orphan_exit" in kinds(await desk.reconcile())
+    assert len(desk.rig.exchange.open_orders) == 1
+    assert await desk.alerts(KIND.ORPHAN_EXIT) == [AlertSeverity.CRITICAL]
+    desk.rig.exchange.events.trade_by_hand("ESX", back, stop.body.quantity, D(100))
+    await desk.reconcile()
+    assert desk.rig.exchange.open_orders == []
+
+
 @pytest.mark.covers("R1")
 async def test_foreign_order_is_told_once_and_never_touched(desk: Desk) -> None:
     """R1."""

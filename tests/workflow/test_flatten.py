@@ -16,6 +16,7 @@ from domain.control import KillScope, KillScopeKind
 from ledger.records import EXTERNAL
 from ledger.repository import Ledger
 from simulator.orders import Side as SimSide
+from tests.fixtures_postgres import run_as_superuser
 from tests.rig import Rig, running_rig
 from tests.workflow.test_trade_thread import plan_of
 from workflows.flatten import FlattenWorkflow
@@ -84,6 +85,42 @@ async def test_flatten_names_what_the_account_holds_of_no_trade(rig: Rig) -> Non
     assert (line.symbol, line.trade_id, line.left) == ("ESX", EXTERNAL, D(42))
     assert line.why
     assert position(rig) == 42
+
+
+@pytest.mark.covers("K2", "H3")
+async def test_flatten_names_what_is_held_by_a_trade_that_the_ledger_has_lost(
+    rig: Rig, ledger_dsn: str
+) -> None:
+    """K2: with its row gone (an older copy was put back) the broker was told to be flat."""
+    await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    await run_as_superuser(
+        ledger_dsn, f"DELETE FROM trades WHERE account = '{rig.services.account}'"
+    )
+    receipt = await (await start_flatten(rig)).result()
+    [line] = receipt.lines
+    assert (line.symbol, line.trade_id, line.left) == ("ESX", EXTERNAL, D(10))
+    assert position(rig) == 10
+    assert stop_rests(rig)
+
+
+@pytest.mark.covers("K3", "I2")
+async def test_flatten_tells_trades_though_the_ledger_misses_executions(
+    rig: Rig, ledger_dsn: str
+) -> None:
+    """Executions that nobody could read, or that are gone, barred the way out of the account."""
+    trade = await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    account = rig.services.account
+    await run_as_superuser(ledger_dsn, f"UPDATE fills SET quantity = 9 WHERE account = '{account}'")
+    handle = await start_flatten(rig)
+    assert (await trade.result()).exit_reason == "flatten"
+    assert position(rig) == 0
+    assert rig.exchange.open_orders == []
+    # Its books are not whole: that stays said.
+    receipt = await until_pending(rig, handle, "EXECUTIONS_MISSING")
+    assert not receipt.done
+    await handle.terminate()
 
 
 async def test_flatten_in_a_halt_is_pending_and_the_stop_stays(rig: Rig) -> None:
