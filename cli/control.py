@@ -103,7 +103,7 @@ def _show_control(control: Control, as_json: bool) -> None:
     print_fields(
         {
             "account": control.account,
-            "armed": control.armed,
+            "armed": control.armed if control.account != "*" else "by account: starter.py status",
             "kills": kills,
             "version": control.version,
             "updated": control.updated_at,

@@ -59,21 +59,21 @@ def exact(value: object) -> Decimal:
         return _from_digits(str(value))
     if isinstance(value, str):
         if len(value) > _TEXT_MAX:
-            raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "the number text was too long")
+            raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "a shorter text")
         return _from_text(value)
     if isinstance(value, bool):
-        raise PydanticCustomError("NUMBER_TYPE", "a number was a boolean")
+        raise PydanticCustomError("NUMBER_TYPE", "a number")
     if isinstance(value, int):
         if abs(value) > MAGNITUDE_MAX:
-            raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "allowed: |x| <= 1e15")
+            raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "|x| <= 1e15")
         return Decimal(value)
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
-            raise PydanticCustomError("NOT_FINITE", "the number was not finite")
+            raise PydanticCustomError("NOT_FINITE", "a finite number")
         raise PydanticCustomError(
             "PRICE_PRECISION", "a binary float was given; send the number as text"
         )
-    raise PydanticCustomError("NUMBER_TYPE", "the value was not a number")
+    raise PydanticCustomError("NUMBER_TYPE", "a number")
 
 
 @lru_cache(maxsize=8192)
@@ -84,9 +84,9 @@ def _from_digits(text: str) -> Decimal:
     """
     number = Decimal(text)
     if not number.is_finite():
-        raise PydanticCustomError("NOT_FINITE", "the number was not finite")
+        raise PydanticCustomError("NOT_FINITE", "a finite number")
     if number and not MAGNITUDE_MIN <= abs(number) <= MAGNITUDE_MAX:
-        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "allowed: 1e-12 <= |x| <= 1e15")
+        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "1e-12 <= |x| <= 1e15")
     exponent = number.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -DECIMAL_PLACES_MAX:
         number = _trim(number)
@@ -96,9 +96,9 @@ def _from_digits(text: str) -> Decimal:
 @lru_cache(maxsize=8192)
 def _from_text(text: str) -> Decimal:
     if text.lower() in _NOT_FINITE:
-        raise PydanticCustomError("NOT_FINITE", "the number was not finite")
+        raise PydanticCustomError("NOT_FINITE", "a finite number")
     if not text.isascii() or _NUMBER.fullmatch(text) is None:
-        raise PydanticCustomError("NUMBER_TYPE", "the text was not a plain number")
+        raise PydanticCustomError("NUMBER_TYPE", "a plain number")
     return _from_digits(text)
 
 
@@ -107,19 +107,19 @@ def _trim(number: Decimal) -> Decimal:
     trimmed = number.normalize(CTX)
     exponent = trimmed.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -DECIMAL_PLACES_MAX:
-        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "allowed: at most 12 decimal places")
+        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "at most 12 decimal places")
     return trimmed
 
 
 def _positive(number: Decimal) -> Decimal:
     if number <= 0:
-        raise PydanticCustomError("PRICE_NOT_POSITIVE", "the price was not above zero")
+        raise PydanticCustomError("PRICE_NOT_POSITIVE", "> 0")
     return number
 
 
 def _not_negative(number: Decimal) -> Decimal:
     if number < 0:
-        raise PydanticCustomError("QTY_NOT_POSITIVE", "the quantity was below zero")
+        raise PydanticCustomError("QTY_NOT_POSITIVE", ">= 0")
     return number
 
 

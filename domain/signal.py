@@ -34,7 +34,7 @@ from domain.plan import (
 
 def _fraction(number: Number) -> Number:
     if not ZERO <= number <= ONE:
-        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "allowed: 0 <= confidence <= 1")
+        raise PydanticCustomError("NUMBER_OUT_OF_RANGE", "0 <= confidence <= 1")
     return number
 
 
