@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pydantic import AwareDatetime
 from temporalio import activity
 
 from activities.market_parts import MarketParts
@@ -95,6 +96,7 @@ class TradeRef(Frozen):
 
     `stage` and `protection` are the trade's at the moment of asking; steps that talk to the
     broker write them to its row, so that a stage change costs no step of its own.
+    `reopened_at`: an end that was booked until then is none, for the trade holds something.
     """
 
     trade_id: str
@@ -106,6 +108,7 @@ class TradeRef(Frozen):
     protection: str = ""
     session: str = ""
     signal_id: str = ""
+    reopened_at: AwareDatetime | None = None
 
     @property
     def owner(self) -> OrderOwner:
@@ -224,7 +227,10 @@ async def note_stage(services: Services, trade: TradeRef) -> None:
         return
     try:
         await services.ledger.update_trade(
-            trade.trade_id, stage=trade.stage, protection=trade.protection or None
+            trade.trade_id,
+            stage=trade.stage,
+            protection=trade.protection or None,
+            reopened_at=trade.reopened_at,
         )
     except HoldfastError as error:
         activity.logger.warning("stage of %s not noted: %s", trade.trade_id, error.code)

@@ -95,7 +95,7 @@ class TradeActivities:
             story=input.story or None,
             document=input.command.model_dump(mode="json"),
         )
-        await services.ledger.settle_trade(
+        closed = await services.ledger.settle_trade(
             trade_id,
             net,
             fees,
@@ -109,5 +109,6 @@ class TradeActivities:
             realised=net,
             fees=fees,
             fees_estimated=estimated,
+            closed_at=closed.closed_at,
         )
         return FactBatch(facts=(settled,))

@@ -366,12 +366,13 @@ class VersionChanged(_Fact):
 
 
 class Settled(_Fact):
-    """The ledger booked the close; fees may still be estimated."""
+    """The ledger booked the close; fees may still be estimated. `closed_at` by its own clock."""
 
     kind: Literal["settled"] = "settled"
     realised: Amount
     fees: Amount
     fees_estimated: bool
+    closed_at: AwareDatetime | None = None
 
 
 class CommandFailed(_Fact):

@@ -213,7 +213,21 @@ def _deadline(state: TradeState, fact: DeadlinePassed, now: datetime) -> TradeSt
 
 
 def _settled(state: TradeState, fact: Settled, now: datetime) -> TradeState:
-    return state.changed(settled=True, realised=fact.realised, fees=fact.fees)
+    booked = state.changed(
+        settled=True,
+        closed_at=fact.closed_at or fact.at,
+        realised=fact.realised,
+        fees=fact.fees,
+    )
+    return booked if ts.is_flat(state) else _reopened(booked)
+
+
+def _reopened(state: TradeState) -> TradeState:
+    """A fill overtook the booking of the end: the trade goes on, and ends anew (I3, D9).
+
+    Its row and its exit watch are put away by then; the next steps take both out again.
+    """
+    return state.changed(settled=False, watched_epoch=0)
 
 
 def _command_failed(state: TradeState, fact: CommandFailed, now: datetime) -> TradeState:
@@ -255,6 +269,8 @@ def _refresh_derived(before: TradeState, state: TradeState, now: datetime) -> Tr
         flat_before, flat_now = ts.is_flat(before), ts.is_flat(state)
         if flat_before and not flat_now:
             state = state.changed(position_epoch=state.position_epoch + 1)
+        if state.settled and not flat_now:
+            state = _reopened(state)
         balanced = ts.is_balanced(state)
         since = None if balanced else (state.imbalance_since or now)
         state = state.changed(imbalance_since=since, stop_price=ratcheted_stop(state))

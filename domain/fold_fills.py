@@ -85,7 +85,7 @@ def book(state: TradeState, fill: Fill, now: datetime, *, looked: bool = False) 
     if record.role is Role.ENTRY and state.walk.partial_since is None:
         walk = state.walk.model_copy(update={"partial_since": now})
         state = state.changed(walk=walk)
-    return state.changed(proven_closed=False)
+    return state
 
 
 def order_reported(state: TradeState, fact: OrderReported, now: datetime) -> TradeState:

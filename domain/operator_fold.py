@@ -222,7 +222,6 @@ def _resolve_by_hand(state: TradeState, fact: OperatorCommand) -> TradeState:
         adjustments=(*state.adjustments, adjusted),
         booking=(*state.booking, adjusted),
         first_fill_at=state.first_fill_at or state.clock.market(fact.at),
-        proven_closed=False,
     )
 
 
@@ -260,7 +259,6 @@ def _close_as_flat(state: TradeState, fact: OperatorCommand) -> TradeState:
         taken_over=False,
         giving_back=False,
         withdrawn=False,
-        proven_closed=False,
     )
 
 

@@ -112,7 +112,6 @@ def rebuild(
         knowledge_at=None,
         read_needed="" if settled else RESTORED,
         naked=ts.NakedClock(since=state.naked.since),
-        proven_closed=settled,
         settled=settled,
         restored=True,
     )

@@ -229,6 +229,7 @@ class TradeState(Frozen):
     `at_broker` are the units that the account itself held when a taken-over trade was last read.
     `covered` is the filled quantity for which the exits of the tranches were placed; None before.
     `stop_reached_at` is when the exit watch saw the market at a resting stop-limit.
+    `closed_at` is when an end was booked; without `settled` a fill overtook it, the trade goes on.
     `rewound` says that this history was set back: the ledger knows orders of it that it does not.
     `unclaimed` are fills of an order whose broker ids are still on their way to us,
     `unclaimed_orders` news of such an order. `forgotten` counts dead orders that were not carried
@@ -285,8 +286,8 @@ class TradeState(Frozen):
     naked: NakedClock = NakedClock()
     alerts: tuple[Alert, ...] = ()
     told: tuple[str, ...] = ()
-    proven_closed: bool = False
     settled: bool = False
+    closed_at: AwareDatetime | None = None
     realised: Amount | None = None
     new_build: str = ""
     restored: bool = False

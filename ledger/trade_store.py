@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, func, select, update
+from sqlalchemy import ColumnElement, Select, Table, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -78,8 +78,12 @@ class TradeStore(ControlStore):
         build_id: str | None = None,
         document: Mapping[str, object] | None = None,
         closed: bool | None = None,
+        reopened_at: datetime | None = None,
     ) -> TradeRecord:
         """Changes what is not None. `closed` True stamps `closed_at` once, False reopens (D9).
+
+        `reopened_at` reopens what was closed until then; a writer that comes behind the true end
+        changes nothing about it.
 
         Raises:
             Refused: `TRADE_UNKNOWN`.
@@ -98,6 +102,9 @@ class TradeStore(ControlStore):
         if closed is not None:
             stamp = func.coalesce(trades.c.closed_at, func.clock_timestamp())
             changes["closed_at"] = stamp if closed else None
+        elif reopened_at is not None:
+            since = trades.c.closed_at > reopened_at
+            changes["closed_at"] = case((since, trades.c.closed_at), else_=None)
         return await self._change_trade(trade_id, changes)
 
     async def settle_trade(

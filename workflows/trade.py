@@ -329,7 +329,11 @@ class TradeWorkflow:
     def _trade_ref(self) -> TradeRef:
         state = self._state
         return self._trade.model_copy(
-            update={"stage": ts.stage(state), "protection": ts.protection(state)}
+            update={
+                "stage": ts.stage(state),
+                "protection": ts.protection(state),
+                "reopened_at": None if state.settled else state.closed_at,
+            }
         )
 
     def _settle_input(self, command: Settle) -> SettleInput:

@@ -47,6 +47,19 @@ async def test_closing_stamps_once_and_a_late_fill_reopens(armed: Ledger) -> Non
     assert [one.trade_id for one in await armed.list_trades(open_only=True)] == ["trade-1"]
 
 
+async def test_end_that_a_fill_overtook_is_taken_back_once_and_a_later_one_stands(
+    armed: Ledger,
+) -> None:
+    """D9: the trade goes on and says until when an end was booked; an old writer says it again."""
+    await armed.create_trade(plan())
+    first = await armed.update_trade("trade-1", stage="closed", closed=True)
+    reopened = await armed.update_trade("trade-1", stage="open", reopened_at=first.closed_at)
+    assert reopened.closed_at is None
+    second = await armed.update_trade("trade-1", stage="closed", closed=True)
+    late = await armed.update_trade("trade-1", stage="open", reopened_at=first.closed_at)
+    assert late.closed_at == second.closed_at
+
+
 async def test_update_changes_what_is_given_and_nothing_else(armed: Ledger) -> None:
     await armed.create_trade(plan(), stage="born", build_id="b-1", config_hash="c-1")
     given: dict[str, Any] = {

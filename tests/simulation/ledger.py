@@ -797,6 +797,7 @@ class MemoryLedger(AccountBooks):
         build_id: str | None = None,
         document: Mapping[str, object] | None = None,
         closed: bool | None = None,
+        reopened_at: datetime | None = None,
     ) -> TradeRecord:
         asked = {
             "stage": stage,
@@ -809,6 +810,9 @@ class MemoryLedger(AccountBooks):
         changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
         if closed is not None:
             changes["closed_at"] = self.now() if closed else None
+        elif reopened_at is not None:
+            closed_at = self.trades[trade_id].closed_at
+            changes["closed_at"] = closed_at if closed_at and closed_at > reopened_at else None
         return self._change_trade(trade_id, changes)
 
     async def settle_trade(

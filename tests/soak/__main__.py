@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -191,6 +193,8 @@ async def _verdict(
     print(f"{seen.started} trades, {sum(seen.faults.values())} faults: {dict(seen.faults)}")
     print(f"left open {left} · worker alive {alive} · client ids accepted twice {len(doubled)}")
     print(f"positions left {len(held)} · reservations left {reserved}")
+    if left:
+        await _tell_left(stage, connection)
     for name, (first, last) in grown.items():
         share = last / first - 1
         word = "met" if share <= GROWTH_MAX else "MISSED"
@@ -200,6 +204,24 @@ async def _verdict(
         )
     clean = not (left or doubled or held or reserved) and alive
     return int(not clean)
+
+
+async def _tell_left(stage: Stage, connection: asyncpg.Connection) -> None:
+    """What a person needs to see why trades did not end; the worker's log is kept beside it."""
+    for row in await connection.fetch(
+        "SELECT t.trade_id, t.stage, t.protection, t.updated_at, o.purpose, o.sequence, "
+        "o.state, o.status, o.code FROM trades t LEFT JOIN orders o ON o.trade_id = t.trade_id "
+        "WHERE t.closed_at IS NULL ORDER BY t.trade_id, o.created_at"
+    ):
+        print("  " + " · ".join(str(value) for value in row.values()))
+    for row in await connection.fetch(
+        "SELECT code, count(*), max(text) FROM alerts GROUP BY code ORDER BY code"
+    ):
+        print("  alert " + " · ".join(str(value) for value in row.values()))
+    log = Path("reports") / "soak-worker.log"
+    log.parent.mkdir(exist_ok=True)
+    await asyncio.to_thread(shutil.copy, stage.servers.folder / "worker.log", log)
+    print(f"worker's log: {log}")
 
 
 def _growth(seen: Seen) -> dict[str, tuple[float, float]]:

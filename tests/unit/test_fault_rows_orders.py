@@ -522,6 +522,36 @@ def test_late_fill_is_protected_by_an_added_order_beside_the_one_that_stands() -
     assert sum(quantity for _, quantity in after[len(before) :]) == 3 * 2, "a pair for the rest"
 
 
+@pytest.mark.covers("D9", "E1")
+@pytest.mark.parametrize("told_first", [True, False])
+def test_fill_that_overtakes_the_booking_of_the_end_keeps_the_trade_open(told_first: bool) -> None:
+    """I3, I4: it was told beside the answer of the settlement; the trade ended over a bare part."""
+
+    class Overtaken(Trade):
+        def answer(self, command: Command) -> list[Fact]:
+            facts = super().answer(command)
+            if not isinstance(command, Settle) or self.state.closed_at is not None:
+                return facts
+            self.broker._fill(self.broker.orders[0], D(3))
+            late = self.broker.undelivered.pop()
+            told: list[Fact] = [FillReported(at=self.now, fill=late)]
+            return [*told, *facts] if told_first else [*facts, *told]
+
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("103.00"))
+    trade = Overtaken(make_plan(steps_max=0), broker)
+    trade.pass_time(1)
+    kill_entries(trade)
+    trade.pass_time(5)
+    assert broker.position == 3
+    assert ts.stage(trade.state) is Stage.OPEN
+    assert_protected_and_known(trade, broker)
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="a", reason="r"))
+    trade.pass_time(60)
+    assert broker.position == 0
+    assert ts.stage(trade.state) is Stage.CLOSED
+    assert len([c for c in trade.commands if isinstance(c, Settle)]) == 2, "the end is booked anew"
+
+
 @pytest.mark.covers("C2")
 def test_unknown_order_is_asked_after_at_once() -> None:
     """The worker that sent it may have died long ago: what it bought stands bare until then."""

@@ -106,12 +106,9 @@ def test_walk_remembers_the_first_part_only_and_no_exit_begins_it() -> None:
     assert more.walk.partial_since == began
     exits = opened()
     target = order_of(exits.state, Role.TARGET)
-    fresh = exits.state.changed(
-        walk=exits.state.walk.model_copy(update={"partial_since": None}), proven_closed=True
-    )
+    fresh = exits.state.changed(walk=exits.state.walk.model_copy(update={"partial_since": None}))
     sold = after(exits, *reported(exits, fill(exits, target, "x-1", "1")), state=fresh)
     assert sold.walk.partial_since is None
-    assert sold.proven_closed is False
 
 
 def test_fill_teaches_the_brokers_id_of_an_order_that_was_never_answered() -> None:
