@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from domain.errors import BadInput
+from domain.errors import BadInput, file_to
 from keyring_store import read_keyring, write_keyring
 from observability.payload_codec import HoldfastCodec, KeyRing, PayloadRefused
 from settings import PayloadKeySource, Settings, check_key_file_mode
@@ -137,8 +137,8 @@ def _file_text(path: Path) -> str:
         check_key_file_mode(path, "encryption.key_file")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        allowed = "starter.py key new"
-        raise BadInput("CONFIG_MISSING", str(path), error.strerror, allowed) from None
+        allowed = f"{file_to('read', error)}: starter.py key new"
+        raise BadInput("CONFIG_MISSING", "encryption.key_file", str(path), allowed) from None
     except UnicodeDecodeError:
         raise BadInput("PAYLOAD_KEY_FORMAT", str(path), "***", "UTF-8") from None
 
@@ -190,5 +190,6 @@ def store_keys(settings: Settings, ring: KeyRing) -> str:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise BadInput("CONFIG_MISSING", str(path), error.strerror, "a writable folder") from None
+        allowed = file_to("write", error)
+        raise BadInput("CONFIG_MISSING", "encryption.key_file", str(path), allowed) from None
     return str(path)

@@ -27,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from brokers.alpaca.config import AlpacaConfig, AlpacaMode, MarketFeed
 from brokers.tradier.config import TradierConfig
 from domain.commands import AlertSeverity
-from domain.errors import NO_DEFAULT, BadInput, allowed_by, nearest_name
+from domain.errors import NO_DEFAULT, BadInput, allowed_by, file_to, nearest_name
 from domain.money import ZERO, Amount
 from domain.risk.fees import FeeRates
 from domain.risk.limits import Limits, RestrictedList, read_limits
@@ -505,7 +505,7 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     located = _Locator(path, text)
     for key in ("source", "read_at", "alert_urls"):
         if key in values:
-            raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "", located.of(key))
+            raise ConfigError("CONFIG_UNKNOWN_KEY", key, key, "a known name", located.of(key))
     origins = _apply_environment(values, environment)
     _add_secrets(values, path, located)
     limits = values.pop("limits", None)
@@ -596,7 +596,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
-        raise ConfigError("CONFIG_FILE", "file", error.strerror, "", str(path)) from None
+        allowed = file_to("read", error)
+        raise ConfigError("CONFIG_FILE", "file", str(path), allowed) from None
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         location = f"{path}:{line.group(1)}" if line else str(path)
@@ -645,7 +646,7 @@ def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -
             continue
         if name not in _VARIABLES:
             allowed = nearest_name(name, sorted(_VARIABLES))
-            raise ConfigError("CONFIG_UNKNOWN_KEY", name, "", allowed, "environment")
+            raise ConfigError("CONFIG_UNKNOWN_KEY", name, name, allowed, "environment")
         section, key, kind = _VARIABLES[name]
         value = _converted(name, environment[name], kind)
         if section:
@@ -709,7 +710,7 @@ def _add_key_file(values: dict[str, Any], path: Path, name: str) -> None:
     check_key_file_mode(key_file, "broker.key_file")
     for key in values_of_file:
         if key not in ("key_id", "secret"):
-            raise ConfigError("CONFIG_UNKNOWN_KEY", key, "", "key_id, secret", str(key_file))
+            raise ConfigError("CONFIG_UNKNOWN_KEY", key, key, "key_id, secret", str(key_file))
     for key in ("key_id", "secret"):
         value = values_of_file.get(key)
         if not isinstance(value, str) or not value:
@@ -767,7 +768,8 @@ def _as_config_error(
     if code == "CONFIG_MISSING":
         value, allowed = "", NO_DEFAULT
     elif code == "CONFIG_UNKNOWN_KEY":
-        value, allowed = "", nearest_name(path[-1], _known_keys(path[:-1]))
+        # The name is what is wrong; the value may be a secret at the wrong place.
+        value, allowed = path[-1], nearest_name(path[-1], _known_keys(path[:-1]))
     return ConfigError(code, field, value, allowed, origins.get(field) or located.of(field))
 
 

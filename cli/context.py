@@ -58,7 +58,10 @@ INPUT_CODES = (
     "QTY_NOT_POSITIVE",
     "QTY_NOT_WHOLE",
     "REASON_TOO_LONG",
+    "RESET_PHRASE",
+    "RESET_REASON",
     "SECRET_TOO_SHORT",
+    "SYMBOL_UNKNOWN",
     "TARGET_UNKNOWN",
 )
 TEMPORAL_TIMEOUT_S = 2.0
@@ -226,8 +229,10 @@ def execute(step: Callable[[], Awaitable[T]]) -> T:
 
 
 def line_of(error: HoldfastError) -> str:
-    """The error as one line that begins with its code."""
-    text = error.text if error.text.startswith(error.code) else f"{error.code} {error.text}"
+    """The error as one line that begins with its code, behind `file:line: ` where it has one."""
+    location = getattr(error, "location", "")
+    said = error.text.removeprefix(f"{location}: ")
+    text = error.text if said.startswith(error.code) else f"{error.code} {error.text}"
     return " ".join(text.split())
 
 

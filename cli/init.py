@@ -24,7 +24,7 @@ from cli.config_file import KEY_VARIABLES, check_file, limit_value, rendered
 from cli.context import LOCAL_CONFIG, Target, execute, failed, operator_name, target_of
 from cli.doctor import examine
 from cli.output import print_rows
-from domain.errors import BadInput, HoldfastError
+from domain.errors import BadInput, HoldfastError, file_to
 from domain.risk.limits import Limits
 from keyring_store import KEYRING_KEYS, service_name, write_keyring
 from marketdata.zones import zone
@@ -311,9 +311,7 @@ def write_settings(
         settings, _ = check_file(fresh)
         fresh.replace(path)
     except OSError as error:
-        raise BadInput(
-            "CONFIG_FILE", "config", str(path), f"a file to write: {error.strerror}"
-        ) from None
+        raise BadInput("CONFIG_FILE", "config", str(path), file_to("write", error)) from None
     except ConfigError as error:
         # Its line is one of a file that is not kept.
         error.text = error.text.removeprefix(f"{error.location}: ")

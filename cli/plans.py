@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from temporalio.common import (
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from brokers.port import Broker
 from deploy.temporal.attributes import ACCOUNT, MODE, STAGE, STRATEGY, SYMBOL, TRADE_ID
 from deploy.temporal.versions import current_version
+from domain.account import AssetInfo
 from domain.clock import ClockMap
 from domain.edge import BODY_BYTES_MAX
-from domain.errors import BadInput, Refused
+from domain.errors import BadInput, HoldfastError, Refused, file_to
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
 from domain.plan import TradePlan
@@ -27,6 +30,8 @@ from domain.validation import PlanContext, check_plan
 from observability.build import build_id
 from settings import Settings
 from workflows._lifecycle import TASK_TIMEOUT
+
+SYMBOLS_TIMEOUT_S = 3.0
 
 
 def read_plan(path: Path, settings: Settings, clock: ClockMap) -> TradePlan:
@@ -39,7 +44,7 @@ def read_plan(path: Path, settings: Settings, clock: ClockMap) -> TradePlan:
         with path.open("rb") as source:
             body = source.read(BODY_BYTES_MAX + 1)
     except OSError as error:
-        raise BadInput("PLAN_FILE", "plan", str(path), error.strerror or "a file") from None
+        raise BadInput("PLAN_FILE", "plan", str(path), file_to("read", error)) from None
     market_now = clock.market(datetime.now(UTC))
     context = PlanContext(
         market_now=market_now,
@@ -52,6 +57,37 @@ def read_plan(path: Path, settings: Settings, clock: ClockMap) -> TradePlan:
     if plan.account != settings.account.name:
         raise BadInput("ACCOUNT_UNKNOWN", "account", plan.account, settings.account.name)
     return plan
+
+
+async def check_symbols(broker: Broker, plan: TradePlan) -> None:
+    """The venue knows every leg. A venue that does not answer leaves it to the gate.
+
+    Raises:
+        BadInput, Refused: `SYMBOL_UNKNOWN`, as `tradable_asset`.
+    """
+    try:
+        async with asyncio.timeout(SYMBOLS_TIMEOUT_S):
+            for number, leg in enumerate(plan.legs):
+                field = f"legs.{number}.instrument.symbol"
+                await tradable_asset(broker, leg.instrument.symbol, field)
+    except TimeoutError:
+        return
+    except HoldfastError as error:
+        if error.code == "SYMBOL_UNKNOWN":
+            raise
+
+
+async def tradable_asset(broker: Broker, symbol: str, field: str) -> AssetInfo:
+    """What the venue says of a symbol that a person typed.
+
+    Raises:
+        BadInput: `SYMBOL_UNKNOWN` (faults.md §3 row 14). Refused, Transient, Uncertain: from the
+            broker; `SYMBOL_UNKNOWN` where it has never heard of it.
+    """
+    asset = await broker.asset(symbol)
+    if not asset.tradable:
+        raise BadInput("SYMBOL_UNKNOWN", field, symbol, "a tradable symbol")
+    return asset
 
 
 async def start_trade(client: Client, plan: TradePlan, settings: Settings, clock: ClockMap) -> str:

@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 from brokers.port import Broker
 from cli.context import EXIT_FAILED, Target, execute, operator_name, target_of
 from cli.output import print_fields, print_json, print_rows
+from cli.plans import tradable_asset
 from cli.session_calls import (
     BAR_INTERVAL_S,
     ask,
@@ -211,12 +212,10 @@ async def complete(spec: SessionSpec, symbols: list[str], broker: Broker) -> Ses
     """
     if not symbols:
         raise BadInput("UNIVERSE_EMPTY", "universe", "", "at least one symbol")
-    instruments = []
-    for symbol in dict.fromkeys(symbols):
-        asset = await broker.asset(symbol)
-        if not asset.tradable:
-            raise BadInput("SYMBOL_UNKNOWN", "universe", symbol, "a tradable symbol")
-        instruments.append(asset.instrument)
+    instruments = [
+        (await tradable_asset(broker, symbol, "universe")).instrument
+        for symbol in dict.fromkeys(symbols)
+    ]
     hours = await broker.market_clock()
     opens_at = hours.opened_at or (hours.market_now if hours.is_open else hours.next_open)
     return spec.model_copy(

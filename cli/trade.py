@@ -27,13 +27,13 @@ from cli.context import (
 from cli.dry_run import rehearse, show_rehearsal
 from cli.flatten import flatten_scope, show_receipt
 from cli.output import print_fields, print_json, print_rows, shown
-from cli.plans import read_plan, start_trade
+from cli.plans import check_symbols, read_plan, start_trade
 from domain.control import KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id, trade_workflow_id
 from domain.messages import TradeStatus
 from domain.plan import TradePlan
-from domain.trade_state import Stage
+from domain.trade_state import Outcome, Stage
 from ledger.records import EXTERNAL, TradeRecord
 from ledger.repository import Ledger
 
@@ -52,7 +52,10 @@ def submit(
     wait: Annotated[bool, typer.Option(help="wait for the trade's end")] = False,
     as_json: Json = False,
 ) -> None:
-    """Starts a trade from a plan file, or shows with --dry-run what it would do."""
+    """Starts a trade from a plan file, or shows with --dry-run what it would do.
+
+    Exit 1: a kill, a disarmed account or, with --wait, the gate refuses its entry.
+    """
     target = target_of(context)
     if dry_run:
         rehearsal = execute(lambda: rehearse(target, plan_file))
@@ -60,13 +63,19 @@ def submit(
         if not rehearsal.approved:
             raise typer.Exit(EXIT_FAILED)
         return
-    print_fields(execute(lambda: _submit(target, plan_file, wait)), as_json=as_json)
+    told, is_refused = execute(lambda: _submit(target, plan_file, wait))
+    print_fields(told, as_json=as_json)
+    if is_refused:
+        raise typer.Exit(EXIT_FAILED)
 
 
-async def _submit(target: Target, plan_file: Path, wait: bool) -> dict[str, Any]:
+async def _submit(target: Target, plan_file: Path, wait: bool) -> tuple[dict[str, Any], bool]:
+    """What was started, and whether its entry is known to be refused."""
     settings, clock = target.settings(), await target.clock_map()
     plan = read_plan(plan_file, settings, clock)
     client = await target.temporal()
+    async with target.broker() as broker:
+        await check_symbols(broker, plan)
     workflow_id = await start_trade(client, plan, settings, clock)
     blocked = await why_blocked(target, plan)
     if blocked:
@@ -82,7 +91,7 @@ async def _submit(target: Target, plan_file: Path, wait: bool) -> dict[str, Any]
         shown["web_ui"] = f"{info.web_ui_url}/{place}"
     if wait:
         shown |= await client.get_workflow_handle(workflow_id).result()
-    return shown
+    return shown, bool(blocked) or shown.get("outcome") == Outcome.REFUSED
 
 
 async def why_blocked(target: Target, plan: TradePlan) -> str:

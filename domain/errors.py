@@ -58,6 +58,11 @@ def allowed_by(kind: str, message: str) -> str:
     return words.get(kind, said)
 
 
+def file_to(verb: str, error: OSError) -> str:
+    """What is allowed where a file could not be `read` or written: the system's reason with it."""
+    return f"a file to {verb} ({error.strerror or type(error).__name__})"
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """For an unknown name: the known one that is spelled most alike."""
     near = difflib.get_close_matches(name, list(known), n=1)

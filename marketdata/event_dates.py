@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from domain.errors import BadInput
+from domain.errors import BadInput, file_to
 from domain.event_dates import (
     ALL_SYMBOLS,
     BLACKOUT_S_MAX,
@@ -138,8 +138,8 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        reason = error.strerror or "unreadable"
-        raise BadInput("FILE_NOT_FOUND", "event_dates", path.name, f"a file: {reason}") from None
+        allowed = file_to("read", error)
+        raise BadInput("FILE_NOT_FOUND", "event_dates", path.name, allowed) from None
     except UnicodeDecodeError as error:
         raise BadInput("FILE_SYNTAX", path.name, error.reason, "UTF-8") from None
 

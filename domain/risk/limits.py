@@ -157,7 +157,7 @@ def read_limits(values: Mapping[str, Any], where: str = "limits") -> Limits:
     known = tuple(Limits.model_fields)
     for key in values:
         if key not in known:
-            raise BadInput("CONFIG_UNKNOWN_KEY", f"{where}.{key}", "", nearest_name(key, known))
+            raise BadInput("CONFIG_UNKNOWN_KEY", f"{where}.{key}", key, nearest_name(key, known))
     for name in known:
         if name not in values or values[name] is None or values[name] == "":
             raise BadInput("CONFIG_MISSING", f"{where}.{name}", "", NO_DEFAULT)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
 
 from activities.kill import covers_order, is_our_entry
+from brokers.port import Broker
+from cli import trade
+from cli.context import demo_config, failed
 from cli.control import _reset_account
 from cli.kill import kill_mode, kill_scope
 from cli.output import plain, shown
+from cli.plans import check_symbols
 from deploy.local.kill_journal import JournalKill, KillJournal
+from domain.account import AssetInfo
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
-from domain.errors import BadInput
+from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.ids import IntentKey, Purpose, client_order_id
 from domain.order import BrokerOrderStatus, OrderSnapshot, OrderType, Side
 from ledger.records import OrderOwner
 from starter import app
+from tests.unit import risk_world
 
 D = Decimal
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
@@ -143,7 +151,69 @@ def test_bad_plan_file_is_refused_before_anything_is_sent(
 def test_missing_plan_file_is_refused(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     code, output = run("trade", "submit", str(tmp_path / "none.json"))
     assert code == 2
-    assert output.startswith("PLAN_FILE")
+    assert output.startswith("PLAN_FILE plan: value was ")
+    assert output.endswith(", allowed a file to read (No such file or directory)\n")
+
+
+class OneAsset:
+    """The port's `asset` alone: what a venue answers, or how it fails."""
+
+    def __init__(self, answer: AssetInfo | HoldfastError) -> None:
+        self._answer = answer
+
+    async def asset(self, _symbol: str) -> AssetInfo:
+        if isinstance(self._answer, HoldfastError):
+            raise self._answer
+        return self._answer
+
+
+UNKNOWN = Refused("the venue does not know 'NOPE'", code="SYMBOL_UNKNOWN")
+HALTED_FOR_GOOD = AssetInfo(instrument=risk_world.plan().legs[0].instrument, tradable=False)
+
+
+@pytest.mark.parametrize("answer", [UNKNOWN, HALTED_FOR_GOOD])
+def test_symbol_that_the_venue_does_not_trade_is_bad_input_before_a_trade_starts(
+    answer: AssetInfo | HoldfastError,
+) -> None:
+    with pytest.raises(HoldfastError) as refused:
+        asyncio.run(check_symbols(cast(Broker, OneAsset(answer)), risk_world.plan()))
+    assert refused.value.code == "SYMBOL_UNKNOWN"
+    assert failed(refused.value).exit_code == 2
+
+
+def test_symbols_are_left_to_the_gate_where_the_venue_does_not_answer() -> None:
+    broker = cast(Broker, OneAsset(Transient("away")))
+    asyncio.run(check_symbols(broker, risk_world.plan()))
+
+
+def test_entry_refused_at_once_is_exit_1(
+    run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> tuple[dict[str, object], bool]:
+        return {"trade_id": "t1"}, True
+
+    monkeypatch.setattr(trade, "_submit", refused)
+    assert run("trade", "submit", "plan.json")[0] == 1
+
+
+def test_wrong_phrase_is_bad_input() -> None:
+    phrase = Refused("phrase was not 'RESET ALL'", code="RESET_PHRASE")
+    assert failed(phrase).exit_code == 2
+
+
+def test_misspelt_setting_is_told_once_with_line_code_and_the_name_that_was(
+    tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    path = tmp_path / "mine.toml"
+    text = demo_config().read_text().replace("max_open_positions", "max_open_postions", 1)
+    path.write_text(text)
+    code, output = run("config", "check", str(path))
+    number = next(n for n, line in enumerate(text.splitlines(), 1) if "postions" in line)
+    assert code == 2
+    assert output == (
+        f"{path}:{number}: CONFIG_UNKNOWN_KEY limits.max_open_postions: value was "
+        "'max_open_postions', allowed max_open_positions (the nearest name)\n"
+    )
 
 
 def test_numbers_and_times_leave_exact_and_with_zone() -> None:
