@@ -182,7 +182,7 @@ def entrants(wanted: Sequence[str] = ()) -> tuple[Listing, ...]:
             allowed = ", ".join(sorted(listings))
             raise BadInput("STRATEGY_UNKNOWN", "strategy", name, allowed)
         if not listings[name].usable:
-            raise BadInput(listings[name].code, "strategy", name, listings[name].text[-300:])
+            raise listings[name].refusal
     if wanted:
         return tuple(listings[name] for name in dict.fromkeys(wanted))
     return tuple(e for e in listings.values() if e.usable and e.name not in NOT_IN_CONTEST)

@@ -301,7 +301,7 @@ def check_strategy(path: Path) -> str:
     with StrategyProcess(found) as strategy:
         listing = strategy.load()
     if not listing.usable:
-        raise BadInput(listing.code, "strategy", str(path), listing.text[-300:])
+        raise listing.refusal
     return found.stem if known == found else str(found)
 
 

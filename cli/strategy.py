@@ -215,9 +215,7 @@ def check_parameters(wanted: StrategyRecord) -> None:
     """
     listing = listed(wanted.strategy, wanted.parameters)
     if not listing.usable:
-        error = BadInput(listing.code, "strategy", wanted.strategy)
-        error.text = listing.text[-500:]  # told by the file's own process, field and all
-        raise error
+        raise listing.refusal
 
 
 async def _stored(target: Target) -> tuple[StrategyRecord, ...]:

@@ -61,7 +61,7 @@ def _load(path: Path) -> tuple[Any, Answer | None]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit, KeyboardInterrupt):
-        return None, Answer(code="STRATEGY_BROKEN", text=_traceback())
+        return None, Answer(code="STRATEGY_BROKEN", text=_told(path))
     if not callable(getattr(module, "generate_signal", None)):
         return None, Answer(code="STRATEGY_BROKEN", text="generate_signal was missing")
     return module, None
@@ -155,6 +155,23 @@ def _invalid(error: ValidationError) -> Answer:
     where = ".".join(str(part) for part in first["loc"])
     code = first["type"] if first["type"].isupper() else "STRATEGY_ANSWER"
     return Answer(code=code, text=f"field={where} {first['msg']}")
+
+
+def _told(path: Path) -> str:
+    """Why the file did not load: `file:line: Error: text` for people, then the traceback."""
+    error = sys.exc_info()[1]
+    frames = traceback.extract_tb(None if error is None else error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"{path.name}:{lines[-1]}" if lines else path.name
+    if isinstance(error, SyntaxError):
+        where, error = f"{Path(error.filename or path).name}:{error.lineno}", _without_place(error)
+    said = " ".join("".join(traceback.format_exception_only(error)).split())
+    return f"{where}: {said}\n{_traceback()}"
+
+
+def _without_place(error: SyntaxError) -> SyntaxError:
+    """The same fault without file, line and the line's text: those are told already."""
+    return type(error)(error.msg)
 
 
 def _traceback() -> str:

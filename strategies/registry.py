@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from domain.bar import Bar
 from domain.base import Frozen
+from domain.errors import BadInput
 from domain.signal import Decision, StrategyContext
 
 LOAD_TIMEOUT_S = 30.0
@@ -72,6 +73,16 @@ class Listing(Frozen):
     code: str = "READY"
     text: str = ""
     parameters: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def refusal(self) -> BadInput:
+        """Why it is not usable in one line for people: no traceback, `file:line` instead."""
+        error = BadInput(self.code, "strategy", self.name)
+        said = self.text.partition("\n")[0]
+        if said:
+            is_named = said.startswith((self.code, self.name))
+            error.text = said if is_named else f"{self.name}: {said}"
+        return error
 
 
 class StrategyProcess:

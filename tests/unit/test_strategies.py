@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.context import line_of
+from cli.session import check_strategy
 from domain.bar import Bar
 from domain.errors import BadInput
 from domain.instrument import Instrument
@@ -67,8 +69,32 @@ def test_dropped_file_runs_and_a_broken_neighbour_is_refused_with_its_traceback(
     assert (broken.name, broken.usable, broken.code) == ("a_broken", False, "STRATEGY_BROKEN")
     assert "no_such_module" in broken.text
     assert "Traceback" in broken.text
+    assert broken.refusal.text == (
+        "a_broken.py:1: ModuleNotFoundError: No module named 'no_such_module'"
+    )
+    assert empty.refusal.text == "c_empty: generate_signal was missing"
     assert good.usable
     assert (empty.usable, empty.text) == (False, "generate_signal was missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\ndef generate_signal(b, c)\n", "mine.py:2: SyntaxError: expected ':'"),
+        ("def f():\n  x = 1\n y = 2\n", "mine.py:3: IndentationError: unindent"),
+        ("import json\njson.loads('{')\n", "mine.py:2: json.decoder.JSONDecodeError: Expecting"),
+    ],
+)
+def test_broken_file_is_told_in_one_line_with_its_place(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refused:
+        check_strategy(path)
+    line = line_of(refused.value)
+    assert line.startswith(f"STRATEGY_BROKEN {told}")
+    assert "Traceback" not in line
 
 
 def test_project_folder_holds_usable_strategies_only() -> None:
