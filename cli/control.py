@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -18,10 +19,10 @@ from cli.context import (
 )
 from cli.flatten import show_receipt, utc_now
 from cli.kill import KillOutcome, kill_mode, kill_now, kill_scope
-from cli.output import print_fields, print_json, print_rows
+from cli.output import print_fields, print_json, print_rows, shown
 from domain.control import Control, KillScopeKind
 from domain.errors import BadInput, HoldfastError, Refused
-from ledger.records import BreakerRecord, ResetRequest
+from ledger.records import ALL_ACCOUNTS, AccountRecord, BreakerRecord, ResetRequest
 
 app = typer.Typer()
 reset_app = typer.Typer(no_args_is_help=True, help="Lifting a kill: slow on purpose.")
@@ -95,7 +96,8 @@ def _show_breaker(breaker: BreakerRecord, as_json: bool) -> None:
     )
 
 
-def _show_control(control: Control, as_json: bool) -> None:
+def _show_control(control: Control, as_json: bool, accounts: Sequence[AccountRecord] = ()) -> None:
+    """The switches; where they are those of all, each of the `accounts` with its own `armed`."""
     if as_json:
         print_json(control)
         return
@@ -103,7 +105,7 @@ def _show_control(control: Control, as_json: bool) -> None:
     print_fields(
         {
             "account": control.account,
-            "armed": control.armed if control.account != "*" else "by account: starter.py status",
+            "armed": {each.account: each.armed for each in accounts} or control.armed,
             "kills": kills,
             "version": control.version,
             "updated": control.updated_at,
@@ -201,7 +203,18 @@ def request_reset(
             account = _reset_account(scope, target.settings().account.name)
             return await ledger.request_reset(account, who, reason, phrase, utc_now())
 
-    print_fields(execute(ask).model_dump(), as_json=as_json)
+    asked = execute(ask)
+    print_fields(asked.model_dump(), as_json=as_json)
+    if not as_json:
+        typer.echo(f"next: {_confirm_command(asked)}")
+
+
+def _confirm_command(asked: ResetRequest) -> str:
+    """Who may confirm what was asked, and how."""
+    command = f"starter.py reset confirm {asked.request_id} --by"
+    if asked.approvals_needed > 1:
+        return f"{command} NAME (another operator than {asked.requested_by})"
+    return f"{command} {asked.requested_by} (from {shown(asked.confirmable_at)} on)"
 
 
 @reset_app.command("confirm")
@@ -211,13 +224,16 @@ def confirm_reset(
     """Lifts the kills of a request: a second person, or the same one after five minutes."""
     target, who = target_of(context), operator_name(by)
 
-    async def confirm() -> Control:
+    async def confirm() -> tuple[Control, tuple[AccountRecord, ...]]:
         async with target.ledger() as ledger:
             if not await ledger.check_operator(who, secret):
                 raise Refused(f"operator was {who}", code="OPERATOR_REFUSED")
-            return await ledger.confirm_reset(request_id, who, utc_now())
+            lifted = await ledger.confirm_reset(request_id, who, utc_now())
+            of_all = lifted.account == ALL_ACCOUNTS
+            return lifted, await ledger.accounts() if of_all else ()
 
-    _show_control(execute(confirm), as_json)
+    lifted, accounts = execute(confirm)
+    _show_control(lifted, as_json, accounts)
 
 
 def _reset_account(scope: str, account: str) -> str | None:

@@ -80,6 +80,8 @@ CONTEST_COMPARE_EVERY_S = 10.0
 SCORE_EVERY_S = 8.0
 WRITE_EVERY_LOOKS = 4
 SIGNALS_MAX = 10_000
+NOT_SHOWN = "not shown by this tape"
+SLOWER_RUN = ".venv/bin/python starter.py demo --speed 60"
 EXIT_INTERRUPTED = 130
 
 
@@ -346,24 +348,27 @@ def conclude(
     report = build(facts, differences)
     write_page(facts, differences, page)
     missing = missing_outcomes(facts)
-    word = "MISSING" if whole_day else "not shown by this tape"
-    line = f"{word}: {', '.join(missing)}"
+    said = []
+    if missing and late:
+        said.append(
+            f"{late} signals were too late for an entry: this machine was too slow, or too busy, "
+            f"for speed {facts.speed.normalize():f}; try: {SLOWER_RUN}"
+        )
     if missing:
-        console.print(line, markup=False, soft_wrap=True)
-        if late:
-            console.print(
-                f"{late} signals were too late for an entry: this machine was too slow, or too "
-                f"busy, for speed {facts.speed.normalize():f}; try: starter.py demo --speed 60",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+        said.append(f"{'MISSING' if whole_day else NOT_SHOWN}: {', '.join(missing)}")
+    if not whole_day:
+        _print_lines(console, said)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     print_report(report, console)
-    if missing and whole_day:
-        # Again as the last line: the exit code must stand beside its reason.
-        console.print(line, markup=False, soft_wrap=True)
+    if whole_day:
+        # Last of all: the exit code must stand beside its reason.
+        _print_lines(console, said)
     return 1 if not differences.equal or (missing and whole_day) else 0
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _receipt_line(trade_id: str, flattening: asyncio.Task[FlattenReceipt]) -> str:

@@ -1,6 +1,7 @@
 """`make museum`: hunts every exhibit and prints bug, seeds needed, invariant.
 
 python -m tests.museum [name ...] [--from SEED] [--seeds N]
+python -m tests.museum --list
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ def main(words: Sequence[str] | None = None) -> int:
     wishes.add_argument("names", nargs="*", help="exhibits; all without one")
     wishes.add_argument("--from", dest="first", type=int, default=1, help="first seed")
     wishes.add_argument("--seeds", type=int, default=SEEDS_MAX, help="seeds per exhibit")
+    wishes.add_argument("--list", action="store_true", help="name the exhibits, hunt none")
     given = wishes.parse_args(words)
     known = [each.name for each in EXHIBITS]
     if strangers := [name for name in given.names if name not in known]:
         # Nothing hunted must not read as everything found.
         wishes.error(f"MUSEUM_NAME names: value was {strangers}, allowed {', '.join(known)}")
     chosen = [each for each in EXHIBITS if not given.names or each.name in given.names]
+    if given.list:
+        for each in chosen:
+            print(f"{each.name:<42} {each.broker:<8} {each.bug}")
+        return 0
     print(f"{'exhibit':<42} {'broker':<8} {'seeds':>5}  {'seed':>5} {'s':>6}  found by")
     missed = 0
     for exhibit in chosen:

@@ -37,3 +37,9 @@ def test_name_of_no_exhibit_is_refused_and_not_told_as_found(
         main(["timeout-is-failur"])
     assert refused.value.code == 2
     assert "MUSEUM_NAME names: value was ['timeout-is-failur']" in capsys.readouterr().err
+
+
+def test_list_names_every_exhibit_and_hunts_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [exhibit.name for exhibit in EXHIBITS]

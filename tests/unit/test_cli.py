@@ -17,17 +17,17 @@ from activities.kill import covers_order, is_our_entry
 from brokers.port import Broker
 from cli import trade
 from cli.context import demo_config, failed
-from cli.control import _reset_account
+from cli.control import _confirm_command, _reset_account, _show_control
 from cli.kill import kill_mode, kill_scope
 from cli.output import plain, shown
 from cli.plans import check_symbols
 from deploy.local.kill_journal import JournalKill, KillJournal
 from domain.account import AssetInfo
-from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.control import Control, KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.ids import IntentKey, Purpose, client_order_id
 from domain.order import BrokerOrderStatus, OrderSnapshot, OrderType, Side
-from ledger.records import OrderOwner
+from ledger.records import AccountRecord, OrderOwner, ResetRequest
 from starter import app
 from tests.unit import risk_world
 
@@ -194,6 +194,37 @@ def test_entry_refused_at_once_is_exit_1(
 
     monkeypatch.setattr(trade, "_submit", refused)
     assert run("trade", "submit", "plan.json")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("needed", "told"),
+    [(2, "--by NAME (another operator than ada)"), (1, "--by ada (from 2026-")],
+)
+def test_reset_request_ends_with_the_command_that_confirms_it(needed: int, told: str) -> None:
+    asked = ResetRequest(
+        request_id="0a1b",
+        account="*",
+        command_ids=("c",),
+        requested_by="ada",
+        reason="r",
+        approvals_needed=needed,
+        requested_at=NOW,
+        confirmable_at=NOW,
+        expires_at=NOW,
+    )
+    assert _confirm_command(asked).startswith(f"starter.py reset confirm 0a1b {told}")
+
+
+def test_reset_of_all_names_every_account_with_its_own_switch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    accounts = [
+        AccountRecord(account=name, broker="alpaca", currency="USD", armed=name == "demo")
+        for name in ("demo", "other")
+    ]
+    lifted = Control(account="*", armed=False, version=2, updated_at=NOW)
+    _show_control(lifted, as_json=False, accounts=accounts)
+    assert "demo yes, other no" in capsys.readouterr().out
 
 
 def test_wrong_phrase_is_bad_input() -> None:
