@@ -21,6 +21,7 @@ from cli.plans import tradable_asset
 from cli.session_calls import (
     BAR_INTERVAL_S,
     ask,
+    entries_refused,
     is_running,
     receipt,
     report_command,
@@ -54,6 +55,7 @@ SESSION_NAME_MAX = 34
 POLL_S = 5
 LISTED_MAX = 200
 QUERY_TIMEOUT = timedelta(seconds=3)
+ENTRIES_REFUSED = "entries refused"
 
 
 @app.command()
@@ -138,7 +140,9 @@ def stop(
         handle = session_handle(await target.temporal(), name)
         if await is_running(handle, name):
             await ask(handle, name, SessionWorkflow.request_stop, request)
-        return await receipt(handle, name, wait_s)
+        told = await receipt(handle, name, wait_s)
+        refused = await entries_refused(target, [name])
+        return told | {ENTRIES_REFUSED: refused.get(name)}
 
     found = execute(run)
     trades = found.pop("trades", [])
@@ -186,7 +190,10 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
     target = target_of(context)
 
     async def run() -> list[dict[str, Any]]:
-        return await sessions(await target.temporal())
+        found = await sessions(await target.temporal())
+        counted = [row["session"] for row in found if "taken" in row]
+        refused = await entries_refused(target, counted)
+        return [row | {ENTRIES_REFUSED: refused.get(row["session"])} for row in found]
 
     columns = (
         "session",
@@ -195,6 +202,7 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
         "started",
         "signals",
         "taken",
+        ENTRIES_REFUSED,
         "open trades",
         "reason",
     )

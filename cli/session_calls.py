@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.context import Target, default_config, default_data_dir
 from domain.clock import ClockMap
-from domain.errors import Refused, Transient
+from domain.errors import HoldfastError, Refused, Transient
 from domain.ids import TRADE_QUEUE, check_id, session_workflow_id
 from domain.session import (
     SessionInput,
@@ -30,12 +31,15 @@ from domain.session import (
     SessionResult,
     SessionSpec,
 )
+from domain.trade_state import Stage
+from ledger.repository import Ledger
 from settings import Settings
 from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
 ANSWER_S = 15.0
 BAR_INTERVAL_S = 60
+TRADES_MAX = 100_000
 
 
 async def start_session(
@@ -169,6 +173,24 @@ async def receipt(
         "open trades": len(result.trades),
         "trades": [trade.model_dump(mode="json") for trade in result.trades],
     }
+
+
+async def entries_refused(target: Target, names: Iterable[str]) -> dict[str, int]:
+    """By session, the trades of what was `taken` whose entry the gate then refused.
+
+    Empty where the ledger does not answer: the session itself never hears of it.
+    """
+    try:
+        async with target.ledger() as ledger:
+            return {name: await refused_trades(ledger, name) for name in names}
+    except HoldfastError:
+        return {}
+
+
+async def refused_trades(ledger: Ledger, session: str) -> int:
+    """Trades of every session of this name that ended refused."""
+    trades = await ledger.list_trades(session=session, limit=TRADES_MAX)
+    return sum(trade.stage == Stage.REFUSED for trade in trades)
 
 
 def report_command(target: Target, name: str) -> str:

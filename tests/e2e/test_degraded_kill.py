@@ -201,7 +201,7 @@ def test_kill_without_ledger_is_journalled_copied_and_a_restart_places_nothing(
         kill_row = rehearsal["verdicts"][0]
         assert (code, kill_row["check"], kill_row["verdict"]) == (1, "kill", "refused")
         code, trade = again.command("trade", "submit", str(plan), "--wait")
-        assert trade["outcome"] == "refused"
+        assert (code, trade["outcome"]) == (1, "refused")
         assert again.journal("accepted") == []
 
 

@@ -95,10 +95,10 @@ class Installation:
         assert old in text
         path.write_text(text.replace(old, new, 1))
 
-    def submit(self, trade_id: str, symbol: str) -> None:
+    def submit(self, trade_id: str, symbol: str, exits: int = 0) -> None:
         plan = self.data_dir.parent / f"{trade_id}.json"
         plan.write_text(json.dumps(plan_of(trade_id, symbol)))
-        self.command("trade", "submit", str(plan))
+        self.command("trade", "submit", str(plan), exits=exits)
 
     def trade(self, trade_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.told("trade", "show", trade_id)["trade"]
@@ -197,5 +197,5 @@ def test_code_is_changed_on_disk_and_deployed_over_an_open_trade_then_all_is_kil
     app.up("--resume", "--override-pins")
     assert len(app.told("status")["kills"]) == 1
     app.command("arm", "--reason", "test")
-    app.submit("third", "ESX")
+    app.submit("third", "ESX", exits=1)
     app.until(lambda: app.trade("third")["stage"] == "refused", "still killed")

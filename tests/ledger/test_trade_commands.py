@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from activities.protective_orders import protection_by_ledger, protective_orders
+from cli.context import Target, demo_config
+from cli.session_calls import entries_refused
 from domain.ids import Purpose
 from domain.order import Side
 from ledger.records import IntentState
@@ -86,3 +88,17 @@ async def test_trade_whose_workflow_is_silent_shows_what_rests_by_the_ledger(
     asked = ["--data", str(tmp_path), "trade", "show", "trade-1", "--json"]
     result = await asyncio.to_thread(CliRunner().invoke, app, asked)
     assert json.loads(result.output)["trade"]["protection"] == words
+
+
+async def test_entries_that_the_gate_refused_are_told_apart_from_what_a_session_took(
+    armed: Ledger, ledger_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_LEDGER_DSN", ledger_dsn)
+    refused = await armed.create_trade(plan())
+    await armed.update_trade(refused.trade_id, stage="refused", result="KILLED", closed=True)
+    await armed.create_trade(plan().model_copy(update={"trade_id": "t2", "signal_id": "s2"}))
+    target = Target(demo_config(), tmp_path)
+    names = [plan().session, "another"]
+    assert await entries_refused(target, names) == {plan().session: 1, "another": 0}
+    monkeypatch.delenv("HOLDFAST_LEDGER_DSN")
+    assert await entries_refused(target, names) == {}
