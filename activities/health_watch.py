@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 
@@ -22,6 +23,7 @@ from activities.reconcile import reconcile_age_s
 from activities.reporting import report
 from activities.restore import Restorer
 from activities.services import Services
+from domain.account import AccountSnapshot
 from domain.errors import HoldfastError, Transient
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.money import ZERO
@@ -30,6 +32,9 @@ from domain.order import Position, Quote
 
 LOOK_EVERY_S = 5.0
 VALUE_EVERY_S = 60.0
+BROKER_AWAY_S = 30.0
+"""From the first reading that failed: a key that was revoked shows nowhere else while nothing is
+traded, and no exit would go out (I18)."""
 RECONCILE_LATE_S = 660.0
 """Two passes of five minutes and a minute: one pass that failed is not an alarm."""
 STUCK = (
@@ -49,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 class HealthWatch:
-    """Raises TRADE_STUCK and RECONCILE_LATE and brings back ended trades, for one account."""
+    """Tells stuck trades, a late reconcile and a mute broker, and brings back ended trades."""
 
     def __init__(
         self, services: Services, client: Client, *, task_queue: str = TRADE_QUEUE
@@ -62,6 +67,8 @@ class HealthWatch:
         self._stuck: frozenset[str] = frozenset()
         self._is_late = False
         self._valued_s: float | None = None
+        self._away_since_s: float | None = None
+        self._away_told = False
 
     async def run(self) -> None:
         """Looks for ever; what cannot be asked now is asked again."""
@@ -81,7 +88,7 @@ class HealthWatch:
         if self._valued_s is None or now_s - self._valued_s >= VALUE_EVERY_S:
             self._valued_s = now_s
             await self._net()
-            await self._value()
+            await self._look_at_broker()
 
     async def _net(self) -> None:
         """Flat positions are summed no more: the gate's reading does not grow with the years."""
@@ -93,16 +100,32 @@ class HealthWatch:
         except Transient as error:
             _log.info("flat positions of %s are netted later: %s", services.account, error)
 
-    async def _value(self) -> None:
-        """Equity and what open positions are worth: three requests a minute, for eyes only."""
+    async def _look_at_broker(self) -> None:
+        """Three requests a minute; what does not answer is asked at each look, and told once."""
+        broker, now_s = self._services.broker, self._services.monotonic()
+        try:
+            account, positions = await broker.account(), await broker.positions()
+        except HoldfastError as error:
+            self._valued_s = None
+            if self._away_since_s is None:
+                self._away_since_s = now_s
+            if now_s - self._away_since_s >= BROKER_AWAY_S and not self._away_told:
+                self._away_told = True
+                text = f"{error.code}: account and positions cannot be read; no exit may go out now"
+                await report(self._services, "BROKER_UNREADABLE", text)
+            return
+        self._away_since_s, self._away_told = None, False
+        await self._value(account, positions)
+
+    async def _value(self, account: AccountSnapshot, positions: Sequence[Position]) -> None:
+        """Equity and what open positions are worth, for eyes only."""
         services, meter = self._services, self._services.meter
-        account = await services.broker.account()
         if account.equity is not None:
             meter.set("equity_amount", float(account.equity))
             baseline = await services.ledger.equity_baseline(services.account)
             if baseline is not None:
                 meter.set("daily_result_amount", float(account.equity - baseline.equity))
-        held = [p for p in await services.broker.positions() if p.quantity]
+        held = [p for p in positions if p.quantity]
         quotes = await services.broker.quotes([p.symbol for p in held]) if held else {}
         results = [_unrealised(position, quotes.get(position.symbol)) for position in held]
         # Without one price there is no sum: a wrong number is worse than an old one.

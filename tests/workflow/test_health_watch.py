@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.health_watch import HealthWatch
+from activities.health_watch import BROKER_AWAY_S, HealthWatch
 from domain.commands import AlertSeverity
 from domain.facts import AdjustmentKind
 from domain.ids import trade_workflow_id
@@ -76,3 +77,30 @@ async def test_look_nets_flat_positions(
             await ledger.record_adjustment(moved)
         await HealthWatch(rig.services, temporal_client).look()
         assert await ledger.net_positions(account, 10) == 0, "nothing was left to net"
+
+
+async def test_key_that_is_revoked_while_nothing_is_traded_is_told_once(
+    temporal_client: Client, ledger: Ledger, unique: str
+) -> None:
+    """I18: no order was refused, no stream fell, and nobody knew that no exit would go out."""
+    account, time_s = f"acct-{unique}", [0.0]
+    async with running_rig(temporal_client, ledger, account, workers=False) as rig:
+        services = replace(rig.services, monotonic=lambda: time_s[0])
+        watch = HealthWatch(services, temporal_client)
+
+        async def alerts_at(at_s: float) -> list[str]:
+            time_s[0] = at_s
+            await watch.look()
+            told = await ledger.list_alerts()
+            return [a.code for a in told if a.account == account for _ in range(a.occurrences)]
+
+        assert await alerts_at(0) == []
+        rig.exchange.state.faults.add(
+            {"kind": "error_before", "match": {"count": None}, "params": {"status": 401}}
+        )
+        assert await alerts_at(61) == []
+        assert await alerts_at(61 + BROKER_AWAY_S - 1) == []
+        assert await alerts_at(61 + BROKER_AWAY_S) == ["BROKER_UNREADABLE"]
+        assert await alerts_at(200) == ["BROKER_UNREADABLE"]
+        rig.exchange.state.faults.clear()
+        assert await alerts_at(205) == ["BROKER_UNREADABLE"]
