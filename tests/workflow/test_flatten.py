@@ -104,7 +104,7 @@ async def test_flatten_names_what_is_held_by_a_trade_that_the_ledger_has_lost(
     assert stop_rests(rig)
 
 
-@pytest.mark.covers("K3", "I2")
+@pytest.mark.covers("K3")
 async def test_flatten_tells_trades_though_the_ledger_misses_executions(
     rig: Rig, ledger_dsn: str
 ) -> None:
