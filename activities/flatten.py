@@ -85,7 +85,10 @@ class FlattenLook(Frozen):
 
 
 class FlattenReceipt(Frozen):
-    """Per symbol: found, sent, filled, left, why. `done` is the broker's word, not ours."""
+    """Per symbol: found, sent, filled, left, why. `done` is the broker's word, not ours.
+
+    Done is about our trades: what no trade of ours owns is left alone and named (K2).
+    """
 
     command_id: str
     scope: str
@@ -98,6 +101,11 @@ class FlattenReceipt(Frozen):
     taken_over: tuple[str, ...] = ()
     started_at: AwareDatetime
     at: AwareDatetime
+
+    @property
+    def is_flat(self) -> bool:
+        """True if the broker holds nothing inside the scope any more, of no trade either."""
+        return self.done and not self.pending and all(line.left == 0 for line in self.lines)
 
 
 def flatten_id(command_id: str, scope: KillScope, account: str) -> str:

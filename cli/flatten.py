@@ -228,9 +228,9 @@ def show_receipt(receipt: FlattenReceipt, *, as_json: bool) -> None:
     state = f"PENDING: {receipt.pending}"
     if receipt.done:
         state = "DONE: the broker says flat"
-        # Done is about our trades; what else the account holds has no stop of ours (K2).
-        alone = [f"{line.left} {line.symbol}" for line in receipt.lines if line.left != 0]
-        if alone or receipt.pending:
+        if not receipt.is_flat:
+            # What else the account holds has no stop of ours (K2).
+            alone = [f"{line.left} {line.symbol}" for line in receipt.lines if line.left != 0]
             state = f"DONE, BUT NOT FLAT: {', '.join(alone) or receipt.pending}; adopt or close it"
     columns = ("symbol", "found", "sent", "filled", "left", "why", "trade_id")
     print_rows([line.model_dump() for line in receipt.lines], columns, as_json=False)

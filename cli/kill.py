@@ -59,7 +59,7 @@ class KillOutcome(Frozen):
     @property
     def is_clean(self) -> bool:
         """True if nothing is left that may still add risk, or still has to be closed."""
-        is_flat = self.flatten is None or self.flatten.done
+        is_flat = self.flatten is None or self.flatten.is_flat
         return not self.receipt.open_ends and not self.receipt.faults and is_flat
 
 

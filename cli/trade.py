@@ -312,7 +312,7 @@ def flatten(
         lambda: flatten_scope(target, scope, command_id, by=who, reason=reason, wait_s=wait_s)
     )
     show_receipt(receipt, as_json=as_json)
-    if not receipt.done:
+    if not receipt.is_flat:
         raise typer.Exit(EXIT_FAILED)
 
 
