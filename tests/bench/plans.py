@@ -51,7 +51,7 @@ def standard_plan(book: TradeBook, name: str) -> TradePlan:
     return _plan(book, name, SYMBOL, walk)
 
 
-def resting_plan(book: TradeBook, name: str) -> TradePlan:
+def resting_plan(book: TradeBook, name: str, symbol: str = SYMBOL) -> TradePlan:
     """The standard exits behind an entry that fills at once."""
     walk = WalkPlan(
         start=WalkStart.FAR,
@@ -61,7 +61,7 @@ def resting_plan(book: TradeBook, name: str) -> TradePlan:
         worst_offset=D(1),
         max_time_s=D(60),
     )
-    return _plan(book, name, SYMBOL, walk)
+    return _plan(book, name, symbol, walk)
 
 
 def endless_walk_plan(
@@ -78,11 +78,11 @@ def endless_walk_plan(
     return _plan(book, name, symbol, walk)
 
 
-def small_plan(book: TradeBook, name: str) -> TradePlan:
+def small_plan(book: TradeBook, name: str, symbol: str = SYMBOL) -> TradePlan:
     """One share that is bought at once, one stop, one target: a cheap open trade."""
     whole = TargetPlan(price=PlanPrice(offset=D(1)), fraction=D(1))
     changes = {"size": FixedSize(quantity=D(1)), "targets": (whole,), "ratchet": ()}
-    return TradePlan.model_validate({**dict(resting_plan(book, name)), **changes})
+    return TradePlan.model_validate({**dict(resting_plan(book, name, symbol)), **changes})
 
 
 def parked_entry_plan(book: TradeBook, name: str) -> TradePlan:

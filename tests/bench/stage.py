@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,10 +59,13 @@ class Stage:
 
 @asynccontextmanager
 async def running_stage(
-    servers: Servers, account: str, cash: Decimal = Decimal(100_000)
+    servers: Servers,
+    account: str,
+    cash: Decimal = Decimal(100_000),
+    symbols: Sequence[str] = (SYMBOL, WALK_SYMBOL),
 ) -> AsyncIterator[Stage]:
     journal = Journal(wall=lambda: datetime.now(UTC))
-    listings = tuple(Listing(Instrument(symbol=symbol)) for symbol in (SYMBOL, WALK_SYMBOL))
+    listings = tuple(Listing(Instrument(symbol=symbol)) for symbol in symbols)
     settings = ExchangeConfig(requests_per_minute=None, listings=listings, cash=cash)
     exchange = Exchange(settings, (), journal)
     installation = await servers.ledger.installation_id()

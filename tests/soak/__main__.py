@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -24,12 +24,15 @@ from typing import Any
 
 import asyncpg
 
-from tests.bench.plans import SYMBOL, small_plan
+from domain.risk.breakers import FAILURE_WINDOW_S, FAILURES_TO_OPEN
+from tests.bench.plans import small_plan
 from tests.bench.servers import Servers, running_servers
 from tests.bench.stage import Stage, running_stage, start_trade, start_worker
 
 ACCOUNT = "soak"
 OPEN_MAX = 30
+# One open trade in each: an entry that may cross the target of another is refused.
+SYMBOLS = tuple(f"S{number:02}" for number in range(OPEN_MAX))
 GROWTH_MAX = 0.05
 # Caches fill first: the day of the goal counts from its minute 30.
 WARM_SHARE = 0.25
@@ -38,12 +41,16 @@ CALM_TIMEOUT_S = 300.0
 BASE = Decimal(100)
 SWING = Decimal("1.6")
 TOLD_EVERY_S = 30.0
-FAULTS: tuple[dict[str, Any], ...] = (
+# Transport failures: a fifth one within a minute opens the API breaker, and nothing enters.
+FAILURES: tuple[dict[str, Any], ...] = (
     {"kind": "drop_reply", "match": {"method": "POST"}},
     {"kind": "drop_reply", "match": {"method": "DELETE"}},
     {"kind": "error_before", "match": {"method": "GET"}},
     {"kind": "error_after", "match": {"method": "POST"}},
     {"kind": "truncated", "match": {"method": "POST"}},
+)
+FAILURES_A_MINUTE = FAILURES_TO_OPEN - 1
+OTHERS: tuple[dict[str, Any], ...] = (
     {"kind": "rate_limited", "params": {"retry_after": "1"}},
     {"kind": "slow", "params": {"delay_s": 1.0}},
     {"kind": "lookup_lag", "params": {"lag_s": 2.0}},
@@ -69,7 +76,7 @@ class Seen:
 async def soak(servers: Servers, minutes: float, seed: int) -> int:
     """Runs for `minutes`; 0 if memory stayed and the journal is clean."""
     chance, seen = random.Random(seed), Seen()
-    async with running_stage(servers, ACCOUNT, Decimal(10_000_000)) as stage:
+    async with running_stage(servers, ACCOUNT, Decimal(10_000_000), SYMBOLS) as stage:
         _quote(stage, BASE)
         process = await start_worker(stage, first=True)
         connection = await asyncpg.connect(servers.dsn)
@@ -93,7 +100,8 @@ async def soak(servers: Servers, minutes: float, seed: int) -> int:
 
 
 def _quote(stage: Stage, mid: Decimal) -> None:
-    stage.quote(SYMBOL, str(mid - Decimal("0.05")), str(mid + Decimal("0.05")))
+    for symbol in SYMBOLS:
+        stage.quote(symbol, str(mid - Decimal("0.05")), str(mid + Decimal("0.05")))
 
 
 async def _market(stage: Stage, chance: random.Random, end: float) -> None:
@@ -107,8 +115,12 @@ async def _market(stage: Stage, chance: random.Random, end: float) -> None:
 
 
 async def _faults(stage: Stage, chance: random.Random, seen: Seen, end: float) -> None:
-    while time.monotonic() < end:
-        rule = chance.choice(FAULTS)
+    failed_s: deque[float] = deque(maxlen=FAILURES_A_MINUTE)
+    while (now_s := time.monotonic()) < end:
+        may_fail = len(failed_s) < FAILURES_A_MINUTE or now_s - failed_s[0] > FAILURE_WINDOW_S
+        rule = chance.choice(FAILURES + OTHERS if may_fail else OTHERS)
+        if rule in FAILURES:
+            failed_s.append(now_s)
         stage.exchange.state.faults.add(rule)
         seen.faults[rule["kind"]] += 1
         await asyncio.sleep(1)
@@ -118,11 +130,18 @@ async def _faults(stage: Stage, chance: random.Random, seen: Seen, end: float) -
 async def _trades(stage: Stage, connection: asyncpg.Connection, seen: Seen, end: float) -> None:
     """As many open trades as the machine carries, never more than `OPEN_MAX`."""
     while time.monotonic() < end:
-        open_now = await _open(connection)
+        # By what was started: a row comes late where the machine is busy.
+        open_now = seen.started - await _ended(connection)
         for _ in range(min(OPEN_MAX - open_now, 5)):
-            await start_trade(stage, small_plan(stage.book, f"s{seen.started}"))
+            symbol = SYMBOLS[seen.started % OPEN_MAX]
+            await start_trade(stage, small_plan(stage.book, f"s{seen.started}", symbol))
             seen.started += 1
         await asyncio.sleep(0.5)
+
+
+async def _ended(connection: asyncpg.Connection) -> int:
+    found: int = await connection.fetchval("SELECT count(*) FROM trades WHERE closed_at NOTNULL")
+    return found
 
 
 async def _open(connection: asyncpg.Connection) -> int:
@@ -191,6 +210,10 @@ async def _verdict(
     )
     grown = _growth(seen)
     print(f"{seen.started} trades, {sum(seen.faults.values())} faults: {dict(seen.faults)}")
+    ends = await connection.fetch(
+        "SELECT coalesce(result, '') AS result, count(*) FROM trades GROUP BY 1 ORDER BY 2 DESC"
+    )
+    print("ended: " + ", ".join(f"{row['count']} {row['result']}" for row in ends))
     print(f"left open {left} · worker alive {alive} · client ids accepted twice {len(doubled)}")
     print(f"positions left {len(held)} · reservations left {reserved}")
     if left:
