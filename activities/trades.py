@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from temporalio import activity
 
 from activities.by_hand import with_adjustments
@@ -14,10 +16,15 @@ from activities.services import (
     WatchInput,
 )
 from domain.alerts import AlertDraft
+from domain.errors import Transient
 from domain.facts import FactBatch, Settled
 from domain.money import as_amount, total
 from domain.money_law import trade_result
 from ledger.records import WatchRecord
+
+SETTLED_AT_ONCE = 4
+"""Of the ledger's ten connections. A hundred at once each waited for one until their time was up,
+were tried again, and kept the gate from it: with other work on the machine none came to its end."""
 
 
 class TradeActivities:
@@ -25,6 +32,7 @@ class TradeActivities:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._turns = asyncio.Semaphore(SETTLED_AT_ONCE)
 
     @activity.defn(name="watch_exits")
     async def watch_exits(self, input: WatchInput) -> FactBatch:
@@ -69,7 +77,18 @@ class TradeActivities:
         Idempotent: every write is by trade id and the release counts once (I6). Fees are those
         booked by now, under the trade or on rows that name an order of it; `fees_estimated` says
         whether more may come.
+
+        Raises:
+            Transient: `SETTLE_LATE`, its time was up before its turn came: another attempt has it.
         """
+        began_s, limit = self._services.monotonic(), activity.info().start_to_close_timeout
+        async with self._turns:
+            waited_s = self._services.monotonic() - began_s
+            if limit is not None and waited_s >= limit.total_seconds():
+                raise Transient(f"its turn came after {waited_s:.1f} s", code="SETTLE_LATE")
+            return await self._settle(input)
+
+    async def _settle(self, input: SettleInput) -> FactBatch:
         services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
         fills = await fills_of_trade(services, trade_id)
         moved = await services.ledger.adjustments(services.account, trade_id)
