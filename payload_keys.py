@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from domain.errors import BadInput, file_to
 from keyring_store import read_keyring, write_keyring
 from observability.payload_codec import HoldfastCodec, KeyRing, PayloadRefused
-from settings import PayloadKeySource, Settings, check_key_file_mode
+from settings import PayloadKeySource, Settings
+from settings_file import check_key_file_mode
 
 if TYPE_CHECKING:
     from ledger.repository import Ledger

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -85,7 +86,8 @@ from observing import Observed, observe, serve
 from payload_keys import payload_codec
 from payload_watch import PayloadWatch
 from report.day import write_day
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from strategies.registry import StrategyProcess, find_strategy
 from wiring import (
     alert_policy,
@@ -299,6 +301,9 @@ def main() -> None:
     The interpreter's own end crashed in 6 of 93 cases after a Worker had done all of its work.
     """
     code = 1
+    # What is imported and wired lives as long as the process. Each full collection went through
+    # its 157,000 objects: 0.2 to 0.3 s in which no order, signal or kill went out.
+    gc.freeze()
     try:
         code = uvloop.run(run_process(arguments()))
     except HoldfastError as error:
@@ -360,6 +365,7 @@ async def run_process(options: argparse.Namespace) -> int:
         run_beside(look, "payload-watch", stack)
         for each in workers_of(options.role, client, every_served, settings, reports):
             await stack.enter_async_context(each)
+        gc.freeze()
         ready_file = os.environ.get(READY_FILE_VARIABLE)
         if ready_file:
             await asyncio.to_thread(Path(ready_file).touch)

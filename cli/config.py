@@ -12,7 +12,8 @@ from cli.config_file import check_file, masked, sections
 from cli.context import Target, failed, target_of
 from cli.output import print_json, print_rows
 from domain.errors import HoldfastError
-from settings import Settings, origins_of
+from settings import Settings
+from settings_file import origins_of
 
 app = typer.Typer(help="The settings file: its schema, a check, and what is in force.")
 

@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined
 from domain.errors import BadInput
 from domain.risk.limits import Limits
 from marketdata.calendars import calendar_for
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 
 COLUMNS_MAX = 100
 HEAD = """\

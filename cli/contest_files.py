@@ -26,7 +26,8 @@ from domain.instrument import Instrument, InstrumentKind
 from domain.money import Amount
 from marketdata.session_tape import SessionTape
 from observability.build import repository_root
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from strategies.registry import Listing, list_strategies
 
 START_CASH = Decimal(100)

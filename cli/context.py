@@ -33,7 +33,8 @@ from ledger.repository import Ledger
 from observability.build import repository_root
 from observability.plugin import holdfast_plugin
 from payload_keys import payload_codec
-from settings import Settings, TemporalSection, load_settings
+from settings import Settings, TemporalSection
+from settings_file import load_settings
 from wiring import broker_of
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_CONFLICT = 1, 2, 4

@@ -61,7 +61,8 @@ from report.portfolio import Standing
 from report.records import Book, SessionFacts
 from report.session import build, missing_outcomes, print_report
 from report.verify import Differences, compare
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from wiring import config_hash
 from workflows.session import SessionWorkflow
 

@@ -46,7 +46,8 @@ from marketdata.events import read_tape
 from marketdata.session_tape import SessionTape, prepare_demo, prepare_files
 from observability.build import build_id, repository_root
 from payload_keys import payload_codec
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 
 START_CASH = Decimal(100_000)
 # Market time before the opening: session, strategy and streams are awake when the bell rings.

@@ -41,7 +41,8 @@ from domain.errors import HoldfastError, Refused
 from domain.ids import trade_workflow_id
 from ledger.repository import Ledger
 from observability.build import DEPLOYMENT_NAME, build_id
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from wiring import config_hash
 
 app = typer.Typer()

@@ -69,7 +69,8 @@ from ledger.repository import Ledger
 from observability.build import repository_root
 from report.records import Book
 from report.verify import Differences, compare
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from workflows.session import SessionWorkflow
 
 OPERATOR = "week-operator"

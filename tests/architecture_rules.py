@@ -16,7 +16,10 @@ from pathlib import Path, PurePosixPath
 LINES_PER_FUNCTION_MAX = 70
 COLUMNS_MAX = 100
 COMPOSITION_ROOTS = frozenset(
-    {"worker", "starter", "settings", "wiring", "observing", "payload_keys", "payload_watch", "cli"}
+    {
+        *("worker", "starter", "settings", "settings_file", "wiring", "observing"),
+        *("payload_keys", "payload_watch", "cli"),
+    }
 )
 LIFECYCLE = "workflows._lifecycle"
 

@@ -26,7 +26,8 @@ from ledger.repository import Ledger
 from marketdata.recording import recording_terms, tape_files
 from marketdata.session_tape import SIMULATED_LABEL, prepare_files
 from marketdata.tapes import load_tape
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from simulator.exchange import Exchange
 from simulator.server import SimulatorServer
 from simulator.tape import TapeEvent, TapeKind

@@ -34,7 +34,7 @@ from deploy.local.supervisor import Supervisor
 from domain.ids import IntentKey, Purpose
 from domain.order import OrderBody, OrderIntent, OrderType, Side, TimeInForce
 from observability.build import repository_root
-from settings import load_settings
+from settings_file import load_settings
 
 pytestmark = pytest.mark.slow
 D = Decimal

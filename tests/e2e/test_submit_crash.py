@@ -32,7 +32,8 @@ from domain.plan import TradePlan
 from ledger.repository import Ledger
 from observability.build import repository_root
 from observability.plugin import holdfast_plugin
-from settings import Settings, load_settings
+from settings import Settings
+from settings_file import load_settings
 from tests import trade_scenarios as play
 from tests.conftest import TemporalServer
 from tests.rig import Rig, running_rig

@@ -16,7 +16,7 @@ from ledger.repository import Ledger
 from marketdata.demo_tape import DEMO_BEGIN, DEMO_END, demo_instrument
 from marketdata.session_tape import SessionTape
 from observability.build import build_id
-from settings import load_settings
+from settings_file import load_settings
 from wiring import config_hash
 
 STRATEGIES = ["mean_reversion", "opening_breakout"]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cli.context import demo_config
 from domain.ids import check_id
 from ledger.repository import Ledger
-from settings import load_settings
+from settings_file import load_settings
 from starter import app
 from wiring import limits_in_force
 

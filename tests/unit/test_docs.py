@@ -24,13 +24,8 @@ from domain.order import TRANSITIONS, OrderEvent, OrderState
 from domain.signal import StrategyContext, plan_of
 from domain.trade_state import FINAL_STAGES, Stage, TradeState
 from domain.validation import PlanContext, check_plan
-from settings import (
-    ObservabilitySection,
-    SafetySection,
-    TemporalSection,
-    TradeSection,
-    load_settings,
-)
+from settings import ObservabilitySection, SafetySection, TemporalSection, TradeSection
+from settings_file import load_settings
 from simulator.config import ExchangeConfig
 from strategies.registry import StrategyProcess
 from tests.architecture_rules import LEFTOVERS, MACHINE_PATHS

@@ -15,7 +15,7 @@ import pytest
 
 from cli.config_file import rendered
 from domain.risk.limits import Limits
-from settings import load_settings
+from settings_file import load_settings
 from tests.unit.test_settings import CONFIG, PAPER_KEYS, REFUSED, load, refusal
 
 WRITTEN = rendered(tomllib.loads((CONFIG / "demo.toml").read_text(), parse_float=Decimal))

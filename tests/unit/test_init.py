@@ -26,7 +26,7 @@ from cli.context import default_config
 from domain.errors import BadInput
 from domain.risk.limits import Limits
 from keyring_store import service_name
-from settings import load_settings
+from settings_file import load_settings
 from starter import app
 
 ROOT = Path(__file__).resolve().parents[2]

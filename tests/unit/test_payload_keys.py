@@ -21,7 +21,8 @@ from cli.context import Target
 from cli.flatten import ledger_if_up
 from observability.payload_codec import HoldfastCodec, KeyRing, PayloadKey
 from payload_keys import payload_codec, payload_keys
-from settings import ConfigError, load_settings
+from settings import ConfigError
+from settings_file import load_settings
 from tests.unit.test_settings import DEMO
 from wiring import config_hash
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from brokers.alpaca.config import AlpacaMode
-from settings import ConfigError, Settings, load_settings
+from settings import ConfigError, Settings
+from settings_file import load_settings
 from simulator.config import ApiKey
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
