@@ -17,8 +17,7 @@ from brokers.port import (
     UnknownOutcome,
 )
 from domain.clock import ClockMap
-from domain.commands import ResolveOrder
-from domain.facts import CancelRejected, OrderNotSent, OrderReported
+from domain.facts import CancelRejected, OrderNotSent
 from domain.fold_orders import AMENDED
 from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
 from domain.plan import PlanLeg
@@ -27,14 +26,6 @@ from domain.risk.limits import Limits, RestrictedList
 from ledger.records import IntentState
 
 EXCHANGE_ZONE = ZoneInfo("America/New_York")
-
-
-def may_be_replaced(command: ResolveOrder, old: tuple[OrderReported, ...]) -> bool:
-    """True if the order to be replaced is not seen to work still."""
-    if command.replaces_broker_id is None:
-        return False
-    gone = (BrokerOrderStatus.REPLACED, BrokerOrderStatus.PENDING_REPLACE)
-    return not old or old[0].order.status in gone
 
 
 def not_sent(now: datetime, client_id: str, outcome: NotExecuted) -> OrderNotSent:

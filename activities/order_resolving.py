@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 
 from activities.absence import LIST_MARGIN_S, NOT_SEEN, bar_senders, look_for
 from activities.order_answers import OrderAnswers
-from activities.order_facts import has_prices, is_same_exchange_day, may_be_replaced, named
-from activities.order_sending import OrderSender
+from activities.order_facts import has_prices, is_same_exchange_day, named
+from activities.order_sending import REPOST_REFUSED, OrderSender
 from activities.services import ResolveInput, Services, attempt_token
-from brokers.port import Accepted, NotExecuted, Rejected, UnknownOutcome
+from brokers.port import Accepted, NotExecuted
 from domain.errors import HoldfastError
 from domain.facts import (
     Fact,
@@ -44,25 +44,21 @@ class OrderResolver:
         """Broker evidence about an unknown order; 404 alone is never a proof (C5).
 
         Where ids are unique for ever the same body and id is posted again: accepted or duplicate,
-        both are safe. Otherwise the order must be absent from look-up, order list and executions
-        after the settle window.
+        both are safe, and a refusal proves nothing. Otherwise, and then, the order must be absent
+        from look-up, order list and executions after the settle window.
         """
         services, command = self._services, input.command
         intent, old_id = command.intent, command.replaces_broker_id
         if old_id is not None and not services.broker.capabilities.replace_makes_new_id:
             return FactBatch(facts=await self._resolve_amend(input, old_id))
         order = await self._answers.look_up(intent.client_id)
-        if order is None and command.may_repost:
+        if order is None and command.may_repost and not await self._was_refused(intent.client_id):
             outcome = await self._sender.send(
                 input.trade, intent, replaces=command.replaces_broker_id, resend=True
             )
-            old = await self._old_of(command.replaces_broker_id)
-            if isinstance(outcome, Rejected) and may_be_replaced(command, old):
-                # Refused because the first attempt has already taken over: no proof of absence.
-                outcome = UnknownOutcome(reason=f"{outcome.code}: the old order may be replaced")
             if not isinstance(outcome, NotExecuted):
                 facts = await self._answers.facts_of(input.trade, intent, outcome)
-                return FactBatch(facts=(*facts, *old))
+                return FactBatch(facts=(*facts, *await self._old_of(command.replaces_broker_id)))
         if order is not None:
             await self._sender.record(intent, None, Accepted(order=order))
             resolved = OrderResolved(
@@ -76,6 +72,14 @@ class OrderResolver:
                 )
             )
         return FactBatch(facts=await self._prove_absent(input))
+
+    async def _was_refused(self, client_id: str) -> bool:
+        """True if a second post was refused: a third one would be too, and prove as little."""
+        try:
+            record = await self._services.ledger.intent(client_id)
+        except HoldfastError:
+            return False
+        return record is not None and record.code.startswith(REPOST_REFUSED)
 
     async def _resolve_amend(self, input: ResolveInput, old_broker_id: str) -> tuple[Fact, ...]:
         """A change in place without an answer: the order itself shows whether it was made.
@@ -211,9 +215,9 @@ class OrderResolver:
     ) -> tuple[Fact, ...] | None:
         """What the attempt has booked before it died; None if that is nothing definite.
 
-        Where an id may be posted again a refusal speaks of one post only, and proves nothing.
+        The row speaks of all posts of its order: the refusal of a second one leaves it unknown.
         """
-        services, now = self._services, self._services.now()
+        now = self._services.now()
         client_id, code = record.intent.client_id, record.code
         if record.state is IntentState.ACCEPTED and record.snapshot is not None and not code:
             seen = await self._answers.read_back(record.snapshot.broker_order_id)
@@ -221,8 +225,6 @@ class OrderResolver:
             found = OrderResolved(at=now, client_id=client_id, order=order, evidence="ledger")
             old = await self._old_of(input.command.replaces_broker_id)
             return (found, *old, *await self._answers.fills_behind(input.trade, order))
-        if services.broker.capabilities.client_id_unique_for_ever:
-            return None
         if record.state is IntentState.REJECTED:
             return (OrderRejected(at=now, client_id=client_id, code=code, text=record.text),)
         if record.state is IntentState.NOT_SENT and code != PROVEN_ABSENT:

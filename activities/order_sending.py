@@ -15,7 +15,7 @@ from activities.order_facts import intent_state
 from activities.reducing import ASK_AGAIN_S, NOT_REDUCING, why_not_reducing
 from activities.self_halt import stop_account
 from activities.services import Services, TradeRef, attempt_token
-from brokers.port import NotExecuted, PlaceOutcome, Rejected, UnknownOutcome
+from brokers.port import AuthNeeded, NotExecuted, PlaceOutcome, Rejected, UnknownOutcome
 from domain.errors import HoldfastError
 from domain.facts import DiscrepancyFound
 from domain.order import OrderIntent, OrderSnapshot, OrderType
@@ -33,6 +33,7 @@ from ledger.records import (
 GATE_AGE_MAX_S = 0.150
 REDUCING_GATE_AGE_MAX_S = 1.0
 LOOKS_MAX = 5
+REPOST_REFUSED = "REPOST_REFUSED"
 UNSENT_WITHIN_S = 0.3
 """The gate may have taken most of the step; the next order then need not count this one (I15)."""
 
@@ -60,9 +61,9 @@ class OrderSender:
             answer, gate_asked_s = await self._knock(trade, intent, token, resend)
         except HoldfastError as error:
             if intent.increasing:
-                await self._book_unsent(intent, token, error)
+                await self._book_unsent(intent, token, error, resend)
                 return NotExecuted(code=error.code, text=error.text)
-            return await self._send_without_ledger(trade, intent, replaces, token)
+            return await self._send_without_ledger(trade, intent, replaces, token, resend)
         services.failpoint("after_intent_row")
         match answer:
             case GateRefused():
@@ -74,9 +75,10 @@ class OrderSender:
                 return rewound or await self._earlier(answer)
             case GatePermit():
                 outcome = await self._send_once(intent, replaces, gate_asked_s)
-        await self.record(intent, token, outcome, replaces)
+        known = _of_all_posts(outcome) if resend else outcome
+        await self.record(intent, token, known, replaces)
         services.failpoint("after_ledger")
-        return outcome
+        return outcome if isinstance(outcome, NotExecuted) else known
 
     async def _stop_ourselves(self, intent: OrderIntent, refused: GateRefused) -> None:
         """A loop is at work: no entry of the account goes out until people lift the kill.
@@ -155,12 +157,13 @@ class OrderSender:
         return outcome
 
     async def _send_without_ledger(
-        self, trade: TradeRef, intent: OrderIntent, replaces: str | None, token: str
+        self, trade: TradeRef, intent: OrderIntent, replaces: str | None, token: str, resend: bool
     ) -> PlaceOutcome:
         """Exits stay open: the scheduled activity is the durable intent (architecture §5.7)."""
         services, asked_at = self._services, activity.info().scheduled_time
         outcome = await self._send_once(intent, replaces, services.monotonic())
-        state, snapshot, code = intent_state(outcome, replaces)
+        known = _of_all_posts(outcome) if resend else outcome
+        state, snapshot, code = intent_state(known, replaces)
         answered_at = services.now()
 
         async def write() -> None:
@@ -176,7 +179,7 @@ class OrderSender:
             )
 
         await self._late_rows.book(intent.client_id, write)
-        return outcome
+        return outcome if isinstance(outcome, NotExecuted) else known
 
     async def _earlier(self, answer: IntentExists) -> PlaceOutcome | OrderSnapshot:
         """What an earlier attempt of the same intent came to; never a second send (I1)."""
@@ -208,17 +211,21 @@ class OrderSender:
         # What was refused or not sent is in no read of the broker: nobody else could tell it.
         await self._late_rows.book(intent.client_id, write)
 
-    async def _book_unsent(self, intent: OrderIntent, token: str, why: HoldfastError) -> None:
+    async def _book_unsent(
+        self, intent: OrderIntent, token: str, why: HoldfastError, resend: bool
+    ) -> None:
         """The gate may have passed although its answer was lost (B3): nothing goes out on it.
 
         Its trade goes on with the next order, so nobody would ask for this one again, and a row
-        that stays open hides from reconcile what becomes of the symbol (I10).
+        that stays open hides from reconcile what becomes of the symbol (I10). One that was posted
+        before stays unknown: its resolver asks on.
         """
         now = self._services.now()
+        state = IntentState.UNKNOWN if resend else IntentState.NOT_SENT
 
         async def write() -> None:
             await self._services.ledger.record_answer(
-                intent.client_id, token, IntentState.NOT_SENT, code=why.code, text=why.text, at=now
+                intent.client_id, token, state, code=why.code, text=why.text, at=now
             )
 
         await self._late_rows.book_within(UNSENT_WITHIN_S, intent.client_id, write)
@@ -227,3 +234,19 @@ class OrderSender:
 def _gate_age_max_s(intent: OrderIntent) -> float:
     """How old a permit may be at the send; a slow ledger must not hold up exits for ever (H5)."""
     return GATE_AGE_MAX_S if intent.increasing else REDUCING_GATE_AGE_MAX_S
+
+
+def _of_all_posts(outcome: PlaceOutcome) -> PlaceOutcome:
+    """What the answer to a second post says of the order: a refusal speaks of that post alone.
+
+    The first one may have been taken. A venue may look at what is free to sell before it looks at
+    the id, and then it refuses the second post for what the first one holds or has done (C5).
+    """
+    match outcome:
+        case Rejected(code=code):
+            return UnknownOutcome(reason=f"{REPOST_REFUSED} {code}")
+        case AuthNeeded():
+            return UnknownOutcome(reason=f"{REPOST_REFUSED} AUTH")
+        case NotExecuted(code=code):
+            return UnknownOutcome(reason=code)
+    return outcome

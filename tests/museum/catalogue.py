@@ -68,6 +68,16 @@ EXHIBITS = (
         scene=scenes.LOST_AND_A_LITTLE_LATE,
     ),
     Exhibit(
+        name="refusal-of-a-second-post-is-final",
+        reports=("faults.md C5", "found here by a soak"),
+        bug="A second post was refused; the first one had been taken, and its fill was nobody's.",
+        planted=sending.refusal_of_a_second_post_is_final.__doc__ or "",
+        invariants=("I2", "I3", "I4", "I10", "I11", "I15"),
+        plant=sending.refusal_of_a_second_post_is_final(),
+        scene=scenes.LOST_LATE_AND_REFUSED,
+        seed=26,
+    ),
+    Exhibit(
         name="replaces-before-the-cancel-is-confirmed",
         reports=("nautilus_trader #4288",),
         bug="Cancel-replace took the cancel for done; both orders filled.",

@@ -73,6 +73,11 @@ LOST_AND_SLOW_TO_SHOW = days(
     fault("lookup_lag", {"lag_s": 12.0}),
     fault("stream_drop", count=None, probability=1.0),
 )
+LOST_LATE_AND_REFUSED = days(
+    fault("drop_reply", method="POST"),
+    fault("lookup_lag", {"lag_s": 2.0}, method="GET", probability=1, count=None),
+    fault("reject", {"text": "insufficient quantity"}),
+)
 LOST_AND_A_LITTLE_LATE = days(
     fault("drop_reply", method="POST"),
     fault("lookup_lag", {"lag_s": 3.0}, count=None, probability=1.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from activities import order_sending
 from activities.order_answers import OrderAnswers
 from activities.order_resolving import OrderResolver
 from brokers.alpaca.client import AlpacaBroker
@@ -100,8 +101,16 @@ async def _duplicate_is_rejection(self: AlpacaBroker, intent: OrderIntent) -> Pl
 
 
 def duplicate_is_rejection() -> Plant:
-    """The venue's "id is known" of our own earlier success counts as a refusal."""
-    return planted((AlpacaBroker, "place", _duplicate_is_rejection))
+    """The venue's "id is known" of our own earlier success counts as a refusal, and as final."""
+    return planted(
+        (AlpacaBroker, "place", _duplicate_is_rejection),
+        (order_sending, "_of_all_posts", lambda outcome: outcome),
+    )
+
+
+def refusal_of_a_second_post_is_final() -> Plant:
+    """What is posted again and refused counts as refused, whatever became of the first post."""
+    return planted((order_sending, "_of_all_posts", lambda outcome: outcome))
 
 
 async def _replace_without_confirmation(

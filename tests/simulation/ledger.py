@@ -658,7 +658,7 @@ class MemoryLedger(AccountBooks):
 
     def book(self, now: datetime) -> RiskBook:
         """What the gate may count."""
-        live = [r for r in self.intents.values() if r.is_live]
+        live = [r for r in self.intents.values() if r.is_live and not self._is_proven_done(r)]
         return RiskBook(
             account=self.account,
             read_at=now,
@@ -676,6 +676,11 @@ class MemoryLedger(AccountBooks):
             ),
             baseline=self.baseline,
         )
+
+    def _is_proven_done(self, row: IntentRecord) -> bool:
+        trade = self.trades.get(row.owner.trade_id)
+        is_closed = trade is not None and trade.closed_at is not None
+        return is_closed and row.state is IntentState.ACCEPTED
 
     def _held_legs(self, trade_id: str) -> tuple[HeldLeg, ...]:
         legs = self.trades[trade_id].plan.legs

@@ -40,6 +40,9 @@ DEADLINE_S = 180.0
 BROKERS = ("alpaca", "tradier")
 
 
+Values = tuple[tuple[str, Any], ...]
+
+
 @dataclass(frozen=True)
 class Move:
     """The market shows this quote from this moment on."""
@@ -167,6 +170,7 @@ EVENTS = ("bust", "correct", "liquidation", "split", "foreign")
 OPTION_EVENTS = ("assign", "exercise", "expire", "leg_alone")
 """The same for options and combos."""
 OPTIONS_CHANCE = 0.2
+REFUSED_AGAIN_CHANCE = 0.1
 SPLITS = ("rescale", "cancel", "keep")
 METHODS = ("POST", "PATCH", "PUT", "DELETE", "GET", "*")
 
@@ -182,6 +186,9 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     own = random.Random(f"events:{broker}:{seed}")
     events = _events(own, broker, symbols) if own.random() < EVENTS_CHANCE else []
     mishaps += events
+    again = random.Random(f"again:{broker}:{seed}")
+    if again.random() < REFUSED_AGAIN_CHANCE:
+        mishaps += _lost_hidden_and_refused(again)
     scenario = Scenario(
         seed=seed,
         broker=broker,
@@ -281,6 +288,25 @@ def _matching(dice: random.Random, broker: str) -> dict[str, Any]:
         ),
     }
     return {name: value for name, value in knobs.items() if dice.random() < KNOB_CHANCE}
+
+
+def _lost_hidden_and_refused(dice: random.Random) -> list[Mishap]:
+    """An answer is lost, the order is hidden for a while, and what is asked next is refused.
+
+    Drawn apart they hardly ever meet; a soak found what they do together.
+    """
+    nth = dice.randint(1, 4)
+    lag = (("lag_s", dice.choice((1.0, 2.0, 4.0))),)
+    return [
+        _rule("drop_reply", (("method", "POST"), ("nth", nth))),
+        _rule("lookup_lag", (("method", "GET"), ("count", None)), lag),
+        _rule("reject", (("nth", nth + 1),), (("text", "insufficient quantity"),)),
+    ]
+
+
+def _rule(fault: str, match: Values, params: Values = ()) -> Mishap:
+    """A rule of the fault board from the first moment on."""
+    return Mishap(0.0, "fault", (("fault", fault), ("match", match), ("params", params)))
 
 
 def _mishap(dice: random.Random, broker: str) -> Mishap:
