@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, exists, func, insert, literal_column, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +25,7 @@ from ledger.control_store import control_in
 from ledger.fill_store import positions_in
 from ledger.records import (
     GateVerdict,
+    IntentState,
     RecentReservation,
     Reservation,
     ReserveDecision,
@@ -55,6 +56,11 @@ MESSAGE_WINDOW = timedelta(seconds=60)
 RECENT_MAX = 1000
 RESERVE_LOCK_MS = 4000
 RESERVE_IDLE_MS = 3000
+# A trade's end is booked after each of its orders is known to be done. A row that still says
+# working is older news: its last frame was lost, and the next compare pass mends it.
+_IS_PROVEN_DONE = (orders.c.state == IntentState.ACCEPTED.value) & exists().where(
+    trades.c.trade_id == orders.c.trade_id, trades.c.closed_at.is_not(None)
+)
 _HELD = reservations.c.approved & reservations.c.released_at.is_(None)
 # The lock is held meanwhile, and a whole plan or ticket of each of a thousand trades takes a second
 # to read: only what the gate asks of them comes out of the database.
@@ -82,7 +88,7 @@ async def read_risk_book(
     rows = (await connection.execute(held.order_by(reservations.c.reserved_at))).mappings().all()
     columns = ("client_id", "trade_id", "body", "filled_quantity", "increasing")
     live = select(*(orders.c[name] for name in columns)).where(
-        orders.c.account == account, LIVE_ORDERS
+        orders.c.account == account, LIVE_ORDERS, ~_IS_PROVEN_DONE
     )
     working = (await connection.execute(live)).mappings().all()
     sent = select(func.coalesce(func.sum(orders.c.attempts), 0)).where(

@@ -207,6 +207,20 @@ async def test_book_shows_all_that_counts(signalled: Ledger) -> None:
     assert book.baseline.equity == Decimal("100000.10")
 
 
+@pytest.mark.parametrize(("answered", "counted"), [(True, 0), (False, 1)])
+async def test_order_of_a_trade_that_has_ended_blocks_nobody_unless_it_is_unknown(
+    armed: Ledger, answered: bool, counted: int
+) -> None:
+    """Its last frame was lost: it refused the next entry in its symbol for half a minute (soak)."""
+    trade = await armed.create_trade(plan())
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    if answered:
+        await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    assert len((await armed.risk_book(ACCOUNT, NOW)).working_orders) == 1
+    await armed.update_trade(trade.trade_id, stage="closed", result="target", closed=True)
+    assert len((await armed.risk_book(ACCOUNT, NOW)).working_orders) == counted
+
+
 async def test_entries_of_the_strategy_that_were_let_through_are_counted_newest_first(
     armed: Ledger,
 ) -> None:
