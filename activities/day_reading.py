@@ -7,7 +7,7 @@ in the report as not read, and what depends on it is unknown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -196,7 +196,7 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
                 symbol=row.symbol,
                 quantity=row.quantity,
                 stage="" if trade is None else trade.stage,
-                protection=_protection(row, trade, mine),
+                protection=protection_class(row, trade, mine),
                 price=price,
                 stops=mine,
                 risk=gap_risk(instrument, row.quantity, price, mine, wanted.gap_fraction),
@@ -206,16 +206,34 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
     return tuple(found)
 
 
-def _protection(row: TradePosition, trade: TradeRecord | None, stops: Sequence[NightStop]) -> str:
-    """The class of what is held. Stops that cover it are newer news than the trade's row.
+def protection_class(
+    row: TradePosition, trade: TradeRecord | None, stops: Sequence[NightStop]
+) -> str:
+    """The class of what is held; `stops` are those of its trade in its symbol.
 
-    The row has what was true at the trade's last step with the broker.
+    Stops that cover it are newer news than the trade's row: the row has what was true before the
+    trade's last step with the broker, and often that step placed them.
     """
     if total(stop.quantity for stop in stops) >= abs(row.quantity):
         return "resting"
     if row.trade_id == EXTERNAL:
         return "none: no trade of ours"
     return (trade.protection if trade is not None else "") or "unknown"
+
+
+def trade_protection(
+    trade: TradeRecord, owned: Iterable[TradePosition], stops: Sequence[NightStop]
+) -> str:
+    """The class of a whole trade; `naked` if a part of it is, `none` if it holds nothing.
+
+    `owned` may hold other trades' positions too; `stops` are its own.
+    """
+    classes = {
+        protection_class(row, trade, [stop for stop in stops if stop.symbol == row.symbol])
+        for row in owned
+        if row.trade_id == trade.trade_id and row.quantity != 0
+    }
+    return "naked" if "naked" in classes else "/".join(sorted(classes)) or "none"
 
 
 def night_stops(

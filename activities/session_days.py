@@ -11,6 +11,7 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from activities.baseline import take_baseline
+from activities.day_reading import night_stops, trade_protection
 from activities.services import Services
 from activities.session import SessionActivities
 from domain.base import Frozen
@@ -146,16 +147,21 @@ class SessionDayActivities:
         rows = await ledger.list_trades(
             account=input.account or None, session=input.session, open_only=True
         )
+        owned = {
+            account: await ledger.positions_by_trade(account)
+            for account in sorted({row.account for row in rows})
+        }
         found = []
         for row in rows:
             orders = await ledger.open_orders(row.account, trade_id=row.trade_id)
+            stops = night_stops(orders, {}).get(row.trade_id, ())
             works = any(order.intent.key.purpose is Purpose.ENTRY for order in orders)
             found.append(
                 OpenTrade(
                     trade_id=row.trade_id,
                     symbol=row.symbol,
                     stage=row.stage,
-                    protection=row.protection,
+                    protection=trade_protection(row, owned[row.account], stops),
                     entry_works=works or row.stage in _BEFORE_ENTRY,
                 )
             )

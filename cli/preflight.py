@@ -291,7 +291,7 @@ def _judge_ledger(
         ok("database", "reachable, migrations current"),
         *lines.switches(reading, watched, want_armed=want_armed),
         *lines.stream(reading, now),
-        *lines.open_trades(reading.trades),
+        *lines.open_trades(reading),
     ]
 
 

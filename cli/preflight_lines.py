@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from activities.day_reading import night_stops, trade_protection
 from activities.streams import StreamHeard
 from cli.checks import Finding, note, ok, unknown, wrong
 from domain.account import AccountSnapshot
@@ -187,13 +188,16 @@ def quotes(
     return lines
 
 
-def open_trades(trades: Sequence[TradeRecord]) -> list[Finding]:
+def open_trades(reading: LedgerReading) -> list[Finding]:
     """Open trades by protection class; what is naked or waits for a person is wrong."""
+    trades = reading.trades
     if not trades:
         return [ok("open trades", "none")]
+    stops = night_stops(reading.intents, {})
     classes: dict[str, list[str]] = defaultdict(list)
     for trade in trades:
-        classes[trade.protection or "not told"].append(f"{trade.trade_id} ({trade.stage})")
+        name = trade_protection(trade, reading.owned, stops.get(trade.trade_id, ()))
+        classes[name].append(f"{trade.trade_id} ({trade.stage})")
     found = []
     for name, members in sorted(classes.items()):
         text = f"{len(members)}: {', '.join(members[:NAMED_MAX])}"

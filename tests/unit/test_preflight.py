@@ -29,16 +29,21 @@ from domain.control import (
     KillScopeKind,
     KillSwitch,
 )
-from domain.order import Quote
+from domain.ids import IntentKey, Purpose
+from domain.order import OrderBody, OrderIntent, OrderType, Quote, Side
 from domain.recon.classify import Discrepancy, DiscrepancyKind
 from ledger.records import (
     EXTERNAL,
     ApiBreakerRecord,
     BreakerRecord,
     ConditionRecord,
+    IntentRecord,
+    IntentState,
     TradePosition,
+    TradeRecord,
 )
 from starter import app
+from tests.ledger.samples import owner, plan
 from tests.rig import roomy_limits
 
 D = Decimal
@@ -333,3 +338,62 @@ def test_bad_settings_are_one_red_line(tmp_path: Path) -> None:
     last = json.loads(result.output)[-1]
     assert (last["check"], last["colour"]) == ("settings", "red")
     assert "CONFIG_MISSING" in last["text"]
+
+
+def held(protection: str, quantity: int, stop: int | None) -> lines.LedgerReading:
+    """A trade whose row says `protection`; `stop` is the quantity of its working OCO."""
+    trade = TradeRecord(
+        trade_id="trade-1",
+        account="a",
+        session="s",
+        strategy="s",
+        symbol="AAPL",
+        plan=plan(),
+        stage="open",
+        protection=protection,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    body = OrderBody(
+        symbol="AAPL",
+        side=Side.SELL,
+        quantity=D(stop or 0),
+        order_type=OrderType.LIMIT,
+        limit_price=D(110),
+        stop_loss_price=D(95),
+        intent_date=NOW.date(),
+    )
+    key = IntentKey(trade_id="trade-1", purpose=Purpose.OCO, sequence=1)
+    working = IntentRecord(
+        intent=OrderIntent.derive("ab12", key, body, increasing=False),
+        owner=owner(),
+        state=IntentState.ACCEPTED,
+        attempt_token="t",
+        attempts=1,
+        gate_at=NOW,
+        answered_at=NOW,
+        filled_quantity=D(0),
+    )
+    mine = TradePosition(trade_id="trade-1", symbol="AAPL", quantity=D(quantity))
+    return reading(
+        trades=(trade,),
+        owned=(mine,) if quantity else (),
+        intents=(working,) if stop else (),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "check", "verdict"),
+    [
+        # The row was written before the step that placed its stop (seen in the soak, 30 of 30).
+        (held("naked", 10, 10), "open trades resting", OK),
+        (held("naked", 10, 9), "open trades naked", WRONG),
+        (held("naked", 10, None), "open trades naked", WRONG),
+        (held("defined", 10, None), "open trades defined", OK),
+        (held("none", 0, None), "open trades none", OK),
+    ],
+)
+def test_open_trade_is_shown_as_its_resting_stop_protects_it(
+    given: lines.LedgerReading, check: str, verdict: str
+) -> None:
+    assert verdicts(lines.open_trades(given)) == {check: verdict}

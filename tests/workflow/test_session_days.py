@@ -164,6 +164,7 @@ async def test_stop_keeps_the_exits_and_the_receipt_names_what_is_open(
 
     (trade,) = result.trades
     assert (trade.trade_id, trade.stage, trade.entry_works) == (signal.signal_id, "open", False)
+    assert trade.protection == "resting"
     assert (result.reason, result.flatten) == ("enough", False)
     assert protected(rig), "the stop stays at the broker"
     actions = await audited(rig, session)
