@@ -116,6 +116,11 @@ class Doorbell:
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._tell(key))
 
+    @property
+    def has_news_waiting(self) -> bool:
+        """True until the server has taken all news for everybody that was rung so far."""
+        return any(isinstance(fact, NEWS) for facts in self._waiting.values() for fact in facts)
+
     async def drain(self) -> None:
         """Waits until everything queued is delivered."""
         while self._tasks:
