@@ -8,18 +8,24 @@ the workflow task here as it would in the codec (ADR 0019).
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import (
+    CompositePayloadConverter,
+    DataConverter,
     DefaultFailureConverter,
     EncodingPayloadConverter,
     PayloadConverter,
+    SerializationContext,
 )
 
-from observability.payload_codec import REFUSED, PayloadRefused, forged_in
+from observability.payload_codec import REFUSED, PayloadRefused, forged_in, scope_of
+
+CONVERTERS_KEPT_MAX = 1_024
 
 
 class RefusedConverter(EncodingPayloadConverter):
@@ -39,12 +45,20 @@ class RefusedConverter(EncodingPayloadConverter):
         raise forged_in(payload) or PayloadRefused("PAYLOAD_CHANGED", "a mark was damaged", "")
 
 
-class HoldfastPayloadConverter(PydanticPayloadConverter):
-    """Pydantic's, which refuses what the codec marked as forged."""
+_CONVERTERS = CompositePayloadConverter(
+    *PydanticPayloadConverter().converters.values(), RefusedConverter()
+).converters
+
+
+class HoldfastPayloadConverter(CompositePayloadConverter):
+    """Pydantic's, which refuses what the codec marked as forged.
+
+    The SDK makes one for every activation and every run; all share their parts and the type
+    adapters in them.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._set_converters(*self.converters.values(), RefusedConverter())
+        self.converters = _CONVERTERS
 
 
 class HoldfastFailureConverter(DefaultFailureConverter):
@@ -68,3 +82,28 @@ class SealingFailureConverter(HoldfastFailureConverter):
 
     def __init__(self) -> None:
         super().__init__(encode_common_attributes=True)
+
+
+@dataclass(frozen=True)
+class HoldfastDataConverter(DataConverter):
+    """Keeps the converters that it made for workflows.
+
+    The SDK asks for one three times per payload, and each made two more on the way: a quarter of
+    the processor time of a cold replay. Only the codec looks at a context, and there at the
+    scope alone: what is kept for a scope holds for the workflow and for all its activities.
+    """
+
+    _by_scope: dict[tuple[str, str] | None, Self] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """The converter of the workflow or activity."""
+        scope = scope_of(context)
+        kept = self._by_scope.get(scope)
+        if kept is None:
+            kept = super().with_context(context)
+            if len(self._by_scope) >= CONVERTERS_KEPT_MAX:
+                self._by_scope.clear()
+            self._by_scope[scope] = kept
+        return kept

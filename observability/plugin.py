@@ -33,6 +33,7 @@ from temporalio.workflow import SandboxImportNotificationPolicy, _Definition
 from observability.failpoints import Failpoints, parse_failpoints
 from observability.payload_codec import HoldfastCodec
 from observability.payload_converter import (
+    HoldfastDataConverter,
     HoldfastFailureConverter,
     HoldfastPayloadConverter,
     SealingFailureConverter,
@@ -86,7 +87,7 @@ def holdfast_plugin(
 
 def converter_of(codec: HoldfastCodec) -> DataConverter:
     """Pydantic, then the codec; with keys the texts and stacks of failures are sealed too."""
-    return DataConverter(
+    return HoldfastDataConverter(
         payload_converter_class=HoldfastPayloadConverter,
         failure_converter_class=(
             SealingFailureConverter if codec.seals else HoldfastFailureConverter

@@ -29,6 +29,9 @@ TIMER_SHIFT = '"10ms"'
 # 10,000 a storm of foreign signals filled one run, which then replayed for longer than a workflow
 # task may take, and the trade was stuck (faults.md A4). The doorbell keeps what is refused.
 SIGNALS_OF_A_RUN_MAX = 1000
+# The default of 128,000 keeps the state of every workflow of the last weeks in memory. One that is
+# asked for again comes from the store.
+WORKFLOWS_CACHED_MAX = 2000
 READY_TIMEOUT_S = 30.0
 
 DYNAMIC_CONFIG: dict[str, str] = {
@@ -41,6 +44,7 @@ DYNAMIC_CONFIG: dict[str, str] = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
     "history.maximumSignalsPerExecution": str(SIGNALS_OF_A_RUN_MAX),
+    "history.hostLevelCacheMaxSize": str(WORKFLOWS_CACHED_MAX),
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute": "2",
     "frontend.WorkflowTimeSkippingEnabled": "true",
     # The default of 100 ends a long test run: each rig names a deployment of its own.

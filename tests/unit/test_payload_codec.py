@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -32,6 +34,7 @@ from observability.payload_codec import (
     payloads_in,
     sealed_payloads,
 )
+from observability.payload_converter import CONVERTERS_KEPT_MAX
 from observability.plugin import converter_of
 from observability.symbol_guard import without_symbol
 from payload_watch import refusal_alert
@@ -201,6 +204,26 @@ async def test_converter_refuses_forged_values_and_failures_by_their_code() -> N
     assert (refused.value.code, refused.value.scope) == ("PAYLOAD_CHANGED", "trade/a")
     with pytest.raises(PayloadRefused):
         await converter.decode_failure(failure)
+
+
+def test_converter_is_made_once_for_a_workflow_with_its_activities() -> None:
+    """The SDK asks three times per payload: each new one cost the restart a quarter of its time."""
+    converter = converter_of(HoldfastCodec())
+    first = converter.with_context(about("trade/a"))
+    assert first is converter.with_context(in_activity("trade/a"))
+    assert first is not converter.with_context(about("trade/b"))
+    assert first is not converter.with_context(about("trade/a", namespace="other"))
+    assert isinstance(first.payload_codec, HoldfastCodec)
+    assert first.payload_codec.scope == ("default", "trade/a")
+
+
+def test_converters_of_workflows_long_gone_are_not_kept() -> None:
+    converter = converter_of(HoldfastCodec())
+    first = weakref.ref(converter.with_context(about("trade/0")))
+    for number in range(1, CONVERTERS_KEPT_MAX + 1):
+        converter.with_context(about(f"trade/{number}"))
+    gc.collect()
+    assert first() is None
 
 
 async def test_codec_of_a_converter_still_fails_for_a_missing_key_and_for_plain_text() -> None:
