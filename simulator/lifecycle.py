@@ -238,7 +238,7 @@ class Lifecycle:
     def bust(self, order: SimOrder, quantity: Decimal, price: Decimal, execution_id: str) -> None:
         """Takes an execution back (D9): position and cash are reversed, the row says which."""
         state = self._state
-        order.filled -= quantity
+        order.book_fill(-quantity, price)
         order.updated_at = state.now
         state.version += 1
         change = state.account.book(order.symbol, -quantity * order.side.sign, price)
@@ -271,6 +271,8 @@ class Lifecycle:
         signed = quantity * order.side.sign
         change = (before - price) * signed * state.account.multiplier(order.symbol)
         state.account.cash += change
+        order.book_fill(-quantity, before)
+        order.book_fill(quantity, price)
         order.updated_at = state.now
         state.version += 1
         state.record(

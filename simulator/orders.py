@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from domain.money import ONE, ZERO, divide
+from domain.money import ZERO, divide
 
 
 class Side(StrEnum):
@@ -223,7 +223,8 @@ class SimOrder:
         return sum((prices[leg.symbol] * leg.ratio * leg.side.sign for leg in self.legs), ZERO)
 
     def book_fill(self, quantity: Decimal, price: Decimal) -> None:
-        """Adds a fill to quantity and average price."""
+        """Adds a fill to quantity and average price; a negative quantity takes one back."""
         before = (self.average_price or ZERO) * self.filled
         self.filled += quantity
-        self.average_price = divide(before + price * quantity, self.filled or ONE)
+        value = before + price * quantity
+        self.average_price = divide(value, self.filled) if self.filled else None

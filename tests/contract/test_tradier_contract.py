@@ -183,6 +183,15 @@ async def test_tc22_combo_has_a_net_price_and_legs_with_ids(face: SimulatedFace)
         D(10),
     )
     assert [(leg.symbol, leg.quantity) for leg in order.legs] == [(low, D(10)), (high, D(10))]
+    before = [leg.broker_order_id for leg in order.legs]
+    changed = await face.broker.replace(order.broker_order_id, combo(2, "1.30", legs))
+    assert isinstance(changed, Accepted)
+    (order,) = await face.broker.open_orders()
+    assert order.limit_price == D("1.30")
+    # A leg with a new id and the old one's fills would be booked twice (T0, seed 60586).
+    assert [leg.broker_order_id for leg in order.legs] == before
+    for name in before:
+        assert (await face.broker.order(name)) is not None
 
 
 async def test_tc24_fills_are_sums_and_every_read_tells_them_again(face: SimulatedFace) -> None:

@@ -370,6 +370,20 @@ def test_bust_takes_position_and_cash_back() -> None:
         venue.bust("nothing")
 
 
+def test_average_price_of_an_order_is_that_of_the_executions_that_stand() -> None:
+    """D9: a sum booked from the average of before was wrong in cash (found by the simulation)."""
+    venue = exchange()
+    quote(venue, "99.99", "100", size=4)
+    placed = venue.submit(order("buy", 10, limit="101"))
+    quote(venue, "100.49", "100.50", size=6)
+    first, second = (row["execution_id"] for row in venue.journal.of("fill"))
+    assert (placed.filled, placed.average_price) == (D(10), D("100.3"))
+    venue.correct(first, D("100.25"))
+    assert (placed.filled, placed.average_price) == (D(10), D("100.4"))
+    venue.bust(second)
+    assert (placed.filled, placed.average_price) == (D(4), D("100.25"))
+
+
 def test_probability_is_seeded() -> None:
     def fired(seed: int) -> list[bool]:
         board = FaultBoard(seed)

@@ -56,13 +56,17 @@ class Ids:
         self._roots: dict[int, tuple[SimOrder, bool]] = {}
 
     def first(self, order: SimOrder) -> SimOrder:
-        """The order that this one goes back to."""
+        """The order that this one goes back to; of a leg, the same leg of its first combo."""
+        if order.combo is not None:
+            return self.first(order.combo).legs[_place_of(order)]
         while order.replaces is not None:
             order = self._exchange.state.orders[order.replaces]
         return order
 
     def last(self, order: SimOrder) -> SimOrder:
-        """The order as it stands now."""
+        """The order as it stands now; of a leg, the same leg of its last combo."""
+        if order.combo is not None:
+            return self.last(order.combo).legs[_place_of(order)]
         while order.replaced_by is not None:
             order = self._exchange.state.orders[order.replaced_by]
         return order
@@ -95,6 +99,11 @@ class Ids:
         if known is None:
             return None
         return self.last(known[0]), known[1]
+
+
+def _place_of(leg: SimOrder) -> int:
+    assert leg.combo is not None, "only a leg has a combo"
+    return [each.id for each in leg.combo.legs].index(leg.id)
 
 
 class Render:
