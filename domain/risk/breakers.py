@@ -39,7 +39,8 @@ class CallOutcome(StrEnum):
 class ApiBreaker(Frozen):
     """State of one broker's API breaker; times are wall UTC.
 
-    `failed_at` holds the transport failures that still count, oldest first, at most five.
+    `failed_at` holds the transport failures that still count, oldest first, at most five; while
+    the breaker is open, those that opened it.
     `probe_at` is when the one probe of the half-open state was let through.
     """
 
@@ -102,7 +103,7 @@ def record(breaker: ApiBreaker, outcome: CallOutcome, now: datetime) -> ApiBreak
         return current
     failed_at = (*current.failed_at, now)[-FAILURES_TO_OPEN:]
     if current.state is ApiBreakerState.HALF_OPEN or len(failed_at) >= FAILURES_TO_OPEN:
-        return ApiBreaker(state=ApiBreakerState.OPEN, opened_at=now)
+        return ApiBreaker(state=ApiBreakerState.OPEN, failed_at=failed_at, opened_at=now)
     return ApiBreaker(failed_at=failed_at)
 
 

@@ -17,7 +17,7 @@ import starter
 from domain.alerts import AlertChannel, QuietHours, receivers
 from domain.commands import AlertSeverity
 from observability.apprise_channel import masked
-from settings import load_settings
+from settings_file import load_settings
 from wiring import alert_policy
 
 ROOT = Path(__file__).resolve().parents[2]
