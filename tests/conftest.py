@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import gc
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,14 @@ class TemporalServer:
     namespace: str
 
 
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the watchdog tells must not end in the file that catches a test's output."""
+    config.stash[STDERR] = os.dup(2)
+
+
 def pytest_report_header() -> list[str]:
     return [] if SHARED_DATA.is_dir() else [f"NOTE: {SHARED_DATA_MISSING}"]
 
@@ -118,6 +127,7 @@ async def _wait_until_it_serves(server: TemporalServer) -> None:
 
 
 TEARDOWN_MAX_S = 180.0
+OVERTIME_MAX_S = 60.0
 
 
 def pytest_collection_finish() -> None:
@@ -127,17 +137,40 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Iterator[None]:
-    """Ends the process of a test that ran out of time and then never finished cleaning up.
+def _time_limit_s(item: pytest.Item) -> float:
+    """The test's own time-out: its marker, else the one of pyproject.toml."""
+    marker = item.get_closest_marker("timeout")
+    if marker is not None and marker.args:
+        return float(marker.args[0])
+    return float(item.config.getini("timeout"))
 
-    Its own time-out has been used up by then, and a run that hangs tells nobody anything.
+
+def _ends_the_process_after(limit_s: float, item: pytest.Item) -> Iterator[None]:
+    """Tells where every thread stands and ends the process; pytest-xdist goes on with another.
+
+    A run that hangs tells nobody anything, and a time-out alone does not end it: it raises once,
+    in whatever task of the event loop runs just then, and that task may keep it to itself.
     """
-    faulthandler.dump_traceback_later(TEARDOWN_MAX_S, exit=True, file=2)
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=item.config.stash[STDERR])
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    yield from _ends_the_process_after(_time_limit_s(item) + OVERTIME_MAX_S, item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    yield from _ends_the_process_after(_time_limit_s(item) + OVERTIME_MAX_S, item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    yield from _ends_the_process_after(TEARDOWN_MAX_S, item)
 
 
 @pytest.fixture
