@@ -175,13 +175,13 @@ class Supervisor:
             if sys.platform != "linux":
                 start_watcher(self._data_dir)
             self._start_parts()
+            self._update(state=StackState.READY)
         except (ChildFailed, PostgresFailed) as error:
             self.stop(hard=True)
             raise StackFailed(str(error)) from error
         except BaseException:
             self.stop(hard=True)
             raise
-        self._update(state=StackState.READY)
         return self._info
 
     def check(self) -> None:
@@ -232,9 +232,9 @@ class Supervisor:
     @contextlib.contextmanager
     def running(self) -> Iterator[RunInfo]:
         """`start` and `stop` around a block."""
-        info = self.start()
+        # Whoever reads READY may interrupt at once: no step may lie between start and `try`.
         try:
-            yield info
+            yield self.start()
         finally:
             self.stop()
 

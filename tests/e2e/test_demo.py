@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, data_dir: Path, *options: str) -> None:
         self.data_dir = data_dir
-        self.marks: list[ProcessMark] = []
+        self.marks: dict[str, ProcessMark] = {}
         self._log = data_dir.parent / "demo.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -48,7 +48,7 @@ class Run:
             info = read_run_file(self.data_dir)
             mine = info is not None and info.supervisor.pid == self.process.pid
             if info is not None and mine and info.state is StackState.READY:
-                self.marks = [entry.mark for entry in info.processes]
+                self.marks = {entry.name: entry.mark for entry in info.processes}
                 return info
             assert self.process.poll() is None, self.text()
             time.sleep(0.05)
@@ -57,8 +57,8 @@ class Run:
     def text(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
-    def alive(self) -> list[ProcessMark]:
-        return [mark for mark in self.marks if mark.is_alive()]
+    def alive(self) -> list[str]:
+        return [name for name, mark in self.marks.items() if mark.is_alive()]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_interrupted_run_stops_all_children_and_the_next_one_starts(
     first.until_ready()
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(STOP_TIMEOUT_S) == 130, first.text()
-    assert first.alive() == []
+    assert first.alive() == [], first.text()
 
     second = Run(tmp_path / "demo", "--tape", str(short_tape))
     runs.append(second)

@@ -22,7 +22,7 @@ import pytest
 from deploy.local import control
 from deploy.local.control import down, start_detached, status
 from deploy.local.processes import ChildSpec, ProcessMark, start_time
-from deploy.local.runfile import RunInfo, StackState, run_file
+from deploy.local.runfile import RunInfo, StackState, run_file, write_run_file
 from deploy.local.stack import (
     exchange_child,
     prepare_ledger,
@@ -122,6 +122,28 @@ def test_stop_signal_drains_workers_before_the_servers_and_exits_clean(data_dir:
     assert exchange.read_text() == "exchange drained\n"
     assert worker.stat().st_mtime_ns < exchange.stat().st_mtime_ns
     assert not down(data_dir)
+
+
+def test_interrupt_at_the_moment_of_ready_still_stops_every_child(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for READY may send Ctrl-C before `start` has returned."""
+    seen: list[RunInfo] = []
+
+    def write_then_interrupt(info: RunInfo) -> None:
+        write_run_file(info)
+        if info.state is StackState.READY:
+            seen.append(info)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.local.supervisor.write_run_file", write_then_interrupt)
+    supervisor = Supervisor(StackConfig(data_dir=data_dir, web_ui=False, fsync=False))
+    with pytest.raises(KeyboardInterrupt), supervisor.running():
+        raise AssertionError("not reached")
+    (info,) = seen
+    assert len(info.processes) == 2
+    assert all_gone(info)
+    assert not run_file(data_dir).exists()
 
 
 def test_killed_server_is_started_again_and_reported(data_dir: Path) -> None:
