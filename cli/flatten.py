@@ -59,7 +59,7 @@ async def flatten_scope(
     given = FlattenInput(
         command_id=command_id, account=settings.account.name, scope=scope, by=by, reason=reason
     )
-    await _audit(target, given)
+    await audit_flatten(target, scope, command_id, by=by, reason=reason)
     # Also without the keys of the payloads: the way out at the broker needs none.
     with contextlib.suppress(Transient, RPCError, BadInput, PayloadRefused):
         client = await target.temporal()
@@ -69,15 +69,17 @@ async def flatten_scope(
     return await flatten_directly(target, settings, given)
 
 
-async def _audit(target: Target, given: FlattenInput) -> None:
+async def audit_flatten(
+    target: Target, scope: KillScope, command_id: str, *, by: str, reason: str
+) -> None:
     """Who wanted a trade out: a rebuilt trade goes on with it. Nothing waits for a dead ledger."""
-    if given.scope.kind is not KillScopeKind.TRADE:
+    if scope.kind is not KillScopeKind.TRADE:
         return
-    details = {"command_id": given.command_id, "what": "asked", "reason": given.reason}
+    details = {"command_id": command_id, "what": "asked", "reason": reason}
     async with ledger_if_up(target) as ledger:
         if ledger is not None:
             with contextlib.suppress(HoldfastError):
-                await ledger.append_audit(given.by, "trade.flatten", given.scope.value, details)
+                await ledger.append_audit(by, "trade.flatten", scope.value, details)
 
 
 async def _by_workflow(client: Client, given: FlattenInput, wait_s: float) -> FlattenReceipt | None:

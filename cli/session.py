@@ -23,11 +23,11 @@ from cli.session_calls import (
     ask,
     entries_refused,
     is_running,
-    receipt,
     report_command,
     session_handle,
     start_session,
 )
+from cli.session_stop import stop_session
 from domain.clock import STRATEGY_DURATION_WALL_S_MIN, ClockMap
 from domain.errors import BadInput, Refused
 from domain.ids import check_id
@@ -131,28 +131,26 @@ def stop(
 ) -> None:
     """Ends a session: entries die, positions keep their exits or, with --flatten, go.
 
-    The receipt says which trades are still open. Exit 1: not all was flat that should be.
+    The receipt says which trades are open now. Exit 1: not ended, or not all flat that should be;
+    ask again.
     """
     target = target_of(context)
     request = _request("stop", name, reason, operator_name(by), version, command_id, flatten)
 
     async def run() -> dict[str, Any]:
-        handle = session_handle(await target.temporal(), name)
-        if await is_running(handle, name):
-            await ask(handle, name, SessionWorkflow.request_stop, request)
-        told = await receipt(handle, name, wait_s)
+        told = await stop_session(target, name, request, wait_s)
         refused = await entries_refused(target, [name])
         return told | {ENTRIES_REFUSED: refused.get(name)}
 
     found = execute(run)
-    trades = found.pop("trades", [])
+    trades = found.pop("trades")
     if as_json:
         print_json({**found, "trades": trades, "report": report_command(target, name)})
     else:
         print_fields(found, as_json=False)
         print_rows(trades, ("trade_id", "symbol", "stage", "protection"), as_json=False)
         typer.echo(f"report: {report_command(target, name)}")
-    if found["stage"] != "ended" or (flatten and trades):
+    if found["stage"] != "ended" or (flatten and found["open trades"] != 0):
         raise typer.Exit(EXIT_FAILED)
 
 

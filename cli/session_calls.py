@@ -154,27 +154,6 @@ async def ask(
     return answer
 
 
-async def receipt(
-    handle: WorkflowHandle[SessionWorkflow, SessionResult], name: str, wait_s: float
-) -> dict[str, Any]:
-    """How the session ended and which of its trades are still open."""
-    try:
-        async with asyncio.timeout(max(wait_s, 0.01)):
-            result = await handle.result()
-    except TimeoutError:
-        return {"session": name, "stage": "draining", "trades": []}
-    return {
-        "session": name,
-        "stage": "ended",
-        "reason": result.reason,
-        "flatten": result.flatten,
-        "signals": result.counts.signals,
-        "taken": result.counts.taken,
-        "open trades": len(result.trades),
-        "trades": [trade.model_dump(mode="json") for trade in result.trades],
-    }
-
-
 async def entries_refused(target: Target, names: Iterable[str]) -> dict[str, int]:
     """By session, the trades of what was `taken` whose entry the gate then refused.
 

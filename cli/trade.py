@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
-from activities.protective_orders import protection_by_ledger, protective_orders
+from activities.protective_orders import protective_orders
 from cli.context import (
     EXIT_FAILED,
     Target,
-    TemporalDown,
     execute,
     in_words,
     line_of,
@@ -26,12 +22,12 @@ from cli.context import (
 )
 from cli.dry_run import rehearse, show_rehearsal
 from cli.flatten import flatten_scope, show_receipt
+from cli.open_trades import live_statuses
 from cli.output import print_fields, print_json, print_rows, shown
 from cli.plans import check_symbols, read_plan, start_trade
 from domain.control import KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError
 from domain.ids import check_id, trade_workflow_id
-from domain.messages import TradeStatus
 from domain.plan import TradePlan
 from domain.trade_state import Outcome, Stage
 from ledger.records import EXTERNAL, TradeRecord
@@ -40,8 +36,6 @@ from ledger.repository import Ledger
 app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
-STATUS_TIMEOUT = timedelta(seconds=1)
-STATUS_QUERIES_MAX = 20
 
 
 @app.command()
@@ -132,54 +126,11 @@ def list_trades(
             )
             resting = await protective_orders(ledger, target.settings().account.name)
         open_ones = [each for each in trades if each.closed_at is None]
-        now = await _statuses(target, open_ones, resting)
+        now = await live_statuses(target, open_ones, resting)
         return [_row(trade) | now.get(trade.trade_id, {}) for trade in trades]
 
     columns = ("trade_id", "symbol", "side", "stage", "protection", "result", "realised", "fees")
     print_rows(execute(read), (*columns, "created_at"), as_json=as_json)
-
-
-async def _statuses(
-    target: Target, trades: Sequence[TradeRecord], resting: Mapping[str, int]
-) -> dict[str, dict[str, object]]:
-    """Stage and protection of open trades from their workflows.
-
-    The ledger's row is as old as the trade's last step at the broker, so where a workflow does
-    not answer within a second the row's stage is marked as doubtful, and how it is protected the
-    orders tell that rest by the ledger.
-    """
-    installation = target.settings().account.installation
-    found: dict[str, dict[str, object]] = {
-        each.trade_id: {
-            "stage": f"{each.stage}?",
-            "protection": protection_by_ledger(resting, installation, each.trade_id),
-        }
-        for each in trades
-    }
-    try:
-        client = await target.temporal()
-    except TemporalDown:
-        return found
-    gate = asyncio.Semaphore(STATUS_QUERIES_MAX)
-
-    async def ask(trade_id: str) -> None:
-        handle = client.get_workflow_handle(trade_workflow_id(trade_id))
-        async with gate:
-            try:
-                status = await handle.query(
-                    "status", result_type=TradeStatus, rpc_timeout=STATUS_TIMEOUT
-                )
-            except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
-                return
-        found[trade_id] = {
-            "stage": status.stage,
-            "protection": status.protection,
-            "version": status.version,
-            "hand": status.hand,
-        }
-
-    await asyncio.gather(*(ask(each.trade_id) for each in trades))
-    return found
 
 
 def _row(trade: TradeRecord) -> dict[str, object]:
@@ -245,7 +196,7 @@ async def _show(target: Target, trade_id: str) -> dict[str, Any]:
         verdicts = await ledger.verdicts(trade_id)
         resting = await protective_orders(ledger, trade.account)
     # The ledger's row is as old as the last step at the broker: the workflow's own words win.
-    now = {} if trade.closed_at is not None else await _statuses(target, [trade], resting)
+    now = {} if trade.closed_at is not None else await live_statuses(target, [trade], resting)
     return {
         "trade": _row(trade) | now.get(trade_id, {}),
         "story": await _live_story(target, trade) or trade.story,
