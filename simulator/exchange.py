@@ -18,7 +18,7 @@ from simulator.account import Holding
 from simulator.book import Book
 from simulator.building import OrderBuilder
 from simulator.checks import Checks
-from simulator.config import ExchangeConfig, Listing
+from simulator.config import ExchangeConfig, Listing, ReplaceQuantity
 from simulator.events import Events
 from simulator.faults import FaultKind
 from simulator.generated import generated_events, merged
@@ -300,22 +300,41 @@ class Exchange:
 
     def bust(self, execution_id: str) -> None:
         """Direct control: the venue takes an execution back (D9)."""
-        order, row = self._execution(execution_id)
+        orders, row = self._execution(execution_id)
         quantity, price = Decimal(row["quantity"]), Decimal(row["price"])
-        self.lifecycle.bust(order, quantity, price, execution_id)
+        self.lifecycle.bust(orders, quantity, price, str(row["execution_id"]))
 
     def correct(self, execution_id: str, price: Decimal) -> None:
         """Direct control: the venue corrects the price of an execution (D9)."""
-        order, row = self._execution(execution_id)
+        orders, row = self._execution(execution_id)
         quantity, before = Decimal(row["quantity"]), Decimal(row["price"])
-        self.lifecycle.correct(order, quantity, before, price, execution_id)
+        self.lifecycle.correct(orders, quantity, before, price, str(row["execution_id"]))
 
-    def _execution(self, execution_id: str) -> tuple[SimOrder, Row]:
-        rows = self.journal.of("fill")
-        row = next((row for row in rows if row["execution_id"] == execution_id), None)
-        if row is None:
+    def _execution(self, execution_id: str) -> tuple[list[SimOrder], Row]:
+        """The orders that count an execution, its own first, and its row as last corrected."""
+        fills = self.journal.of("fill")
+        fill = next((row for row in fills if row["execution_id"] == execution_id), None)
+        if fill is None:
             raise Refusal(Reason.NOT_FOUND, f"execution {execution_id} not found")
-        return self._existing(str(row["order_id"])), row
+        last = fill
+        for row in self.journal.of("corrected"):
+            if row["previous"] == last["execution_id"]:
+                last = row
+        return self._counting(self._existing(str(fill["order_id"])), fill), last
+
+    def _counting(self, order: SimOrder, fill: Row) -> list[SimOrder]:
+        """The order of a fill and those that took it over when they replaced it."""
+        orders = [order]
+        if self.config.matching.replace_quantity is not ReplaceQuantity.TOTAL:
+            return orders
+        # An order that should be dead and fills on (D1) keeps those fills to itself.
+        began = {row["order_id"]: row["seq"] for row in self.journal.of("accepted")}
+        whole = order.combo or order
+        place = [leg.id for leg in whole.legs].index(order.id) if order.combo else None
+        while whole.replaced_by is not None and fill["seq"] < began[whole.replaced_by]:
+            whole = self.state.orders[whole.replaced_by]
+            orders.append(whole if place is None else whole.legs[place])
+        return orders
 
     # --- time ---------------------------------------------------------------------------------
 

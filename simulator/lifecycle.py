@@ -5,6 +5,7 @@ Only this file changes an order. Every change is journalled first and then told 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from domain.money import ZERO
@@ -235,11 +236,17 @@ class Lifecycle:
         else:
             self._sync_sibling(new)
 
-    def bust(self, order: SimOrder, quantity: Decimal, price: Decimal, execution_id: str) -> None:
-        """Takes an execution back (D9): position and cash are reversed, the row says which."""
-        state = self._state
-        order.book_fill(-quantity, price)
-        order.updated_at = state.now
+    def bust(
+        self, orders: Sequence[SimOrder], quantity: Decimal, price: Decimal, execution_id: str
+    ) -> None:
+        """Takes an execution back (D9): position and cash are reversed, the row says which.
+
+        `orders` count it: the one that it was of first, then those that took over from it.
+        """
+        state, order = self._state, orders[0]
+        for each in orders:
+            each.book_fill(-quantity, price)
+            each.updated_at = state.now
         state.version += 1
         change = state.account.book(order.symbol, -quantity * order.side.sign, price)
         state.record(
@@ -263,17 +270,23 @@ class Lifecycle:
         self._tell("trade_bust", order, execution_id=execution_id, price=price, quantity=quantity)
 
     def correct(
-        self, order: SimOrder, quantity: Decimal, before: Decimal, price: Decimal, old: str
+        self,
+        orders: Sequence[SimOrder],
+        quantity: Decimal,
+        before: Decimal,
+        price: Decimal,
+        old: str,
     ) -> None:
         """An execution had another price than was told: cash moves, a new id names it (D9)."""
-        state = self._state
+        state, order = self._state, orders[0]
         execution_id = state.new_id("execution")
         signed = quantity * order.side.sign
         change = (before - price) * signed * state.account.multiplier(order.symbol)
         state.account.cash += change
-        order.book_fill(-quantity, before)
-        order.book_fill(quantity, price)
-        order.updated_at = state.now
+        for each in orders:
+            each.book_fill(-quantity, before)
+            each.book_fill(quantity, price)
+            each.updated_at = state.now
         state.version += 1
         state.record(
             "corrected",

@@ -72,7 +72,8 @@ class Replacer:
         if new.remaining <= meanwhile:
             return False
         if meaning is ReplaceQuantity.TOTAL:
-            new.filled, new.average_price = old.filled, old.average_price
+            for mine, its in zip((new, *new.legs), (old, *old.legs), strict=True):
+                mine.filled, mine.average_price = its.filled, its.average_price
         else:
             new.quantity -= meanwhile
         return True

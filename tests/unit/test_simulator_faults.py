@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from simulator.app import AlpacaFace, build_app
 from simulator.clock import SimClock
-from simulator.config import ApiKey
+from simulator.config import ApiKey, MatchingConfig, ReplaceQuantity
 from simulator.exchange import Exchange
 from simulator.faults import FaultBoard, FaultKind
 from simulator.orders import ReplaceRequest, SimOrder, Status
@@ -382,6 +382,87 @@ def test_average_price_of_an_order_is_that_of_the_executions_that_stand() -> Non
     assert (placed.filled, placed.average_price) == (D(10), D("100.4"))
     venue.bust(second)
     assert (placed.filled, placed.average_price) == (D(4), D("100.25"))
+
+
+@pytest.mark.parametrize(
+    ("second", "filled", "average", "cash"),
+    [
+        (None, "6", "100.5", "-603"),
+        ("100.50", "10", "100.5", "-1005"),
+        ("100.00", "10", "100.3", "-1003"),
+    ],
+)
+def test_execution_that_was_corrected_is_taken_back_or_corrected_at_the_price_it_has(
+    second: str | None, filled: str, average: str, cash: str
+) -> None:
+    """D9: its first price was used: the average was wrong, and cash by the correction."""
+    venue = exchange()
+    quote(venue, "99.99", "100", size=4)
+    placed = venue.submit(order("buy", 10, limit="101"))
+    quote(venue, "100.49", "100.50", size=6)
+    first = venue.journal.of("fill")[0]["execution_id"]
+    venue.correct(first, D("100.25"))
+    (standing,) = (row["execution_id"] for row in venue.journal.of("corrected"))
+    if second is None:
+        venue.bust(first)
+        assert venue.journal.of("bust")[0]["execution_id"] == standing
+    else:
+        venue.correct(first, D(second))
+        assert venue.journal.of("corrected")[1]["previous"] == standing
+    assert (placed.filled, placed.average_price) == (D(filled), D(average))
+    assert venue.state.account.cash - 100_000 == D(cash)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "after"), [(ReplaceQuantity.TOTAL, 2), (ReplaceQuantity.FRESH, 2)]
+)
+def test_bust_shows_in_every_order_that_took_the_fill_over(
+    meaning: ReplaceQuantity, after: int
+) -> None:
+    """D9: the last order of the chain still showed a fill that nobody had."""
+    venue = exchange(matching=MatchingConfig(replace_quantity=meaning))
+    quote(venue, "99.99", "100", size=4)
+    placed = venue.submit(order("buy", 10, limit="100"))
+    quote(venue, "100.24", "100.25", size=2)
+    second = venue.replace(placed.id, ReplaceRequest(limit_price=D("99.75")))
+    third = venue.replace(second.id, ReplaceRequest(limit_price=D("100.25")))
+    execution = venue.journal.of("fill")[0]["execution_id"]
+    carried = D(4) if meaning is ReplaceQuantity.TOTAL else D(0)
+    assert (second.filled, third.filled) == (carried, carried + after)
+    venue.correct(execution, D("99.50"))
+    assert placed.average_price == D("99.50")
+    venue.bust(execution)
+    assert (placed.filled, second.filled, third.filled) == (D(0), D(0), D(after))
+    assert third.average_price == D("100.25")
+
+
+def test_bust_of_an_order_that_should_be_dead_leaves_the_other_one_alone() -> None:
+    """D1, D9: what filled after the change is not in the new order."""
+    venue = exchange()
+    venue.state.faults.add({"kind": "replace_doubles"})
+    old = venue.submit(order("buy", 10, "99.00"))
+    new = venue.replace(old.id, ReplaceRequest(limit_price=D("99.25")))
+    quote(venue, "98.75", "99.00")
+    mine = next(row for row in venue.journal.of("fill") if row["order_id"] == old.id)
+    venue.bust(mine["execution_id"])
+    assert (old.filled, new.filled) == (D(0), D(10))
+
+
+def test_bust_of_a_leg_shows_in_the_leg_that_took_over() -> None:
+    """D9."""
+    venue = exchange(matching=MatchingConfig(replace_latency_s=D("0.3")))
+    placed = combo_at_rest(venue)
+    venue.replace(placed.id, ReplaceRequest(limit_price=D("4.05")))
+    quote(venue, "12.00", "12.00", symbol=CALL_600.symbol, size=1)
+    quote(venue, "12.00", "12.20", symbol=CALL_600.symbol)
+    assert placed.filled == 1, "while the change is on its way"
+    advance_s(venue, 1)
+    assert placed.replaced_by is not None
+    new = venue.state.orders[placed.replaced_by]
+    assert [new.filled, *(leg.filled for leg in new.legs)] == [1, 1, 1]
+    venue.bust(venue.journal.of("fill")[0]["execution_id"])
+    assert [leg.filled for leg in placed.legs] == [0, 1]
+    assert [leg.filled for leg in new.legs] == [0, 1]
 
 
 def test_probability_is_seeded() -> None:
