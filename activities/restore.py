@@ -1,7 +1,7 @@
 """Rebuilds trades from the ledger and starts their workflows again (architecture §5).
 
-Two occasions: a fill of a trade whose workflow has ended (D9), and a lost or rewound Temporal
-store (`starter.py restore`).
+Two occasions: a fill or a working order of a trade whose workflow has ended (D9), and a lost or
+rewound Temporal store (`starter.py restore`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Restorer:
             )
         except WorkflowAlreadyStartedError:
             return False
-        await ledger.update_trade(trade_id, stage="restored", closed=False)
+        # Should this fail, the run's next step writes it: the end is in the state that it holds.
+        await ledger.update_trade(trade_id, stage="restored", reopened_at=trade.closed_at)
         text = "; ".join((reason, *_what_it_does(input.state)))
         await report(self._services, "TRADE_RESTORED", text, trade_id)
         return True
@@ -117,6 +118,7 @@ class Restorer:
                 adjusted,
             ),
             now=services.now(),
+            closed_at=trade.closed_at,
             hand=await hand_of(ledger, trade),
         )
         if earlier is not None:

@@ -211,6 +211,7 @@ class StreamBooker:
         children = await services.ledger.open_children(services.account)
         known = {r.broker_order_id: r.snapshot for r in intents if r.broker_order_id is not None}
         known |= {child.broker_order_id: child.snapshot for child in children}
+        ended = await services.ledger.open_after_the_end(services.account)
         asked_at = services.now()
         listed = await services.broker.open_orders()
         for order in listed:
@@ -220,13 +221,18 @@ class StreamBooker:
                     news += await self.book_order(each, asked_at)
         shown = {o.broker_order_id for o in listed}
         shown |= {leg.broker_order_id for o in listed for leg in o.legs}
-        for broker_order_id in self._in_turn(self._gone(intents, children, shown)):
+        # A list may lag: an order that works after its trade's end is asked for by itself.
+        gone = self._gone(intents, children, shown - ended.keys())
+        for broker_order_id in self._in_turn(gone):
             self._read_s[broker_order_id] = services.monotonic()
             self._unread.add(broker_order_id)
             asked_at = services.now()
             order_now = await services.broker.order(broker_order_id)
             if order_now is not None:
                 news += await self.book_order(order_now, asked_at)
+                if broker_order_id in ended and not order_now.is_terminal:
+                    fact = OrderReported(at=services.now(), order=order_now)
+                    self._doorbell.ring(ended[broker_order_id], fact)
             self._unread.discard(broker_order_id)
         for client_id in self._unanswered(intents, listed):
             asked_at = services.now()
@@ -234,6 +240,21 @@ class StreamBooker:
             if found is not None:
                 news += await self.book_order(found, asked_at)
         return news + await self._compare_absent()
+
+    async def works_after_the_end(self, trade_id: str, facts: tuple[Fact, ...]) -> str:
+        """The id of a reported order that works though its trade has ended; empty if none does.
+
+        A late frame may say so of an order that is long dead: the ledger knows better.
+        """
+        told = [
+            fact.order.broker_order_id
+            for fact in facts
+            if isinstance(fact, OrderReported) and not fact.order.is_terminal
+        ]
+        if not told:
+            return ""
+        ended = await self._services.ledger.open_after_the_end(self._services.account)
+        return next((each for each in told if ended.get(each) == trade_id), "")
 
     async def _compare_absent(self) -> int:
         """Looks again for orders that were called absent, where lists may lag behind that (C5).

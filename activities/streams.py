@@ -133,15 +133,21 @@ class FillStream:
         await self._booker.delivered(trade_id, facts)
 
     async def _closed(self, trade_id: str, facts: tuple[Fact, ...]) -> None:
-        """A trade without an open workflow: a late fill reopens it (D9), other news is nobody's.
+        """A trade without an open workflow: a late fill reopens it (D9), and so does an order of
+        it that works: it cancels its entry (C5). Other news is nobody's.
 
-        The rebuilt state holds the fill; a reopening that fails is tried again by the outbox.
+        The rebuilt state holds both; a reopening that fails is tried again by the outbox or by a
+        later compare pass.
         """
         keys = told_keys(facts)
-        if not keys:
-            return
         try:
-            await self._restorer.reopen(trade_id, f"fill {keys[0]} came after the end")
+            if keys:
+                reason = f"fill {keys[0]} came after the end"
+            elif late := await self._booker.works_after_the_end(trade_id, facts):
+                reason = f"order {late} works after the end"
+            else:
+                return
+            await self._restorer.reopen(trade_id, reason)
             await self._booker.delivered(trade_id, facts)
         finally:
             self._booker.forget(keys)

@@ -14,6 +14,7 @@ from domain.commands import AlertSeverity
 from domain.recon.classify import DiscrepancyKind
 
 MISSED_FILL = "missed_fill"
+LATE_ORDER = "late_order"
 _CRITICAL, _WARNING = AlertSeverity.CRITICAL, AlertSeverity.WARNING
 
 
@@ -65,6 +66,13 @@ _ORDERS = (
         "booked once, the trade is told and protects or closes",
         Owner.TRADE,
         None,
+    ),
+    _row(
+        LATE_ORDER,
+        "C5",
+        "order that works although its trade has ended (fast loop: 10 s)",
+        "its trade is started again and takes it back: an entry at once, an exit when it is flat",
+        Owner.TRADE,
     ),
     _row(
         DiscrepancyKind.ORPHAN_ENTRY,

@@ -84,6 +84,7 @@ def rebuild(
     busted: Sequence[str] = (),
     adjustments: Sequence[PositionAdjusted] = (),
     settled: bool = False,
+    closed_at: datetime | None = None,
     hand: Hand | None = None,
 ) -> TradeState:
     """The state of the trade as far as the ledger knows it.
@@ -93,6 +94,7 @@ def rebuild(
         fills: every booked execution, busted ones included, in booking order.
         busted: keys of fills that were taken back.
         settled: the trade was closed and booked, and nothing has come since.
+        closed_at: the end in the trade's row; each step of the rebuilt trade takes it out again.
         hand: what people told the trade while it lived.
     """
     state = TradeState.planned(plan, installation, clock)
@@ -105,6 +107,9 @@ def rebuild(
     exits = [known for known in orders if _is_lasting_exit(known)]
     walk = state.walk.model_copy(update={"ended": RESTORED if ticket is not None else ""})
     state = state.changed(
+        # The ticket is the entry's: its hours and its quote are as old as that.
+        hours=state.hours.model_copy(update={"read_at": None}),
+        quote_read_at=None,
         walk=walk,
         exit=_exit_of(exits, now) if exits else _part_close_of(state, now),
         stop_price=_stop_price(state),
@@ -113,6 +118,7 @@ def rebuild(
         read_needed="" if settled else RESTORED,
         naked=ts.NakedClock(since=state.naked.since),
         settled=settled,
+        closed_at=closed_at,
         restored=True,
     )
     if hand is not None and not settled:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, union, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -213,16 +213,28 @@ class OrderStore(LedgerConnection):
         A leg that we moved is an order of ours, though its parent still shows it as a leg: its own
         row tells how it is, and this one would stay open for ever.
         """
-        our_own = exists().where(
-            orders.c.account == account,
-            orders.c.broker_order_id == order_children.c.broker_order_id,
-        )
-        query = select(order_children).where(
-            order_children.c.account == account, order_children.c.terminal.is_(False), ~our_own
-        )
+        query = select(order_children).where(_is_open_child(account))
         async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(child_of(row) for row in rows)
+
+    async def open_after_the_end(self, account: str) -> dict[str, str]:
+        """Trade ids by broker id of the orders and children that no row calls dead though their
+        trade has ended: a last frame was lost, or they showed up after their trade's end (C5).
+        """
+        own = select(orders.c.broker_order_id, orders.c.trade_id).where(
+            orders.c.account == account, orders.c.broker_order_id.is_not(None), LIVE_ORDERS
+        )
+        children = select(order_children.c.broker_order_id, order_children.c.trade_id)
+        found = union(own, children.where(_is_open_child(account))).subquery()
+        query = (
+            select(found.c.broker_order_id, found.c.trade_id)
+            .join(trades, trades.c.trade_id == found.c.trade_id)
+            .where(trades.c.closed_at.is_not(None))
+        )
+        async with self._statement() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row.broker_order_id: row.trade_id for row in rows}
 
     async def open_orders(
         self,
@@ -261,6 +273,14 @@ class OrderStore(LedgerConnection):
         async with self._statement() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(intent_of(row) for row in rows)
+
+
+def _is_open_child(account: str) -> ColumnElement[bool]:
+    our_own = exists().where(
+        orders.c.account == account,
+        orders.c.broker_order_id == order_children.c.broker_order_id,
+    )
+    return and_(order_children.c.account == account, order_children.c.terminal.is_(False), ~our_own)
 
 
 async def _accepted_row(

@@ -56,10 +56,16 @@ MESSAGE_WINDOW = timedelta(seconds=60)
 RECENT_MAX = 1000
 RESERVE_LOCK_MS = 4000
 RESERVE_IDLE_MS = 3000
-# A trade's end is booked after each of its orders is known to be done. A row that still says
-# working is older news: its last frame was lost, and the next compare pass mends it.
-_IS_PROVEN_DONE = (orders.c.state == IntentState.ACCEPTED.value) & exists().where(
-    trades.c.trade_id == orders.c.trade_id, trades.c.closed_at.is_not(None)
+# A trade's end is booked after each of its orders is known to be done. A row that was accepted
+# before it and still says working is older news: its last frame was lost, and the next compare
+# pass mends it. An order that was called dead and shows up all the same keeps the code of that
+# word (C5, I10).
+_IS_PROVEN_DONE = (
+    (orders.c.state == IntentState.ACCEPTED.value)
+    & (orders.c.code == "")
+    & exists().where(
+        trades.c.trade_id == orders.c.trade_id, trades.c.closed_at > orders.c.answered_at
+    )
 )
 _HELD = reservations.c.approved & reservations.c.released_at.is_(None)
 # The lock is held meanwhile, and a whole plan or ticket of each of a thousand trades takes a second

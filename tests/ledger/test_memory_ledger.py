@@ -81,7 +81,17 @@ async def call_absent_and_find(books: Ledger) -> list[Any]:
         await books.record_snapshot(ACCOUNT, shown),
         await books.absent_intents(ACCOUNT, LOST),
         await books.intent(sold.client_id),
+        *await look_after_the_end(books),
     ]
+
+
+async def look_after_the_end(books: Ledger) -> list[Any]:
+    """Rows that still say working while the trade's row says ended, children included."""
+    before = await books.open_after_the_end(ACCOUNT)
+    await books.update_trade("trade-1", closed=True)
+    during = await books.open_after_the_end(ACCOUNT)
+    await books.update_trade("trade-1", closed=False)
+    return [before, during, await books.open_after_the_end(ACCOUNT)]
 
 
 async def fill_and_tell(books: Ledger) -> list[Any]:

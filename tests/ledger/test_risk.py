@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from domain.control import ApiBreakerState, BreakerState, ConditionKind, KillScopeKind
+from domain.fold_orders import PROVEN_ABSENT
 from domain.order import BrokerOrderStatus, Side
 from domain.plan import EntryStyle, SlicePlan
 from domain.risk.repeats import idea_of
@@ -17,6 +18,7 @@ from ledger.errors import LedgerDown
 from ledger.records import (
     EXTERNAL,
     GateVerdict,
+    IntentState,
     ReserveDecision,
     ReserveResult,
     RiskBook,
@@ -214,11 +216,53 @@ async def test_order_of_a_trade_that_has_ended_blocks_nobody_unless_it_is_unknow
     """Its last frame was lost: it refused the next entry in its symbol for half a minute (soak)."""
     trade = await armed.create_trade(plan())
     await armed.open_gate(intent(), owner(), "t1", NOW)
+    seen = snapshot(client_id=intent().client_id)
     if answered:
-        await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+        await armed.record_answer(
+            intent().client_id, "t1", IntentState.ACCEPTED, snapshot=seen, at=NOW
+        )
     assert len((await armed.risk_book(ACCOUNT, NOW)).working_orders) == 1
     await armed.update_trade(trade.trade_id, stage="closed", result="target", closed=True)
     assert len((await armed.risk_book(ACCOUNT, NOW)).working_orders) == counted
+
+
+@pytest.mark.covers("C5")
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        (IntentState.NOT_SENT, PROVEN_ABSENT),
+        (IntentState.REJECTED, "422"),
+        (IntentState.SENDING, ""),
+    ],
+)
+async def test_entry_that_works_after_all_counts_though_its_trade_has_ended(
+    armed: Ledger, state: IntentState, code: str
+) -> None:
+    """C5, I20: the list of open orders shows it after the end; another trade entered across it."""
+    trade = await armed.create_trade(plan())
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    if state is not IntentState.SENDING:
+        await armed.record_answer(intent().client_id, None, state, code=code, at=NOW)
+    await armed.update_trade(trade.trade_id, stage="not_filled", result="time", closed=True)
+    await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    (working,) = (await armed.risk_book(ACCOUNT, NOW)).working_orders
+    assert working.client_id == intent().client_id
+
+
+async def test_order_whose_answer_is_booked_behind_its_trades_end_counts(armed: Ledger) -> None:
+    """The end cannot have known it."""
+    trade = await armed.create_trade(plan())
+    await armed.open_gate(intent(), owner(), "t1", NOW)
+    ended = await armed.update_trade(trade.trade_id, stage="not_filled", closed=True)
+    assert ended.closed_at is not None
+    await armed.record_answer(
+        intent().client_id,
+        "t1",
+        IntentState.ACCEPTED,
+        snapshot=snapshot(client_id=intent().client_id),
+        at=ended.closed_at + timedelta(seconds=1),
+    )
+    assert len((await armed.risk_book(ACCOUNT, NOW)).working_orders) == 1
 
 
 async def test_entries_of_the_strategy_that_were_let_through_are_counted_newest_first(

@@ -409,6 +409,14 @@ class MemoryLedger(AccountBooks):
             if not c.snapshot.is_terminal and c.broker_order_id not in ours
         )
 
+    async def open_after_the_end(self, account: str) -> dict[str, str]:
+        rows = [(r.broker_order_id, r.owner.trade_id) for r in self.intents.values() if r.is_live]
+        for child in await self.open_children(account):
+            trade_id = self.intents[child.parent_client_id].owner.trade_id
+            rows.append((child.broker_order_id, trade_id))
+        ended = {t.trade_id for t in self.trades.values() if t.closed_at is not None}
+        return {each: trade_id for each, trade_id in rows if each and trade_id in ended}
+
     async def open_orders(
         self,
         account: str,
@@ -679,8 +687,10 @@ class MemoryLedger(AccountBooks):
 
     def _is_proven_done(self, row: IntentRecord) -> bool:
         trade = self.trades.get(row.owner.trade_id)
-        is_closed = trade is not None and trade.closed_at is not None
-        return is_closed and row.state is IntentState.ACCEPTED
+        if trade is None or trade.closed_at is None or row.answered_at is None:
+            return False
+        is_accepted = row.state is IntentState.ACCEPTED and not row.code
+        return is_accepted and trade.closed_at > row.answered_at
 
     def _held_legs(self, trade_id: str) -> tuple[HeldLeg, ...]:
         legs = self.trades[trade_id].plan.legs

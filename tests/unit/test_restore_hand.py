@@ -190,6 +190,31 @@ def test_flatten_that_waits_for_the_open_is_not_forgotten() -> None:
     assert ts.exit_reason(trade.state) == "flatten"
 
 
+def test_rebuilt_trade_in_a_closed_market_keeps_its_stop() -> None:
+    """G2, I4: its entry's hours passed for just read; the stop was released for an exit."""
+    trade, broker = entered()
+    broker.open_session = False
+    again(trade, broker, command("flatten", end=None))
+    least = live_exit_quantity(broker, Side.SELL)
+    sent = len(broker.orders)
+    for _ in range(100):
+        trade.pass_time(0.1)
+        least = min(least, live_exit_quantity(broker, Side.SELL))
+    assert least > 0
+    assert len(broker.orders) == sent, "no exit went to the closed market"
+
+
+def test_rebuilt_trade_prices_its_exit_from_the_market_of_now() -> None:
+    """I13: the quote of its entry passed for just read; the exit stood above the market."""
+    trade, broker = entered()
+    broker.bid, broker.ask = D("96.75"), D("97.00")  # lower than at the entry, above the stop
+    again(trade, broker, command("flatten", end=None))
+    trade.pass_time(0.5)
+    exits = [o.limit_price for o in trade.state.orders if o.role is Role.EXIT]
+    assert exits
+    assert all(price is not None and price <= D("96.75") for price in exits)
+
+
 def test_rows_become_commands_in_the_order_in_which_they_were_asked() -> None:
     hand = hand_in([*command("pause"), *command("close", fraction="1"), *command("resume")])
     verbs = [

@@ -20,7 +20,7 @@ from temporalio.client import Client
 from activities.reconcile import ReconcileInput, ReconcilePass, ReconcileReport
 from docs import discrepancy_table
 from domain.commands import AlertSeverity
-from domain.discrepancies import CLASSES, MISSED_FILL
+from domain.discrepancies import CLASSES, LATE_ORDER, MISSED_FILL
 from domain.errors import Transient
 from domain.facts import (
     AdjustmentKind,
@@ -28,14 +28,16 @@ from domain.facts import (
     Fact,
     FactEnvelope,
     FundingPaid,
+    OrderReported,
     PositionAdjusted,
 )
+from domain.fold_orders import PROVEN_ABSENT
 from domain.ids import IntentKey, Purpose
 from domain.instrument import Instrument
 from domain.occ import option_instrument
 from domain.order import OrderBody, OrderIntent, OrderType, Position, Side
 from domain.recon.classify import DiscrepancyKind
-from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, OrderOwner
+from ledger.records import EXTERNAL, AdjustmentRecord, FeeRecord, IntentState, OrderOwner
 from ledger.repository import Ledger
 from simulator.config import ExchangeConfig, Listing, WireFace
 from simulator.events import OrdersOnSplit
@@ -176,7 +178,7 @@ def order_of(rig: Rig, purpose: Purpose) -> OrderIntent:
 def test_every_row_has_its_test_and_every_class_its_row() -> None:
     names = {name for name, _ in inspect.getmembers(sys.modules[__name__], inspect.isfunction)}
     rows = [each.name for each in CLASSES]
-    assert sorted(rows) == sorted([MISSED_FILL, *map(str, KIND)])
+    assert sorted(rows) == sorted([MISSED_FILL, LATE_ORDER, *map(str, KIND)])
     assert [row for row in rows if not any(n.startswith(f"test_{row}_") for n in names)] == []
     assert all(each.settled_in <= 3 for each in CLASSES)
 
@@ -195,6 +197,31 @@ async def test_missed_fill_is_booked_without_an_alarm(desk: Desk) -> None:
     report = await desk.reconcile()
     assert kinds(report) == []
     assert await desk.owned() == {(EXTERNAL, "ESX"): D(5)}
+
+
+@pytest.mark.covers("C5")
+async def test_late_order_is_told_to_its_trade(desk: Desk) -> None:
+    """C5: it was called absent, and its trade has ended; what the trade does: `test_restore.py`."""
+    rig, plan = desk.rig, plan_of(desk.rig)
+    await rig.ledger.create_trade(plan, stage="open")
+    key = IntentKey(trade_id=plan.trade_id, purpose=Purpose.ENTRY, sequence=1)
+    body = order_of(rig, Purpose.ENTRY).body
+    entry = OrderIntent.derive(rig.services.installation, key, body, increasing=True)
+    owner = OrderOwner(
+        account=plan.account, strategy=plan.strategy, symbols=("ESX",), trade_id=plan.trade_id
+    )
+    at = rig.services.now() - timedelta(seconds=5)
+    await rig.ledger.open_gate(entry, owner, "attempt", at)
+    await rig.ledger.record_answer(
+        entry.client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=at
+    )
+    await rig.ledger.update_trade(plan.trade_id, stage="not_filled", closed=True)
+    await rig.broker.place(entry)
+    assert kinds(await desk.reconcile()) == []
+    told = [(each, f.order) for each, f in desk.heard if isinstance(f, OrderReported)]
+    (works,) = await rig.broker.open_orders()
+    assert told
+    assert all(each == (plan.trade_id, works) for each in told)
 
 
 @pytest.mark.covers("R1")

@@ -1,0 +1,192 @@
+"""A trade that comes back after its end: what the books say of it, whatever breaks off (D9, C5)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from temporalio.client import Client
+
+from activities.doorbell import Doorbell
+from activities.restore import Restorer
+from activities.services import note_stage
+from activities.stream_events import StreamBooker
+from domain.fold_orders import PROVEN_ABSENT
+from domain.ids import Purpose
+from domain.messages import TradeInput
+from domain.order import BrokerOrderStatus, OrderIntent, Side
+from ledger.errors import LedgerDown
+from ledger.records import IntentState, OrderOwner
+from ledger.repository import Ledger
+from tests.ledger.order_lane import Lane, order, order_lane
+from tests.ledger.samples import ACCOUNT, NOW, plan
+
+TRADE = "trade-1"
+
+
+class Server:
+    """A Temporal server that starts every workflow and knows no earlier run."""
+
+    namespace = "default"
+
+    def __init__(self) -> None:
+        self.started: list[TradeInput] = []
+
+    def get_workflow_handle(self, name: str) -> Any:
+        return Untold(name)
+
+    async def start_workflow(self, _name: str, input: TradeInput, **_: Any) -> None:
+        self.started.append(input)
+
+
+class Untold:
+    """The handle of a run whose history is gone."""
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+    async def fetch_history_events(self, **_: Any) -> AsyncIterator[Any]:
+        none: list[Any] = []
+        for each in none:
+            yield each
+
+
+def restorer_of(lane: Lane, server: Server) -> Restorer:
+    return Restorer(lane.services, cast(Client, server))
+
+
+@pytest.mark.covers("D9")
+async def test_step_of_a_reopened_trade_opens_the_row_that_its_restart_could_not(
+    armed: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row stayed closed: flatten, hours and reconcile passed the trade by, and its working
+    exits counted as done.
+    """
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        await armed.update_trade(TRADE, stage="not_filled", result="time", closed=True)
+        server = Server()
+
+        async def cut(*_: Any, **__: Any) -> Any:
+            raise LedgerDown("cut")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Ledger, "update_trade", cut)
+            with pytest.raises(LedgerDown):
+                await restorer_of(lane, server).reopen(TRADE, "a fill came late")
+        state = server.started[0].state
+        assert state is not None
+        assert not state.settled
+
+        update = {"stage": "open", "reopened_at": state.closed_at}
+        await note_stage(lane.services, lane.reference(TRADE).model_copy(update=update))
+        exit_ = order(TRADE, purpose=Purpose.EXIT, side=Side.SELL, price="110", sequence=2)
+        await lane.place(exit_)
+        (row,) = await armed.list_trades(account=ACCOUNT, open_only=True)
+        assert row.trade_id == TRADE
+        working = (await armed.risk_book(ACCOUNT, NOW)).working_orders
+        assert exit_.client_id in {each.client_id for each in working}
+
+
+async def test_restart_opens_no_row_whose_trade_has_ended_again_meanwhile(
+    armed: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that reads and ends is quicker than a ledger that is slow: nobody would end the row."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        first = await armed.update_trade(TRADE, stage="not_filled", closed=True)
+        server = Server()
+        started = server.start_workflow
+
+        async def runs_to_its_end(name: str, input: TradeInput, **more: Any) -> None:
+            await started(name, input, **more)
+            await armed.update_trade(TRADE, stage="open", reopened_at=first.closed_at)
+            await armed.update_trade(TRADE, stage="not_filled", closed=True)
+
+        monkeypatch.setattr(server, "start_workflow", runs_to_its_end)
+        assert await restorer_of(lane, server).reopen(TRADE, "a fill came late")
+        assert await armed.list_trades(account=ACCOUNT, open_only=True) == ()
+
+
+# --- orders that work after the end --------------------------------------------------------------
+
+
+@asynccontextmanager
+async def nobody_at_home(lane: Lane) -> AsyncIterator[tuple[StreamBooker, Doorbell, list[Any]]]:
+    """A booker whose rings reach no open workflow; what was rung is listed as (trade, facts)."""
+    rung: list[Any] = []
+
+    async def send(*_: object) -> bool:
+        return False
+
+    async def closed(trade_id: str, facts: tuple[Any, ...]) -> None:
+        rung.append((trade_id, facts))
+
+    later = datetime.now(UTC) + timedelta(minutes=1)  # nothing is in flight any more
+    services = replace(lane.services, now=lambda: later)
+    doorbell = Doorbell(send, sender="test", now=services.now, on_closed=closed)
+    booker = StreamBooker(services, doorbell)
+    try:
+        yield booker, doorbell, rung
+    finally:
+        await booker.aclose()
+        await doorbell.aclose()
+
+
+async def ended_without(lane: Lane, intent: OrderIntent) -> None:
+    """The trade has ended; the broker has its order, which was called absent before (C5)."""
+    ledger, trade = lane.ledger, lane.reference(TRADE)
+    await ledger.create_trade(plan())
+    owner = OrderOwner(
+        account=ACCOUNT, strategy=trade.strategy, symbols=trade.symbols, trade_id=TRADE
+    )
+    await ledger.open_gate(intent, owner, "attempt", NOW)
+    await ledger.record_answer(
+        intent.client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=NOW
+    )
+    await lane.services.broker.place(intent)
+    await ledger.update_trade(TRADE, stage="not_filled", result="time", closed=True)
+
+
+@pytest.mark.covers("C5")
+async def test_entry_that_works_after_the_end_is_told_until_somebody_takes_it(
+    armed: Ledger,
+) -> None:
+    """Nobody owned it: the trade was gone, and reconcile knows every id that has a row."""
+    async with order_lane(armed) as lane, nobody_at_home(lane) as (booker, doorbell, rung):
+        entry = order(price="90")
+        await ended_without(lane, entry)
+        assert await booker.compare() == 0
+        await doorbell.drain()
+        assert rung == []
+        for heard in (1, 2):
+            assert await booker.compare() == 0, "an order told again is no news of a mute stream"
+            await doorbell.drain()
+            assert len(rung) == heard
+            trade_id, facts = rung[-1]
+            assert trade_id == TRADE
+            assert [fact.order.client_id for fact in facts] == [entry.client_id]
+            assert await booker.works_after_the_end(trade_id, facts)
+
+
+async def test_late_frame_of_an_order_that_has_ended_reopens_nothing(armed: Ledger) -> None:
+    """F3: a frame from before the end says `held`; the ledger knows that the order is done."""
+    async with order_lane(armed) as lane, nobody_at_home(lane) as (booker, doorbell, rung):
+        entry = order(price="90")
+        await ended_without(lane, entry)
+        await booker.compare()
+        (resting,) = await armed.open_orders(ACCOUNT)
+        assert resting.broker_order_id is not None
+        await lane.services.broker.cancel(resting.broker_order_id)
+        await booker.compare()
+        shown = await lane.services.broker.order(resting.broker_order_id)
+        assert shown is not None
+        await booker.book_order(shown.model_copy(update={"status": BrokerOrderStatus.HELD}))
+        await doorbell.drain()
+        told = [(each, facts) for each, facts in rung if not facts[-1].order.is_terminal]
+        assert told, "the frame was rung"
+        assert [await booker.works_after_the_end(*each) for each in told] == [""]
