@@ -35,6 +35,7 @@ Secret = Annotated[
     str,
     typer.Option(envvar="HOLDFAST_OPERATOR_SECRET", prompt=True, hide_input=True, help="secret"),
 ]
+UNKNOWN_NAME_NEXT = "The kill is in force all the same; give the right name, and `reset` this one"
 
 
 @app.command()
@@ -129,7 +130,8 @@ def kill(
 ) -> None:
     """Stops new risk now. Never needs approval; works with any server away. Latched.
 
-    Exit 0: everything is proven dead (and flat). 1: the receipt has open ends. 4: conflict.
+    Exit 0: everything is proven dead (and flat). 1: the receipt has open ends, or the scope names
+    nothing that is known. 4: conflict.
     """
     target = target_of(context)
     say = (lambda _line: None) if as_json else (lambda line: typer.echo(line, err=True))
@@ -176,7 +178,9 @@ def _show_kill(outcome: KillOutcome) -> None:
         },
         as_json=False,
     )
-    if outcome.flatten is not None:
+    if outcome.unknown_name:
+        typer.echo(f"NAME_UNKNOWN {outcome.unknown_name}. {UNKNOWN_NAME_NEXT}")
+    elif outcome.flatten is not None:
         show_receipt(outcome.flatten, as_json=False)
 
 

@@ -26,6 +26,7 @@ from activities.kill import (
 from brokers.port import Broker
 from cli.context import Target
 from cli.flatten import close_positions, flatten_scope, ledger_if_up, utc_now
+from cli.known_names import nothing_known_by
 from deploy.local.kill_journal import JournalKill
 from domain.base import Frozen
 from domain.control import (
@@ -47,7 +48,10 @@ VALUE_MAX = 64
 
 
 class KillOutcome(Frozen):
-    """What the operator is told. `engaged_in` is `ledger` or `journal`."""
+    """What the operator is told. `engaged_in` is `ledger` or `journal`.
+
+    `unknown_name`: the kill is in force, but the name that it was given is known to nobody.
+    """
 
     engaged_in: str
     engaged_at: AwareDatetime
@@ -55,12 +59,14 @@ class KillOutcome(Frozen):
     in_flight: tuple[str, ...] = ()
     receipt: KillReceipt
     flatten: FlattenReceipt | None = None
+    unknown_name: str = ""
 
     @property
     def is_clean(self) -> bool:
         """True if nothing is left that may still add risk, or still has to be closed."""
         is_flat = self.flatten is None or self.flatten.is_flat
-        return not self.receipt.open_ends and not self.receipt.faults and is_flat
+        is_dead = not self.receipt.open_ends and not self.receipt.faults
+        return is_dead and is_flat and not self.unknown_name
 
 
 def kill_scope(text: str, account: str) -> KillScope:
@@ -152,6 +158,10 @@ async def kill_now(
                 flatten = await flatten_scope(
                     target, scope, kill.command_id, by=by, reason=reason, wait_s=wait_s
                 )
+        unknown = "" if book is None else await nothing_known_by(target, book, broker, scope)
+    if unknown and flatten is not None:
+        # Nothing was found because nothing was looked for: that is not the broker saying flat.
+        flatten = flatten.model_copy(update={"done": False, "pending": unknown})
     return KillOutcome(
         engaged_in=where,
         engaged_at=kill.engaged_at,
@@ -159,6 +169,7 @@ async def kill_now(
         in_flight=in_flight,
         receipt=receipt,
         flatten=flatten,
+        unknown_name=unknown,
     )
 
 

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from temporalio.client import Client
-
-from cli.context import Target, demo_config
+from cli.context import demo_config
 from cli.session_stop import stop_session
 from domain.ids import trade_workflow_id
 from domain.messages import OperatorSignal
 from domain.session import SessionRequest
-from ledger.errors import LedgerDown
-from ledger.repository import Ledger
-from settings import Settings
 from tests.rig import DEADLINE_S, Rig
+from tests.rig_target import RigTarget
 from tests.workflow.test_session import Started
 from tests.workflow.test_session_days import Plan, protected
 from tests.workflow.test_session_days import rig as rig
-
-
-@dataclass(frozen=True)
-class RigTarget(Target):
-    """The commands' way to the parts of a rig."""
-
-    rig: Rig
-    ledger_is_up: bool = True
-
-    def settings(self) -> Settings:
-        found = super().settings()
-        changes = {
-            "name": self.rig.services.account,
-            "installation": self.rig.services.installation,
-        }
-        return found.model_copy(update={"account": found.account.model_copy(update=changes)})
-
-    @asynccontextmanager
-    async def ledger(self) -> AsyncIterator[Ledger]:
-        if not self.ledger_is_up:
-            raise LedgerDown("no connection")
-        yield self.rig.ledger
-
-    async def temporal(self, timeout_s: float = 0) -> Client:
-        return self.rig.client
 
 
 def stop_of(command_id: str, *, flatten: bool = False) -> SessionRequest:
