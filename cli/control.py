@@ -20,9 +20,10 @@ from cli.context import (
 from cli.flatten import show_receipt, utc_now
 from cli.kill import KillOutcome, kill_mode, kill_now, kill_scope
 from cli.output import print_fields, print_json, print_rows, shown
-from domain.control import Control, KillScopeKind
+from domain.control import Control, KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError, Refused
 from ledger.records import ALL_ACCOUNTS, AccountRecord, BreakerRecord, ResetRequest
+from ledger.repository import Ledger
 
 app = typer.Typer()
 reset_app = typer.Typer(no_args_is_help=True, help="Lifting a kill: slow on purpose.")
@@ -190,8 +191,8 @@ def _show_kill(outcome: KillOutcome) -> None:
 @reset_app.command("request")
 def request_reset(
     context: typer.Context,
-    scope: Annotated[str, typer.Option(help="all or account:NAME")],
-    phrase: Annotated[str, typer.Option(help="RESET ALL or RESET <account>, typed by hand")],
+    scope: Annotated[str, typer.Option(help="all, account:NAME, or one such as trade:ID")],
+    phrase: Annotated[str, typer.Option(help="RESET ALL, RESET <account> or RESET trade:ID")],
     reason: Reason,
     secret: Secret,
     by: By = None,
@@ -202,10 +203,9 @@ def request_reset(
 
     async def ask() -> ResetRequest:
         async with target.ledger() as ledger:
-            if not await ledger.check_operator(who, secret):
-                raise Refused(f"operator was {who}", code="OPERATOR_REFUSED")
-            account = _reset_account(scope, target.settings().account.name)
-            return await ledger.request_reset(account, who, reason, phrase, utc_now())
+            await _check_operator(ledger, who, secret)
+            account, only = _reset_owner(scope, target.settings().account.name)
+            return await ledger.request_reset(account, who, reason, phrase, utc_now(), scope=only)
 
     asked = execute(ask)
     print_fields(asked.model_dump(), as_json=as_json)
@@ -230,26 +230,35 @@ def confirm_reset(
 
     async def confirm() -> tuple[Control, tuple[AccountRecord, ...]]:
         async with target.ledger() as ledger:
-            if not await ledger.check_operator(who, secret):
-                raise Refused(f"operator was {who}", code="OPERATOR_REFUSED")
+            await _check_operator(ledger, who, secret)
             lifted = await ledger.confirm_reset(request_id, who, utc_now())
-            of_all = lifted.account == ALL_ACCOUNTS
-            return lifted, await ledger.accounts() if of_all else ()
+            accounts = await ledger.accounts() if lifted.account == ALL_ACCOUNTS else ()
+            # What is engaged on the accounts' own rows stays: without it `kills -` would be said.
+            left = [await ledger.read_control(each.account) for each in accounts]
+            kills = {kill.command_id: kill for each in (lifted, *left) for kill in each.kills}
+            return lifted.model_copy(update={"kills": tuple(kills.values())}), accounts
 
     lifted, accounts = execute(confirm)
     _show_control(lifted, as_json, accounts)
 
 
-def _reset_account(scope: str, account: str) -> str | None:
-    """The owner of the control row: every scope but `all` lives on its account's row."""
+async def _check_operator(ledger: Ledger, who: str, secret: str) -> None:
+    """Raises Refused: `OPERATOR_REFUSED`; which of the two is wrong is nobody's business."""
+    if not await ledger.check_operator(who, secret):
+        text = f"the secret of {who} was not accepted, or no operator has this name"
+        raise Refused(text, code="OPERATOR_REFUSED")
+
+
+def _reset_owner(scope: str, account: str) -> tuple[str | None, KillScope | None]:
+    """The owner of the control row, and the one scope on it that is meant; None: all of them."""
     wanted = kill_scope(scope, account)
     match wanted.kind:
         case KillScopeKind.ALL:
-            return None
+            return None, None
         case KillScopeKind.ACCOUNT:
-            return wanted.value
+            return wanted.value, None
         case _:
-            raise BadInput("SCOPE_INVALID", "scope", scope, "all or account:NAME")
+            return account, wanted
 
 
 # --- operators ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from activities.emergency import (
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
 from activities.kill import EntrySweep, OrderFate, engage, known_entries, owner_by_ledger
 from brokers.port import Broker
-from cli.context import Target
+from cli.context import Target, line_of
 from cli.output import print_json, print_rows, shown
 from deploy.local.kill_journal import JournalKill
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
@@ -35,6 +35,8 @@ from settings import Settings
 
 RECEIPT_POLL_S = 0.3
 WORKFLOW_ANSWER_S = 4.0
+LEDGER, JOURNAL = "ledger", "local journal"
+TAKES_EFFECT = "takes effect once a worker runs: `up --resume`. Its kill stays until it is reset"
 
 
 def utc_now() -> datetime:
@@ -131,18 +133,47 @@ async def flatten_directly(
     )
     owner = None if given.scope.kind is KillScopeKind.ALL else given.account
     async with ledger_if_up(target) as ledger, target.broker(reserved=True) as broker:
+        recorded_in = ""
         try:
-            await engage(
+            engaged = await engage(
                 ledger,
                 given.account,
                 kill,
                 journal=lambda: target.kill_journal.append(JournalKill(account=owner, kill=kill)),
             )
+            recorded_in = JOURNAL if engaged.answer is None else LEDGER
         except Refused as error:
             if error.code != "KILL_LIFTED":
                 raise
             # An old id again: entries stay allowed, but the way out is never closed.
+        return await close_or_tell(broker, ledger, settings, kill, recorded_in)
+
+
+async def close_or_tell(
+    broker: Broker,
+    ledger: Ledger | None,
+    settings: Settings,
+    kill: KillSwitch,
+    recorded_in: str,
+) -> FlattenReceipt:
+    """As `close_positions`; where the broker does not answer, what becomes of the wish."""
+    started = utc_now()
+    try:
         return await close_positions(broker, ledger, settings, kill)
+    except HoldfastError as error:
+        pending = f"not carried out now: {line_of(error)}"
+        if recorded_in:
+            pending += f"; the flatten is recorded in the {recorded_in} and {TAKES_EFFECT}"
+    return FlattenReceipt(
+        command_id=kill.command_id,
+        scope=kill.scope.text,
+        by=kill.by,
+        reason=kill.reason,
+        done=False,
+        pending=pending,
+        started_at=started,
+        at=utc_now(),
+    )
 
 
 async def close_positions(

@@ -25,7 +25,7 @@ from activities.kill import (
 )
 from brokers.port import Broker
 from cli.context import Target
-from cli.flatten import close_positions, flatten_scope, ledger_if_up, utc_now
+from cli.flatten import JOURNAL, close_or_tell, flatten_scope, ledger_if_up, utc_now
 from cli.known_names import nothing_known_by
 from deploy.local.kill_journal import JournalKill
 from domain.base import Frozen
@@ -153,7 +153,7 @@ async def kill_now(
         flatten: FlattenReceipt | None = None
         if mode is KillMode.FLATTEN:
             if book is None:
-                flatten = await close_positions(broker, None, settings, kill)
+                flatten = await close_or_tell(broker, None, settings, kill, JOURNAL)
             else:
                 flatten = await flatten_scope(
                     target, scope, kill.command_id, by=by, reason=reason, wait_s=wait_s

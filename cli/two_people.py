@@ -28,4 +28,5 @@ async def check_second_person(ledger: Ledger, by: str, approver: str | None) -> 
         f"secret of {approver}", hide_input=True
     )
     if not await ledger.check_operator(approver, secret):
-        raise Refused(f"operator was {approver}", code="OPERATOR_REFUSED")
+        text = f"the secret of {approver} was not accepted, or no operator has this name"
+        raise Refused(text, code="OPERATOR_REFUSED")

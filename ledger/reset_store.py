@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.control import Control
+from domain.control import Control, KillScope
 from domain.errors import Refused
 from ledger.audit import append_audit_row
 from ledger.control_store import (
@@ -35,8 +35,10 @@ _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1
 _SALT_BYTES = 16
 
 
-def reset_phrase(account: str | None) -> str:
-    """What the operator must type: `RESET <account>` or `RESET ALL`."""
+def reset_phrase(account: str | None, scope: KillScope | None = None) -> str:
+    """What the operator must type: `RESET <account>`, `RESET ALL` or `RESET <kind>:<value>`."""
+    if scope is not None:
+        return f"RESET {scope.text}"
     return f"RESET {'ALL' if account in (None, ALL_ACCOUNTS) else account}"
 
 
@@ -98,28 +100,39 @@ class ResetStore(ControlStore):
         return found
 
     async def request_reset(
-        self, account: str | None, by: str, reason: str, phrase: str, at: datetime
+        self,
+        account: str | None,
+        by: str,
+        reason: str,
+        phrase: str,
+        at: datetime,
+        *,
+        scope: KillScope | None = None,
     ) -> ResetRequest:
         """Asks to lift the kills that are engaged now; one engaged later stays.
 
-        `account` None asks for the kills of scope `all`.
+        `account` None asks for the kills of scope `all`. With `scope` only the kills of exactly
+        this scope on the account's row are meant, such as that of one trade.
 
         Raises:
             Refused: `OPERATOR_UNKNOWN`, `RESET_PHRASE`, `RESET_REASON` or `NOT_KILLED`.
         """
         owner = ALL_ACCOUNTS if account is None else account
-        if phrase != reset_phrase(account):
-            text = f"phrase was not {reset_phrase(account)!r}"
+        wanted = reset_phrase(account, scope)
+        if phrase != wanted:
+            text = f"phrase was not {wanted!r}"
             raise Refused(text, code="RESET_PHRASE")
         if not reason.strip():
             raise Refused("reason was empty", code="RESET_REASON")
         async with self._control_work() as connection:
             known = await _known_operators(connection, by)
             engaged = await engaged_kills(connection, (owner,))
+            engaged = tuple(kill for kill in engaged if scope in (None, kill.scope))
+            about = owner if scope is None else scope.text
             if not engaged:
-                raise Refused(f"no kill was engaged on {owner}", code="NOT_KILLED")
+                raise Refused(f"no kill was engaged on {about}", code="NOT_KILLED")
             alone = known < 2
-            identity = f"{owner}|{by}|{at.isoformat()}"
+            identity = f"{about}|{by}|{at.isoformat()}"
             request = ResetRequest(
                 request_id=hashlib.sha256(identity.encode()).hexdigest()[:16],
                 account=owner,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from activities.kill import engage
-from domain.control import KillScopeKind
+from domain.control import KillScope, KillScopeKind
 from domain.errors import Refused
 from domain.ids import Purpose
 from domain.order import BrokerOrderStatus
@@ -17,6 +20,7 @@ from ledger.errors import VersionConflict
 from ledger.records import GatePermit, IntentState, KillAnswer
 from ledger.repository import Ledger
 from ledger.reset_store import LONE_RESET_WAIT, RESET_LIFETIME
+from starter import app
 from tests.fixtures_postgres import run_as_superuser
 from tests.ledger.samples import ACCOUNT, NOW, intent, kill, owner, plan, snapshot
 
@@ -278,6 +282,51 @@ async def test_two_operators_registered_need_two_people(signalled: Ledger) -> No
     actions = [(row.actor, row.action) for row in await signalled.list_audit()]
     assert ("alice", "reset_refused") in actions
     assert ("bob", "reset_confirmed") in actions
+
+
+async def test_reset_of_one_scope_lifts_its_kills_and_no_other(armed: Ledger) -> None:
+    """The kill of a trade that is over could only be lifted with all of the account's."""
+    await armed.add_operator("alice", SECRET)
+    one = KillScope(kind=KillScopeKind.TRADE, value="trade-1")
+    await armed.engage_kill(ACCOUNT, kill())
+    await armed.engage_kill(ACCOUNT, kill("k-2", kind=one.kind, value=one.value))
+    phrase = "RESET trade:trade-1"
+    ask = armed.request_reset
+    assert await _refused_code(ask(ACCOUNT, "alice", "over", PHRASE, NOW, scope=one)) == (
+        "RESET_PHRASE"
+    )
+    other = one.model_copy(update={"value": "trade-2"})
+    assert await _refused_code(
+        ask(ACCOUNT, "alice", "over", "RESET trade:trade-2", NOW, scope=other)
+    ) == ("NOT_KILLED")
+    asked = await ask(ACCOUNT, "alice", "over", phrase, NOW, scope=one)
+    left = await armed.confirm_reset(asked.request_id, "alice", NOW + LONE_RESET_WAIT)
+    assert [each.scope.text for each in left.kills] == [kill().scope.text]
+
+
+async def test_reset_of_all_names_the_kills_that_stay_on_the_accounts(
+    armed: Ledger, ledger_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answered `kills -` while `status` listed one."""
+    monkeypatch.setenv("HOLDFAST_LEDGER_DSN", ledger_dsn)
+    monkeypatch.setenv("HOLDFAST_OPERATOR_SECRET", SECRET)
+    for name in ("alice", "bob"):
+        await armed.add_operator(name, SECRET)
+    await armed.engage_kill(None, kill("k-1", kind=KillScopeKind.ALL, value=""))
+    await armed.engage_kill(ACCOUNT, kill("k-2", kind=KillScopeKind.TRADE, value="trade-1"))
+
+    async def say(*words: str) -> tuple[int, Any]:
+        asked = ["--data", str(tmp_path), "reset", *words, "--json"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+        return result.exit_code, json.loads(result.stdout)
+
+    wanted = ("--scope", "all", "--phrase", "RESET ALL", "--reason", "over", "--by", "alice")
+    code, asked = await say("request", *wanted)
+    assert (code, asked["command_ids"]) == (0, ["k-1"])
+    code, answer = await say("confirm", asked["request_id"], "--by", "bob")
+    assert (code, [each["command_id"] for each in answer["kills"]]) == (0, ["k-2"])
+    kills = (await armed.read_control(ACCOUNT)).kills
+    assert [each.command_id for each in kills] == ["k-2"]
 
 
 async def test_lone_operator_waits_five_minutes(armed: Ledger) -> None:

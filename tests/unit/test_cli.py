@@ -17,7 +17,7 @@ from activities.kill import covers_order, is_our_entry
 from brokers.port import Broker
 from cli import trade
 from cli.context import demo_config, failed
-from cli.control import _confirm_command, _reset_account, _show_control
+from cli.control import _confirm_command, _reset_owner, _show_control
 from cli.kill import kill_mode, kill_scope
 from cli.output import plain, shown
 from cli.plans import check_symbols
@@ -95,11 +95,31 @@ def test_scopes_and_modes_are_read() -> None:
         kill_mode("stop")
 
 
-def test_reset_is_for_all_or_an_account_only() -> None:
-    assert _reset_account("all", "demo") is None
-    assert _reset_account("account:demo", "demo") == "demo"
+def test_reset_is_for_all_an_account_or_one_scope_on_its_row() -> None:
+    assert _reset_owner("all", "demo") == (None, None)
+    assert _reset_owner("account:demo", "demo") == ("demo", None)
+    trade_scope = KillScope(kind=KillScopeKind.TRADE, value="t1")
+    assert _reset_owner("trade:t1", "demo") == ("demo", trade_scope)
     with pytest.raises(BadInput):
-        _reset_account("symbol:ESX", "demo")
+        _reset_owner("account:other", "demo")
+
+
+@pytest.mark.covers("K8")
+def test_flatten_with_the_stack_down_says_that_it_is_recorded(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """It said `NOT_CONNECTED … before anything was sent`, and ran at the next start."""
+    for asked in (
+        ("trade", "flatten", "t1", "--reason", "r"),
+        ("kill", "--scope", "trade:t1", "--mode", "flatten", "--reason", "r"),
+    ):
+        code, output = run(*asked)
+        assert code == 1, output
+        assert "PENDING: not carried out now: NOT_CONNECTED" in output
+        assert "recorded in the local journal and takes effect once a worker runs" in output
+        assert "up --resume" in output
+    entries = KillJournal(tmp_path).pending()
+    assert [entry.kill.scope.text for entry in entries] == ["trade:t1", "trade:t1"]
 
 
 def test_bad_command_is_one_line_with_its_code_and_exit_2(
