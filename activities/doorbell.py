@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 
@@ -110,9 +110,10 @@ class Doorbell:
         waiting = self._waiting.setdefault(key, [])
         waiting.extend(facts)
         if len(waiting) > WAITING_FACTS_MAX:
-            # Nothing is lost that a look at the broker does not bring back.
+            # A look at the broker brings everything back but what only the watch of hours tells.
             text = f"{len(waiting)} facts waited"
-            waiting[:] = [DiscrepancyFound(at=self._now(), code="DOORBELL_FULL", text=text)]
+            full = DiscrepancyFound(at=self._now(), code="DOORBELL_FULL", text=text)
+            waiting[:] = [*_newest_news(waiting), full]
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._tell(key))
 
@@ -173,6 +174,15 @@ class Doorbell:
             await (self._on_delivered if is_open else self._on_closed)(trade_id, batch)
         except HoldfastError as error:
             activity.logger.warning("after the doorbell of %s: %s", trade_id, error)
+
+
+def _newest_news(facts: Sequence[Fact]) -> list[Fact]:
+    """The last word on the hours and on each symbol."""
+    newest: dict[str, Fact] = {}
+    for fact in facts:
+        if isinstance(fact, NEWS):
+            newest["" if isinstance(fact, SessionChanged) else fact.symbol] = fact
+    return list(newest.values())
 
 
 def _is_in(fact: Fact, batch: tuple[Fact, ...]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from temporalio import activity
 
@@ -14,17 +15,28 @@ from domain.errors import HoldfastError
 from domain.facts import Fact, SessionChanged, TradingHalted, TradingResumed
 from ledger.records import TradeRecord
 
+AGAIN_EVERY_S = 600.0
+# Per look, of which there is one in 5 s: a thousand trades take eight minutes.
+AGAIN_AT_ONCE = 10
+TRADES_MAX = 10_000
+
 
 def hours_cursor(account: str) -> str:
-    """Ledger cursor with the `MarketClock` that every open trade has heard; else empty."""
+    """Ledger cursor with the `MarketClock` that the open trades were told last; else empty.
+
+    A hint, no proof: a trade whose workflow was away has not heard it, nor one whom another
+    streamer told older news meanwhile. `tell_some_again` is for them.
+    """
     return f"hours-told/{account}"
 
 
 class MarketWatch:
-    """Polls the venue's clock; rings only what differs from what the trades have heard.
+    """Polls the venue's clock; rings what changed at once, and all of it anew bit by bit.
 
-    What all have heard outlives the process: a new streamer that rang it again woke every trade
-    of the account, each a cold replay before those that had to act. `on_clock` gets every reading.
+    What the trades were told outlives the process: a new streamer that rang it again at once woke
+    every trade of the account, each a cold replay before those that had to act. Nobody knows what
+    a trade believes, so each hears all of it every ten minutes, and soon after a new streamer
+    leads, a few trades at a time. `on_clock` gets every reading.
     """
 
     def __init__(
@@ -34,16 +46,21 @@ class MarketWatch:
         self._on_clock = on_clock
         self._doorbell = doorbell
         self._known: MarketClock | None = None
+        self._known_at = services.now()
         self._is_kept = False
         self._one_look = asyncio.Lock()
+        self._again: Sequence[TradeRecord] = ()
+        self._again_from_s = services.monotonic()
 
     async def run(self, interval_s: float) -> None:
         """Looks for ever, every `interval_s` wall seconds."""
         # Another streamer may have led since: only the ledger knows what was told by whom.
         self._known = None
+        self._again, self._again_from_s = (), self._services.monotonic()
         while True:
             try:
                 await self.look()
+                await self.tell_some_again()
             except HoldfastError as error:
                 activity.logger.warning("market clock: %s", error)
             await asyncio.sleep(interval_s)
@@ -53,22 +70,41 @@ class MarketWatch:
         async with self._one_look:
             await self._look()
 
+    async def tell_some_again(self) -> None:
+        """Tells the next few trades what the last look read, whatever they were told before."""
+        now_s = self._services.monotonic()
+        if not self._again and now_s >= self._again_from_s:
+            self._again = await self._open_trades()
+            self._again_from_s = now_s + AGAIN_EVERY_S
+        some, self._again = self._again[:AGAIN_AT_ONCE], self._again[AGAIN_AT_ONCE:]
+        if self._known is None:
+            return
+        for trade in some:
+            self._doorbell.ring(trade.trade_id, *_facts(trade, self._known, None, self._known_at))
+
     async def _look(self) -> None:
         services = self._services
         clock = await services.broker.market_clock()
+        read_at = services.now()
         self._on_clock(clock)
         before = await self._told() if self._known is None else self._known
         if before is not None and _same(before, clock):
-            self._known = clock
+            self._known, self._known_at = clock, read_at
             await self._keep(clock)
             return
-        trades = await services.ledger.list_trades(account=services.account, open_only=True)
+        trades = await self._open_trades()
         # Before the first ring: who dies between two rings leaves nothing that says "told".
         await services.ledger.set_cursor(hours_cursor(services.account), "")
         self._is_kept = False
         for trade in trades:
-            self._doorbell.ring(trade.trade_id, *self._facts(trade, clock, before))
-        self._known = clock
+            self._doorbell.ring(trade.trade_id, *_facts(trade, clock, before, read_at))
+        self._known, self._known_at = clock, read_at
+
+    async def _open_trades(self) -> tuple[TradeRecord, ...]:
+        services = self._services
+        return await services.ledger.list_trades(
+            account=services.account, open_only=True, limit=TRADES_MAX
+        )
 
     async def _told(self) -> MarketClock | None:
         text = await self._services.ledger.get_cursor(hours_cursor(self._services.account))
@@ -76,36 +112,37 @@ class MarketWatch:
         return MarketClock.model_validate_json(text) if text else None
 
     async def _keep(self, clock: MarketClock) -> None:
-        """Once every trade has heard it, and not before."""
+        """Once the server has taken it for every trade, and not before."""
         if self._is_kept or self._doorbell.has_news_waiting:
             return
         name = hours_cursor(self._services.account)
         await self._services.ledger.set_cursor(name, clock.model_dump_json())
         self._is_kept = True
 
-    def _facts(
-        self, trade: TradeRecord, clock: MarketClock, before: MarketClock | None
-    ) -> list[Fact]:
-        now = self._services.now()
-        facts: list[Fact] = []
-        if before is None or _hours(before) != _hours(clock):
-            facts.append(
-                SessionChanged(
-                    at=now,
-                    is_open=clock.is_open,
-                    next_open=clock.next_open,
-                    next_close=clock.next_close,
-                )
+
+def _facts(
+    trade: TradeRecord, clock: MarketClock, before: MarketClock | None, at: datetime
+) -> list[Fact]:
+    """What differs from `before`; all of it without one."""
+    facts: list[Fact] = []
+    if before is None or _hours(before) != _hours(clock):
+        facts.append(
+            SessionChanged(
+                at=at,
+                is_open=clock.is_open,
+                next_open=clock.next_open,
+                next_close=clock.next_close,
             )
-        was = frozenset[str]() if before is None else frozenset(before.halted_symbols)
-        for leg in trade.plan.legs:
-            symbol = leg.instrument.symbol
-            halted = symbol in clock.halted_symbols
-            if halted and symbol not in was:
-                facts.append(TradingHalted(at=now, symbol=symbol))
-            if not halted and (before is None or symbol in was):
-                facts.append(TradingResumed(at=now, symbol=symbol))
-        return facts
+        )
+    was = frozenset[str]() if before is None else frozenset(before.halted_symbols)
+    for leg in trade.plan.legs:
+        symbol = leg.instrument.symbol
+        halted = symbol in clock.halted_symbols
+        if halted and symbol not in was:
+            facts.append(TradingHalted(at=at, symbol=symbol))
+        if not halted and (before is None or symbol in was):
+            facts.append(TradingResumed(at=at, symbol=symbol))
+    return facts
 
 
 def _hours(clock: MarketClock) -> tuple[object, ...]:

@@ -112,19 +112,29 @@ def _risk_reserved(state: TradeState, fact: RiskReserved, now: datetime) -> Trad
     if state.ticket is not None:
         return state
     ticket = fact.ticket
-    hours = ts.Hours(
-        is_open=ticket.is_open,
-        next_close=ticket.next_close,
-        halted=(state.plan.symbol,) if ticket.halted else (),
-        read_at=fact.at,
-    )
     return state.changed(
         ticket=ticket,
-        hours=hours,
+        hours=_hours_at_gate(state, fact),
         quote=ticket.arrival,
         quote_read_at=fact.at,
         knowledge_at=fact.at,
         walk=state.walk.model_copy(update={"started_at": now}),
+    )
+
+
+def _hours_at_gate(state: TradeState, fact: RiskReserved) -> ts.Hours:
+    """The later reading of the hours; what was heard of halts stays until trading resumes.
+
+    The watch rings a close once: an older answer of the gate must not undo it (G3).
+    """
+    ticket, heard = fact.ticket, state.hours
+    halted = heard.halted
+    if ticket.halted and state.plan.symbol not in halted:
+        halted = (*halted, state.plan.symbol)
+    if heard.read_at is not None and heard.read_at > fact.at:
+        return heard.model_copy(update={"halted": halted})
+    return ts.Hours(
+        is_open=ticket.is_open, next_close=ticket.next_close, halted=halted, read_at=fact.at
     )
 
 
@@ -147,7 +157,8 @@ def _session_changed(state: TradeState, fact: SessionChanged, now: datetime) -> 
             "is_open": fact.is_open,
             "next_open": fact.next_open,
             "next_close": fact.next_close,
-            "read_at": fact.at,
+            # No activity dates these (`dated_within`): a clock ahead would keep them fresh (H7).
+            "read_at": min(fact.at, now),
         }
     )
     return state.changed(hours=hours)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from activities.doorbell import Doorbell
-from activities.market_watch import MarketWatch
+from activities import market_watch
+from activities.doorbell import WAITING_FACTS_MAX, Doorbell
+from activities.market_watch import AGAIN_EVERY_S, MarketWatch, hours_cursor
 from domain.account import MarketClock
 from domain.errors import Transient
-from domain.facts import FactEnvelope, SessionChanged, TradingHalted, TradingResumed
+from domain.facts import (
+    DiscrepancyFound,
+    FactEnvelope,
+    SessionChanged,
+    TradingHalted,
+    TradingResumed,
+)
 from ledger.repository import Ledger
 from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order_lane
@@ -32,14 +40,19 @@ class Streamer:
     def __init__(self, lane: Lane, *, reaches: bool = True) -> None:
         self.heard: list[str] = []
         self.rang = asyncio.Semaphore(0)
-        self._reaches = reaches
+        self.reaches = reaches
+        self.finds = True
+        self.now_s = 0.0
         self._lane = lane
-        self.doorbell = Doorbell(self._send, sender="test", now=lane.services.now)
-        self.watch = MarketWatch(lane.services, self.doorbell, lambda _clock: None)
+        services = replace(lane.services, monotonic=lambda: self.now_s)
+        self.doorbell = Doorbell(self._send, sender="test", now=services.now)
+        self.watch = MarketWatch(services, self.doorbell, lambda _clock: None)
 
     async def _send(self, trade_id: str, _signal: str, envelope: FactEnvelope) -> bool:
-        if not self._reaches:
+        if not self.reaches:
             raise Transient("the server is away")
+        if not self.finds:
+            return False
         for fact in envelope.as_facts(self._lane.services.now()):
             self.heard.append(f"{trade_id} {_words(fact)}")
         self.rang.release()
@@ -50,9 +63,17 @@ class Streamer:
         _shows(self._lane, clock)
         self.heard.clear()
         await self.watch.look()
-        if self._reaches:
+        if self.reaches:
             await self.doorbell.drain()
         await self.watch.look()
+        return sorted(self.heard)
+
+    async def again(self) -> list[str]:
+        """Who hears all of it anew in the next turn."""
+        self.heard.clear()
+        await self.watch.look()
+        await self.watch.tell_some_again()
+        await self.doorbell.drain()
         return sorted(self.heard)
 
 
@@ -64,6 +85,8 @@ def _words(fact: object) -> str:
             return "halted"
         case TradingResumed():
             return "resumed"
+        case DiscrepancyFound():
+            return fact.code
     raise AssertionError(fact)
 
 
@@ -136,4 +159,86 @@ async def test_streamer_that_leads_again_goes_by_what_the_other_one_told(lane: L
             for _trade in ("trade-1", "trade-2"):
                 await first.rang.acquire()
         leading.cancel()
-        assert sorted(first.heard) == ["trade-1 resumed", "trade-2 resumed"]
+        assert {"trade-1 resumed", "trade-2 resumed"} <= set(first.heard)
+
+
+async def test_close_is_told_although_a_flood_of_facts_overtakes_it(lane: Lane) -> None:
+    """F5: what `DOORBELL_FULL` replaces is found at the broker again; trading hours are not."""
+    async with leads(lane) as first:
+        await first.look(OPEN)
+        first.heard.clear()
+        first.reaches = False
+        _shows(lane, CLOSED)
+        await first.watch.look()
+        flood = DiscrepancyFound(at=MARKET_NOW, code="FLOOD", text="")
+        first.doorbell.ring("trade-1", *[flood] * WAITING_FACTS_MAX)
+        first.reaches = True
+        await first.doorbell.drain()
+        assert {"trade-1 closed", "trade-1 DOORBELL_FULL", "trade-2 closed"} == set(first.heard)
+
+
+async def test_trade_that_was_away_at_the_bell_hears_the_next_streamer(lane: Lane) -> None:
+    """H3: Temporal's store was lost; `restore` builds the hours of the entry's ticket."""
+    async with leads(lane) as first:
+        await first.look(OPEN)
+        first.finds = False
+        assert await first.look(CLOSED) == []
+    async with leads(lane) as second:
+        assert await second.look(CLOSED) == []
+        assert {"trade-1 closed", "trade-2 closed"} <= set(await second.again())
+
+
+async def test_older_word_of_a_streamer_that_stalled_is_put_right(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once: one reads "open" and stalls, the other tells the close, then the first rings."""
+    stalls, goes_on = asyncio.Event(), asyncio.Event()
+    list_trades = lane.ledger.list_trades
+
+    async def slow(**given: Any) -> Any:
+        stalls.set()
+        await goes_on.wait()
+        return await list_trades(**given)
+
+    async with leads(lane) as stalled, leads(lane) as other:
+        await other.look(OPEN)
+        # Not all have heard it, so that the next one to lead rings at its first look.
+        await lane.ledger.set_cursor(hours_cursor(lane.services.account), "")
+        with monkeypatch.context() as patched:
+            patched.setattr(lane.ledger, "list_trades", slow)
+            looking = asyncio.create_task(stalled.watch.look())
+            await stalls.wait()
+        assert await other.look(CLOSED) == ["trade-1 closed", "trade-2 closed"]
+        goes_on.set()
+        await looking
+        await stalled.doorbell.drain()
+        assert {"trade-1 open", "trade-2 open"} <= set(stalled.heard)
+        other.now_s += AGAIN_EVERY_S
+        assert {"trade-1 closed", "trade-2 closed"} <= set(await other.again())
+
+
+async def test_everybody_hears_again_in_turn_and_never_all_at_once(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F5: a new streamer that told a thousand trades at once kept those from acting that had to."""
+    monkeypatch.setattr(market_watch, "AGAIN_AT_ONCE", 1)
+    async with leads(lane) as first:
+        await first.look(OPEN)
+    async with leads(lane) as second:
+        assert await second.again() == ["trade-1 open", "trade-1 resumed"]
+        assert await second.again() == ["trade-2 open", "trade-2 resumed"]
+        assert await second.again() == []
+        second.now_s += AGAIN_EVERY_S
+        assert await second.again() == ["trade-1 open", "trade-1 resumed"]
+
+
+async def test_streamer_that_leads_tells_again_without_being_asked(lane: Lane) -> None:
+    async with leads(lane) as first:
+        await first.look(HALTED)
+    async with leads(lane) as second:
+        leading = asyncio.create_task(second.watch.run(60))
+        async with asyncio.timeout(60):
+            for _trade in ("trade-1", "trade-2"):
+                await second.rang.acquire()
+        leading.cancel()
+        assert {"trade-1 open", "trade-1 halted"} <= set(second.heard)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from activities.doorbell import (
+    NEWS,
     NEWS_AT_ONCE,
     SIGNAL_INTERVAL_S,
     SIGNALS_AT_ONCE,
@@ -16,7 +17,15 @@ from activities.doorbell import (
     Doorbell,
 )
 from domain.errors import Transient
-from domain.facts import DeadlinePassed, DiscrepancyFound, Fact, FactEnvelope, SessionChanged
+from domain.facts import (
+    DeadlinePassed,
+    DiscrepancyFound,
+    Fact,
+    FactEnvelope,
+    SessionChanged,
+    TradingHalted,
+    TradingResumed,
+)
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
 
@@ -140,6 +149,25 @@ async def test_overflow_becomes_one_fact_that_makes_the_trade_look() -> None:
     last = wire.sent[-1][2][-1]
     assert isinstance(last, DiscrepancyFound)
     assert last.code == "DOORBELL_FULL"
+
+
+async def test_overflow_keeps_the_newest_news_of_each_kind() -> None:
+    """A look at the broker brings back what befell orders, and tells nobody trading hours (I4)."""
+    wire = Recorder()
+    wire.gate.clear()
+    doorbell = bell(wire)
+    opened, closed = (SessionChanged(at=NOW, is_open=is_open) for is_open in (True, False))
+    halted = TradingHalted(at=NOW, symbol="AAPL")
+    resumed = TradingResumed(at=NOW, symbol="AAPL")
+    other = TradingHalted(at=NOW, symbol="MSFT")
+    doorbell.ring("t1", opened, halted, other, closed, resumed)
+    for number in range(WAITING_FACTS_MAX * 2):
+        doorbell.ring("t1", fact(number))
+    assert doorbell.has_news_waiting
+    wire.gate.set()
+    await doorbell.drain()
+    told = [fact for _, _, facts in wire.sent for fact in facts]
+    assert [fact for fact in told if isinstance(fact, NEWS)] == [closed, resumed, other]
 
 
 async def test_news_for_every_trade_goes_out_a_few_at_a_time_and_a_fact_of_one_overtakes_it() -> (
