@@ -35,9 +35,10 @@ from domain.facts import ENDINGS, AdjustmentKind
 from domain.ids import Purpose
 from domain.instrument import Instrument, InstrumentKind
 from domain.lots import fold_lots
-from domain.money import total
+from domain.money import divide, total
 from domain.money_law import realised_pnl
-from domain.order import OrderSnapshot, Position, Quote, Side, TimeInForce
+from domain.order import OrderSnapshot, OrderType, Position, Quote, Side, TimeInForce
+from domain.plan import TradePlan
 from domain.recon.classify import DiscrepancyKind, classify
 from domain.risk.daily_loss import DailyBaseline, judge
 from domain.statement import CashKind, statement_of
@@ -188,7 +189,14 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
         trade = trades.get(row.trade_id)
         instrument = books.book.instrument(row.symbol)
         price = _price(market.quotes.get(row.symbol), row.quantity)
-        mine = tuple(s for s in stops.get(row.trade_id, ()) if s.symbol == row.symbol)
+        its = stops.get(row.trade_id, ())
+        mine = tuple(stop for stop in its if stop.symbol == row.symbol)
+        told = "" if trade is None else trade.protection
+        covering = _covering(row.symbol, row.quantity, mine, told)
+        if trade is not None:
+            told = trade_protection(trade, books.owned, its)
+        else:
+            told = "none: no trade of ours" if row.trade_id == EXTERNAL else "unknown"
         found.append(
             HeldPosition(
                 trade_id=row.trade_id,
@@ -196,74 +204,116 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
                 symbol=row.symbol,
                 quantity=row.quantity,
                 stage="" if trade is None else trade.stage,
-                protection=protection_class(row, trade, mine),
+                protection=told,
                 price=price,
                 stops=mine,
-                risk=gap_risk(instrument, row.quantity, price, mine, wanted.gap_fraction),
+                risk=gap_risk(instrument, row.quantity, price, covering, wanted.gap_fraction),
                 max_loss=None if trade is None else trade.plan.max_loss,
             )
         )
     return tuple(found)
 
 
-def protection_class(
-    row: TradePosition, trade: TradeRecord | None, stops: Sequence[NightStop]
-) -> str:
-    """The class of what is held; `stops` are those of its trade in its symbol.
-
-    Stops that cover it are newer news than the trade's row: the row has what was true before the
-    trade's last step with the broker, and often that step placed them.
-    """
-    if total(stop.quantity for stop in stops) >= abs(row.quantity):
-        return "resting"
-    if row.trade_id == EXTERNAL:
-        return "none: no trade of ours"
-    return (trade.protection if trade is not None else "") or "unknown"
-
-
 def trade_protection(
     trade: TradeRecord, owned: Iterable[TradePosition], stops: Sequence[NightStop]
 ) -> str:
-    """The class of a whole trade; `naked` if a part of it is, `none` if it holds nothing.
+    """The protection class of an open trade, as far as the ledger proves it; else `unknown`.
 
-    `owned` may hold other trades' positions too; `stops` are its own.
+    The trade's row has what was true before its last step with the broker, and often that step
+    filled the entry or placed the stops: what the ledger holds of positions and orders is newer.
+    Only what no row of the ledger shows is taken from the trade's word: that nothing protects it
+    (its fills may not be booked yet, its stop-limit may have triggered), that it is watched, that
+    its stop cannot trigger now. `owned` may hold other trades' positions too; `stops` are its own.
     """
-    classes = {
-        protection_class(row, trade, [stop for stop in stops if stop.symbol == row.symbol])
+    held = {
+        row.symbol: row.quantity
         for row in owned
         if row.trade_id == trade.trade_id and row.quantity != 0
     }
-    return "naked" if "naked" in classes else "/".join(sorted(classes)) or "none"
+    told = trade.protection
+    if not held:
+        return "naked" if told == "naked" else "none"
+    covered = (
+        total(stop.quantity for stop in _covering(symbol, quantity, stops, told)) >= abs(quantity)
+        for symbol, quantity in held.items()
+    )
+    if all(covered):
+        return "dormant" if told == "dormant" else "resting"
+    if _is_bounded(trade.plan, held):
+        return "defined"
+    return told if told in ("naked", "monitored") else "unknown"
+
+
+def _covering(
+    symbol: str, quantity: Decimal, stops: Sequence[NightStop], told: str
+) -> tuple[NightStop, ...]:
+    """Stops that would take this position off; a stop of the other side makes it larger.
+
+    A stop-limit that triggered protects nothing, and only the trade's row says that it did: behind
+    a row that says `naked` none counts, though it may have been placed since.
+    """
+    return tuple(
+        stop
+        for stop in stops
+        if stop.symbol == symbol
+        and stop.side.sign * quantity < 0
+        and not (stop.is_limit and told == "naked")
+    )
+
+
+def _is_bounded(plan: TradePlan, held: Mapping[str, Decimal]) -> bool:
+    """True if exactly the plan's legs are held, in balance, and they bound the loss.
+
+    A single leg with a stop is not meant: it is as safe as that stop. No broker of ours rests a
+    stop for a combo.
+    """
+    if plan.max_loss is None or not (plan.is_combo or plan.stop is None):
+        return False
+    legs = {leg.instrument.symbol: Decimal(leg.side.sign * leg.ratio) for leg in plan.legs}
+    if legs.keys() != held.keys():
+        return False
+    units = {divide(held[symbol], ratio) for symbol, ratio in legs.items()}
+    return len(units) == 1 and min(units) > 0
 
 
 def night_stops(
     intents: Sequence[IntentRecord], instruments: Mapping[str, Instrument]
 ) -> dict[str, tuple[NightStop, ...]]:
-    """Working stops by trade. A stop that another one took over from is not counted twice."""
-    replaced = {record.intent.replaces for record in intents}
-    found: dict[str, list[NightStop]] = {}
+    """Working stops by trade; `intents` are the oldest first.
+
+    A tranche has one stop: the newest that was accepted. The order that it took over from, or the
+    pair whose stop it was, may be listed as working too.
+    """
+    found: dict[str, dict[int | None, NightStop]] = {}
     for record in intents:
-        body = record.intent.body
+        body, told = record.intent.body, record.snapshot
         price = body.stop_price if body.stop_price is not None else body.stop_loss_price
         if record.intent.key.purpose not in _STOPS or price is None:
             continue
-        if record.intent.client_id in replaced or record.state is not IntentState.ACCEPTED:
+        if record.state is not IntentState.ACCEPTED or _has_lost_its_stop(told):
             continue
         instrument = instruments.get(body.symbol) or Instrument(symbol=body.symbol)
-        told = record.snapshot
         force = (told.time_in_force if told is not None else None) or body.time_in_force
         never_sleeps = instrument.kind is InstrumentKind.CRYPTO
-        stop = NightStop(
+        limited = body.order_type is OrderType.STOP_LIMIT or body.stop_loss_limit_price is not None
+        found.setdefault(record.owner.trade_id, {})[record.intent.tranche] = NightStop(
             client_id=record.intent.client_id,
             symbol=body.symbol,
+            side=body.side,
             price=price,
             quantity=_left(record),
             time_in_force=force,
+            is_limit=limited,
             expires_tonight=force is TimeInForce.DAY and not never_sleeps,
             is_dormant=not never_sleeps,
         )
-        found.setdefault(record.owner.trade_id, []).append(stop)
-    return {trade_id: tuple(stops) for trade_id, stops in found.items()}
+    return {trade_id: tuple(stops.values()) for trade_id, stops in found.items()}
+
+
+def _has_lost_its_stop(pair: OrderSnapshot | None) -> bool:
+    """True for a pair that works on as a target alone."""
+    stops = [leg for leg in pair.legs if leg.stop_price is not None] if pair is not None else []
+    return bool(stops) and all(stop.is_terminal for stop in stops)
 
 
 def _working(books: _Books, market: _Market) -> tuple[WorkingLine, ...]:

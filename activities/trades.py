@@ -14,6 +14,7 @@ from activities.services import (
     Services,
     SettleInput,
     WatchInput,
+    note_stage,
 )
 from domain.alerts import AlertDraft
 from domain.errors import Transient
@@ -51,6 +52,8 @@ class TradeActivities:
                     document=document | {"rule": rule.model_dump(mode="json")},
                 )
             )
+        # An option that is watched may have no step with the broker before its end.
+        await note_stage(self._services, input.trade)
         return FactBatch()
 
     @activity.defn(name="raise_alert")

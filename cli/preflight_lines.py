@@ -189,7 +189,10 @@ def quotes(
 
 
 def open_trades(reading: LedgerReading) -> list[Finding]:
-    """Open trades by protection class; what is naked or waits for a person is wrong."""
+    """Open trades by protection class; what is naked or waits for a person is wrong.
+
+    So is not to know it.
+    """
     trades = reading.trades
     if not trades:
         return [ok("open trades", "none")]
@@ -201,7 +204,7 @@ def open_trades(reading: LedgerReading) -> list[Finding]:
     found = []
     for name, members in sorted(classes.items()):
         text = f"{len(members)}: {', '.join(members[:NAMED_MAX])}"
-        judged = wrong if name == "naked" else ok
+        judged = {"naked": wrong, "unknown": unknown}.get(name, ok)
         found.append(judged(f"open trades {name}", text))
     parked = [trade.trade_id for trade in trades if trade.stage == "needs_operator"]
     if parked:

@@ -35,9 +35,11 @@ class NightStop(Frozen):
 
     client_id: str
     symbol: str
+    side: Side
     price: NetPrice
     quantity: Quantity
     time_in_force: TimeInForce
+    is_limit: bool = False
     expires_tonight: bool
     is_dormant: bool
 
@@ -59,6 +61,7 @@ class GapRisk(Frozen):
 class HeldPosition(Frozen):
     """What a trade (or EXTERNAL) holds tonight; `protection` is the trade's class, or unknown.
 
+    `stops` are all of its trade in its symbol; `risk` counts only those that would take it off.
     `max_loss` is the plan's bound of a structure, where it has one.
     """
 

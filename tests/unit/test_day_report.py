@@ -17,7 +17,7 @@ from domain.day_report import (
     gap_risk,
 )
 from domain.instrument import Instrument, InstrumentKind
-from domain.order import TimeInForce
+from domain.order import Side, TimeInForce
 from domain.risk.daily_loss import DailyBaseline, DailyLoss, LossState, judge
 from report.day import html_of, parts
 
@@ -30,6 +30,7 @@ def stop(price: str, quantity: str, force: TimeInForce = TimeInForce.GTC) -> Nig
     return NightStop(
         client_id=f"s{price}",
         symbol="ABC",
+        side=Side.SELL,
         price=Decimal(price),
         quantity=Decimal(quantity),
         time_in_force=force,

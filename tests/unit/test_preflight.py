@@ -30,7 +30,17 @@ from domain.control import (
     KillSwitch,
 )
 from domain.ids import IntentKey, Purpose
-from domain.order import OrderBody, OrderIntent, OrderType, Quote, Side
+from domain.instrument import Instrument
+from domain.order import (
+    BrokerOrderStatus,
+    OrderBody,
+    OrderIntent,
+    OrderSnapshot,
+    OrderType,
+    Quote,
+    Side,
+)
+from domain.plan import PlanLeg, PlanPrice, StopPlan
 from domain.recon.classify import Discrepancy, DiscrepancyKind
 from ledger.records import (
     EXTERNAL,
@@ -340,60 +350,136 @@ def test_bad_settings_are_one_red_line(tmp_path: Path) -> None:
     assert "CONFIG_MISSING" in last["text"]
 
 
-def held(protection: str, quantity: int, stop: int | None) -> lines.LedgerReading:
-    """A trade whose row says `protection`; `stop` is the quantity of its working OCO."""
+def stop(quantity: int, tranche: int = 0, **changes: Any) -> IntentRecord:
+    """A working OCO that sells; `changes` are those of its body, or of the record itself."""
+    body = OrderBody(
+        symbol="AAPL",
+        side=Side.SELL,
+        quantity=D(quantity),
+        order_type=OrderType.LIMIT,
+        limit_price=D(110),
+        stop_loss_price=D(95),
+        intent_date=NOW.date(),
+    )
+    of_body = {name: changes.pop(name) for name in list(changes) if name in OrderBody.model_fields}
+    key = IntentKey(trade_id="trade-1", purpose=Purpose.OCO, sequence=tranche)
+    body = body.model_copy(update=of_body)
+    known = {
+        "intent": OrderIntent.derive("ab12", key, body, increasing=False, tranche=tranche),
+        "owner": owner(),
+        "state": IntentState.ACCEPTED,
+        "attempt_token": "t",
+        "attempts": 1,
+        "gate_at": NOW,
+        "filled_quantity": D(0),
+    }
+    return IntentRecord.model_validate(known | changes)
+
+
+def pair(*stops: BrokerOrderStatus) -> OrderSnapshot:
+    """A target of ten that works, with stops behind it."""
+    shown = OrderSnapshot(
+        broker_order_id="b", quantity=D(10), status=BrokerOrderStatus.WORKING, stop_price=D(95)
+    )
+    legs = tuple(shown.model_copy(update={"status": status}) for status in stops)
+    return shown.model_copy(update={"legs": legs, "stop_price": None})
+
+
+def held(
+    told: str, quantities: dict[str, int], *stops: IntentRecord, **changes: Any
+) -> lines.LedgerReading:
+    """A trade whose row says `told`; `changes` are those of its plan."""
     trade = TradeRecord(
         trade_id="trade-1",
         account="a",
         session="s",
         strategy="s",
         symbol="AAPL",
-        plan=plan(),
+        plan=plan().model_copy(update=changes),
         stage="open",
-        protection=protection,
+        protection=told,
         created_at=NOW,
         updated_at=NOW,
     )
-    body = OrderBody(
-        symbol="AAPL",
-        side=Side.SELL,
-        quantity=D(stop or 0),
-        order_type=OrderType.LIMIT,
-        limit_price=D(110),
-        stop_loss_price=D(95),
-        intent_date=NOW.date(),
+    mine = (
+        TradePosition(trade_id="trade-1", symbol=symbol, quantity=D(quantity))
+        for symbol, quantity in quantities.items()
     )
-    key = IntentKey(trade_id="trade-1", purpose=Purpose.OCO, sequence=1)
-    working = IntentRecord(
-        intent=OrderIntent.derive("ab12", key, body, increasing=False),
-        owner=owner(),
-        state=IntentState.ACCEPTED,
-        attempt_token="t",
-        attempts=1,
-        gate_at=NOW,
-        answered_at=NOW,
-        filled_quantity=D(0),
-    )
-    mine = TradePosition(trade_id="trade-1", symbol="AAPL", quantity=D(quantity))
-    return reading(
-        trades=(trade,),
-        owned=(mine,) if quantity else (),
-        intents=(working,) if stop else (),
-    )
+    other = TradePosition(trade_id="trade-2", symbol="AAPL", quantity=D(-70))
+    return reading(trades=(trade,), owned=(*mine, other), intents=stops)
+
+
+LONG: dict[str, int] = {"AAPL": 10}
+SHORT: dict[str, int] = {"AAPL": -10}
+LIMITED: dict[str, Any] = {"stop_loss_limit_price": D(94)}
+MOVED: dict[str, Any] = {"limit_price": None, "stop_loss_price": None, "stop_price": D(99)}
+STOP = StopPlan(price=PlanPrice(absolute=D(95)))
+SPREAD: dict[str, Any] = {
+    "legs": (
+        PlanLeg(instrument=Instrument(symbol="C600"), side=Side.BUY),
+        PlanLeg(instrument=Instrument(symbol="C610"), side=Side.SELL, ratio=2),
+    ),
+    "max_loss": D(500),
+}
 
 
 @pytest.mark.parametrize(
-    ("given", "check", "verdict"),
+    ("given", "protection"),
     [
         # The row was written before the step that placed its stop (seen in the soak, 30 of 30).
-        (held("naked", 10, 10), "open trades resting", OK),
-        (held("naked", 10, 9), "open trades naked", WRONG),
-        (held("naked", 10, None), "open trades naked", WRONG),
-        (held("defined", 10, None), "open trades defined", OK),
-        (held("none", 0, None), "open trades none", OK),
+        (held("naked", LONG, stop(10)), "resting"),
+        (held("naked", SHORT, stop(10, side=Side.BUY)), "resting"),
+        (held("none", LONG, stop(4), stop(6, tranche=1)), "resting"),
+        (held("dormant", LONG, stop(10)), "dormant"),
+        (held("naked", LONG, stop(9)), "naked"),
+        (held("naked", LONG), "naked"),
+        # A stop of the other side makes it larger: the position was flipped.
+        (held("naked", SHORT, stop(10)), "naked"),
+        (held("resting", SHORT, stop(10)), "unknown"),
+        # The row was written before the stop died, or before more was filled.
+        (held("resting", LONG), "unknown"),
+        (held("dormant", LONG), "unknown"),
+        (held("resting", LONG, stop(5)), "unknown"),
+        (held("resting", LONG, stop(10, filled_quantity=D(5))), "unknown"),
+        (held("none", LONG), "unknown"),
+        (held("", LONG), "unknown"),
+        # One of two symbols is bare.
+        (held("resting", LONG | {"MSFT": 1}, stop(10)), "unknown"),
+        # A stop-limit that triggered; one that did not.
+        (held("naked", LONG, stop(10, **LIMITED)), "naked"),
+        (held("resting", LONG, stop(10, **LIMITED)), "resting"),
+        # Nobody knows whether it is at the broker.
+        (held("resting", LONG, stop(10, state=IntentState.UNKNOWN)), "unknown"),
+        # It is on its way out, and would still sell.
+        (held("naked", LONG, stop(10, status=BrokerOrderStatus.PENDING_CANCEL)), "resting"),
+        # A stop that was moved away from its target: one tranche is covered, the other is bare.
+        (held("resting", LONG, stop(5), stop(5, **MOVED)), "unknown"),
+        (held("resting", LONG, stop(5), stop(5, **MOVED), stop(5, tranche=1)), "resting"),
+        # The move has no answer yet: the old stop stands until it has.
+        (held("resting", LONG, stop(10), stop(10, state=IntentState.SENDING, **MOVED)), "resting"),
+        # The stop of the pair is dead, its target works on.
+        (held("naked", LONG, stop(10, snapshot=pair(BrokerOrderStatus.CANCELED))), "naked"),
+        (held("naked", LONG, stop(10, snapshot=pair(BrokerOrderStatus.HELD))), "resting"),
+        # No order tells these: the trade's word counts, and for a bound its legs.
+        (held("monitored", LONG), "monitored"),
+        (held("none", {"C600": 3, "C610": -6}, **SPREAD), "defined"),
+        (held("naked", {"C600": 3, "C610": -6}, **SPREAD), "defined"),
+        (held("defined", {"C600": 3, "C610": -7}, **SPREAD), "unknown"),
+        (held("defined", {"C610": -6}, **SPREAD), "unknown"),
+        (held("defined", {"C600": -3, "C610": 6}, **SPREAD), "unknown"),
+        (held("naked", {"C610": -6}, **SPREAD), "naked"),
+        (held("none", LONG, max_loss=D(500), stop=None), "defined"),
+        (held("naked", LONG, max_loss=D(500), stop=STOP), "naked"),
+        # Nothing is held by the ledger; the trade may know of a fill that is not booked yet.
+        (held("none", {}), "none"),
+        (held("resting", {}), "none"),
+        (held("naked", {}), "naked"),
     ],
 )
-def test_open_trade_is_shown_as_its_resting_stop_protects_it(
-    given: lines.LedgerReading, check: str, verdict: str
+def test_open_trade_is_shown_as_the_ledger_proves_it_protected(
+    given: lines.LedgerReading, protection: str
 ) -> None:
-    assert verdicts(lines.open_trades(given)) == {check: verdict}
+    verdict = {"naked": WRONG, "unknown": UNKNOWN}.get(protection, OK)
+    found = lines.open_trades(given)
+    assert verdicts(found) == {f"open trades {protection}": verdict}
+    assert found[0].is_bad is (protection in ("naked", "unknown"))

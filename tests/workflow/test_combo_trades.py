@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowHandle
 
+from activities.day_reading import trade_protection
 from activities.executions import book_executions
 from domain.facts import ExitTriggered, FactEnvelope
 from domain.ids import trade_prefix
@@ -21,6 +22,7 @@ from domain.instrument import Instrument, InstrumentKind, OptionRight
 from domain.messages import OperatorSignal, TradeResult
 from domain.order import Side
 from domain.plan import ExitRule, FixedSize, PlanLeg, RuleKind, TradePlan, WalkPlan
+from ledger.records import TradeRecord
 from ledger.repository import Ledger
 from simulator.config import ExchangeConfig, FeeSchedule, Listing
 from simulator.orders import SimOrder
@@ -133,6 +135,12 @@ async def all_fills_known(rig: Rig, handle: WorkflowHandle[Any, Any], units: int
     raise AssertionError(f"the trade never held {units}: {await handle.query(TradeWorkflow.story)}")
 
 
+async def row_of(rig: Rig, trade_id: str) -> TradeRecord:
+    row = await rig.ledger.trade(trade_id)
+    assert row is not None
+    return row
+
+
 async def alerts(rig: Rig) -> list[str]:
     """Everything that the trade told a person, oldest first."""
     rows = await rig.ledger.list_audit()
@@ -190,7 +198,11 @@ async def test_credit_condor_fills_for_its_credit_and_flatten_buys_it_back(rig: 
     await all_fills_known(rig, handle, 2)
     entry = combos(rig)[-1]
     assert entry.limit_price == D("-5.30")
-    assert (await handle.query(TradeWorkflow.status)).protection == "defined"
+    status = await handle.query(TradeWorkflow.status)
+    assert status.protection == "defined"
+    # Nothing steps with the broker while it is held: its row may be older than its entry's fill.
+    owned = await rig.ledger.positions_by_trade(rig.services.account)
+    assert trade_protection(await row_of(rig, status.trade_id), owned, ()) == "defined"
     await handle.signal(TradeWorkflow.flatten, OperatorSignal(command_id="f", by="ann"))
     result = await handle.result()
     assert (result.outcome, result.exit_reason) == ("closed", "flatten")
@@ -207,6 +219,9 @@ async def test_partial_units_are_kept_and_the_rest_is_cancelled(rig: Rig) -> Non
     await rig.until(lambda: is_open(rig, VERTICAL, 1), "one unit is filled")
     await rig.until(lambda: rig.exchange.open_orders == [], "the rest is cancelled")
     await all_fills_known(rig, handle, 1)
+    trade_id = (await handle.query(TradeWorkflow.status)).trade_id
+    while (await row_of(rig, trade_id)).protection != "defined":
+        await rig.breathe()
     rig.quote(CALL_610.symbol, "8.00", "8.10")
     fired = ExitTriggered(at=rig.services.now(), rule_id="take", position_epoch=1)
     await handle.signal(TradeWorkflow.exit_triggered, FactEnvelope.of(fired, fired))
