@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,9 @@ from ledger.records import EXTERNAL, TradeRecord
 from ledger.repository import Ledger
 
 app = typer.Typer(no_args_is_help=True, help="Submit, see and steer single trades.")
+# The gate reads the market first; longer than this it is told of as not decided.
+GATE_WORD_S = 5.0
+GATE_LOOK_S = 0.2
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 By = Annotated[str | None, typer.Option("--by", help="operator; default: login name")]
 
@@ -48,7 +52,8 @@ def submit(
 ) -> None:
     """Starts a trade from a plan file, or shows with --dry-run what it would do.
 
-    Exit 1: a kill, a disarmed account or, with --wait, the gate refuses its entry.
+    Exit 1: a kill, a disarmed account or the gate refuses its entry. The gate gets a few seconds
+    to say so; after them the trade is told of as not decided yet.
     """
     target = target_of(context)
     if dry_run:
@@ -85,7 +90,32 @@ async def _submit(target: Target, plan_file: Path, wait: bool) -> tuple[dict[str
         shown["web_ui"] = f"{info.web_ui_url}/{place}"
     if wait:
         shown |= await client.get_workflow_handle(workflow_id).result()
+    elif not blocked:
+        shown["gate"], is_refused = await gate_word(target, plan.trade_id)
+        return shown, is_refused
     return shown, bool(blocked) or shown.get("outcome") == Outcome.REFUSED
+
+
+async def gate_word(target: Target, trade_id: str, wait_s: float = GATE_WORD_S) -> tuple[str, bool]:
+    """What the risk gate said of the entry, and whether it refused; it gets a moment to say it."""
+    until = asyncio.get_running_loop().time() + wait_s
+    undecided = f"not decided yet: starter.py trade show {trade_id}", False
+    try:
+        async with target.ledger() as ledger:
+            while True:
+                decision = await ledger.reserved_decision(trade_id)
+                if decision is not None and decision.approved:
+                    return "passed", False
+                if decision is not None:
+                    return f"REFUSED {decision.code} {decision.text}".strip(), True
+                row = await ledger.trade(trade_id)
+                if row is not None and row.stage == Stage.REFUSED:
+                    return f"REFUSED {row.result}", True  # by the trade's own look, such as its age
+                if asyncio.get_running_loop().time() >= until:
+                    return undecided
+                await asyncio.sleep(GATE_LOOK_S)
+    except HoldfastError:
+        return undecided
 
 
 async def why_blocked(target: Target, plan: TradePlan) -> str:
