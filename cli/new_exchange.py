@@ -21,6 +21,6 @@ async def what_a_new_exchange_forgot(ledger: Ledger, account: str) -> str:
     return (
         f"EXCHANGE_NEW account {account}: the simulated exchange is new and empty, the ledger is "
         f"not. Orders and positions are gone there of: {', '.join(sorted(found))}. These trades "
-        "need an operator (`trade close --as-flat`); `down`, then `up` without --resume starts "
-        "with an empty ledger and moves this one aside"
+        "need an operator (`trade close ID --as-flat --evidence TEXT --reason TEXT`); `down`, then "
+        "`up` without --resume starts with an empty ledger and moves this one aside"
     )

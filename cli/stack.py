@@ -28,6 +28,7 @@ from cli.context import (
 )
 from cli.deploy import NAMED_MAX, deployed_alone, take_over_workflows
 from cli.doctor import examine
+from cli.exchange_check import exchange_arguments
 from cli.new_exchange import what_a_new_exchange_forgot
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
@@ -60,6 +61,7 @@ from workflows._lifecycle import TASK_TIMEOUT
 app = typer.Typer()
 LEDGER_FOLDER = "postgres"
 STREAMS = "Streams"
+TRADES_MAX = 100_000
 # A build that is gone does not answer; waiting for it would only delay the override.
 OVERRIDE_WAIT_S = 5.0
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -282,8 +284,8 @@ def up(
 ) -> None:
     """Starts the stack: PostgreSQL, Temporal, simulated exchange, workers."""
     target = target_of(context)
-    arguments = _exchange_arguments(exchange_config, tape, speed, exchange_start)
     try:
+        arguments = exchange_arguments(exchange_config, tape, speed, exchange_start)
         payload_codec(target.settings())  # before anything of an earlier run is moved
         aside = None if resume else set_aside_simulation(target, target.settings())
         if aside is not None:
@@ -317,18 +319,6 @@ def _foreground_command(target: Target, workers: str) -> list[str]:
     return [*start, *named, "up", "--workers", workers]
 
 
-def _exchange_arguments(
-    config: Path | None, tape: Path | None, speed: str, start: str
-) -> list[str]:
-    named: dict[str, Path | str | None] = {
-        "--config": None if config is None else config.resolve(),
-        "--tape": None if tape is None else tape.resolve(),
-        "--speed": speed,
-        "--start": start,
-    }
-    return [text for name, value in named.items() if value for text in (name, str(value))]
-
-
 def _print_addresses(info: RunInfo) -> None:
     fields = {
         "data": info.data_dir,
@@ -343,11 +333,33 @@ def _print_addresses(info: RunInfo) -> None:
 def down(context: typer.Context) -> None:
     """Stops the stack in order: workers drain, then exchange, Temporal, PostgreSQL."""
     target = target_of(context)
+    open_trades = execute(lambda: _words_of_open_trades(target))
     try:
         stopped = control.down(target.data_dir)
     except HoldfastError as error:
         raise failed(error) from None
     typer.echo("stopped" if stopped else "nothing was running")
+    if stopped and open_trades:
+        typer.echo(open_trades)
+
+
+async def _words_of_open_trades(target: Target) -> str:
+    """What the stop leaves behind; empty when no trade is open or no stack runs."""
+    try:
+        async with target.ledger() as ledger:
+            number = len(await ledger.list_trades(open_only=True, limit=TRADES_MAX))
+        simulated = target.settings().broker.mode is AlpacaMode.SIMULATOR
+    except HoldfastError as error:
+        # Never in the way of the stop itself.
+        return f"whether trades are open was not read: {line_of(error)}"
+    if number == 0:
+        return ""
+    if not simulated:
+        return f"open trades: {number}; resting orders stay at the broker, `up` goes on with them"
+    return (
+        f"open trades: {number}; `up --resume` goes on with them, though a new simulated exchange "
+        "does not know their orders (EXCHANGE_NEW); a plain `up` moves the data aside"
+    )
 
 
 @app.command()

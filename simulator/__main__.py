@@ -44,6 +44,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", help="market time at the start, RFC 3339")
     parser.add_argument("--port-file", type=Path)
     parser.add_argument("--journal", type=Path, help="NDJSON file, one row flushed at a time")
+    parser.add_argument("--check", action="store_true", help="only read what is given")
     return parser.parse_args(argv)
 
 
@@ -102,5 +103,17 @@ async def serve(options: argparse.Namespace) -> None:
         await server.run_until(stopped)
 
 
+def check(options: argparse.Namespace) -> str:
+    """What is wrong with the options' files and values; empty if nothing is."""
+    try:
+        build_server(options)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError) as error:
+        return f"{type(error).__name__}: {error}".replace("\n", " ")
+    return ""
+
+
 if __name__ == "__main__":
-    uvloop.run(serve(arguments()))
+    given = arguments()
+    if given.check:
+        sys.exit(check(given) or 0)
+    uvloop.run(serve(given))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from activities.protective_orders import protection_by_ledger, protective_orders
 from cli.context import Target, demo_config
 from cli.session_calls import entries_refused
+from deploy.local import control
 from domain.ids import Purpose
 from domain.order import Side
 from ledger.records import IntentState
@@ -102,3 +103,23 @@ async def test_entries_that_the_gate_refused_are_told_apart_from_what_a_session_
     assert await entries_refused(target, names) == {plan().session: 1, "another": 0}
     monkeypatch.delenv("HOLDFAST_LEDGER_DSN")
     assert await entries_refused(target, names) == {}
+
+
+async def test_stop_of_the_stack_tells_how_many_trades_are_open(
+    armed: Ledger, ledger_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`down` with an open trade said only `stopped`; a plain `up` then moved it aside."""
+    monkeypatch.setenv("HOLDFAST_LEDGER_DSN", ledger_dsn)
+    monkeypatch.setattr(control, "down", lambda _data_dir: True)
+    asked = ["--data", str(tmp_path), "down"]
+    result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert result.output == "stopped\n"
+    await armed.create_trade(plan())
+    result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert result.exit_code == 0
+    assert result.output.startswith("stopped\nopen trades: 1; `up --resume` goes on with them")
+    assert "a plain `up` moves the data aside" in result.output
+    monkeypatch.setenv("HOLDFAST_LEDGER_DSN", "postgresql://nobody@127.0.0.1:1/none")
+    result = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert result.exit_code == 0
+    assert "whether trades are open was not read: LEDGER_DOWN" in result.output

@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cli.context import Target, demo_config
+from cli.exchange_check import exchange_arguments
 from cli.stack import LEDGER_FOLDER, set_aside_simulation
 from deploy.local.control import start_detached
 from deploy.local.supervisor import StackFailed, lock
+from observability.build import repository_root
+from starter import app
 
 
 def target_with_data(data_dir: Path) -> Target:
@@ -48,3 +52,41 @@ def test_detached_start_that_ends_says_why(tmp_path: Path, says: str, code: str,
         start_detached([sys.executable, "-c", program], tmp_path)
     assert raised.value.code == code
     assert raised.value.text.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--exchange-config", "none.json"), "EXCHANGE_FILE exchange-config"),
+        (("--exchange-config", "list.json"), "EXCHANGE_CONFIG exchange-config"),
+        (("--exchange-config", "unknown.json"), "unknown keys were ['nosuch']"),
+        (("--exchange-config", "text.json"), "JSONDecodeError"),
+        (("--exchange-start", "yesterday"), "DATE_INVALID exchange-start"),
+        (("--exchange-start", "2026-03-02T15:00:00"), "DATE_INVALID exchange-start"),
+        (("--tape", "none.csv"), "EXCHANGE_FILE tape"),
+        (("--speed", "fast"), "NUMBER_INVALID speed"),
+    ],
+)
+def test_bad_option_of_the_exchange_is_refused_before_earlier_data_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str], told: str
+) -> None:
+    """It was the last line of a traceback, and ledger and kills were aside already."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("list", "[1]"), ("unknown", '{"nosuch": 1}'), ("text", "seed = 1")):
+        (tmp_path / f"{name}.json").write_text(text)
+    target = target_with_data(tmp_path / "data")
+    asked = ["--data", str(target.data_dir), "up", "--detach", *options]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 2, result.output
+    assert told in result.output
+    assert result.output.count("\n") == 1
+    assert (target.data_dir / LEDGER_FOLDER).exists()
+
+
+def test_options_of_the_exchange_are_handed_on_as_it_reads_them() -> None:
+    example = repository_root() / "docs" / "examples" / "exchange.json"
+    found = exchange_arguments(example, None, "2", "2026-03-02T15:00:00Z")
+    assert found == [
+        *("--config", str(example), "--speed", "2", "--start", "2026-03-02T15:00:00+00:00")
+    ]
+    assert exchange_arguments(None, None, "", "") == []
