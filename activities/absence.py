@@ -15,11 +15,12 @@ from activities.executions import book_executions, fills_of_trade
 from activities.services import Services
 from domain.money import ZERO
 from domain.order import OrderSnapshot, Position
-from ledger.records import IntentRecord, IntentState
+from ledger.records import DUPLICATE, IntentRecord, IntentState
 
 LIST_MARGIN_S = 60.0
 NOT_SEEN = "NOT_SEEN"
-DUPLICATE = "DUPLICATE"
+LAG_MAX_S = 300.0
+"""For so long a venue that promises nothing may show no trace of an order that it has (C5)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ async def look_for(
 
     Never absent is an id that the venue has called a duplicate: it has the order. An order that
     only the list shows is found. Where lists may lag still, the account must hold what was booked:
-    a hidden exit that fills shows there.
+    a hidden exit that fills shows there. Wherever executions have ids of their own they show it.
 
     Args:
         since: market instant from before the sending.
@@ -77,11 +78,31 @@ async def look_for(
     if found is not None:
         return Evidence(found=found)
     is_there = record.code == DUPLICATE or any(fill.client_id == client_id for fill in fills)
-    return Evidence(is_absent=not is_there and not moved)
+    if is_there or moved:
+        return Evidence()
+    return Evidence(is_absent=not await _hidden_one_fills(services, owner.symbols, since))
 
 
 async def _nothing() -> tuple[Position, ...]:
     return ()
+
+
+async def _hidden_one_fills(services: Services, symbols: Sequence[str], since: datetime) -> bool:
+    """True if something has executed whose order the venue does not show yet: it may be ours.
+
+    It counts as foreign until then, so the account holds what was booked. An order of somebody
+    else can be read.
+
+    Raises:
+        HoldfastError: ledger or broker did not answer; nothing is known.
+    """
+    rows = await services.ledger.unattributed_fills(services.account)
+    fills = [row.fill for row in rows]
+    lonely = [f for f in fills if f.symbol in symbols and f.venue_time >= since]
+    for broker_order_id in dict.fromkeys(fill.broker_order_id for fill in lonely):
+        if await services.broker.order(broker_order_id) is None:
+            return True
+    return False
 
 
 async def _account_moved(

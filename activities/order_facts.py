@@ -23,7 +23,7 @@ from domain.order import BrokerOrderStatus, OrderIntent, OrderSnapshot, Quote
 from domain.plan import PlanLeg
 from domain.risk.checks_state import age_allowed, quote_fault
 from domain.risk.limits import Limits, RestrictedList
-from ledger.records import IntentState
+from ledger.records import DUPLICATE, IntentState
 
 EXCHANGE_ZONE = ZoneInfo("America/New_York")
 
@@ -59,7 +59,7 @@ def intent_state(
         case AuthNeeded():
             return IntentState.NOT_SENT, None, "AUTH"
         case Duplicate():
-            return IntentState.UNKNOWN, None, "DUPLICATE"
+            return IntentState.UNKNOWN, None, DUPLICATE
         case UnknownOutcome(reason=reason):
             return IntentState.UNKNOWN, None, reason[:80]
 

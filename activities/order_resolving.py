@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
-from activities.absence import LIST_MARGIN_S, NOT_SEEN, bar_senders, look_for
+from activities.absence import LAG_MAX_S, LIST_MARGIN_S, NOT_SEEN, bar_senders, look_for
 from activities.order_answers import OrderAnswers
 from activities.order_facts import has_prices, is_same_exchange_day, named
-from activities.order_sending import REPOST_REFUSED, OrderSender
+from activities.order_sending import OrderSender
 from activities.services import ResolveInput, Services, attempt_token
-from brokers.port import Accepted, NotExecuted
+from brokers.port import Accepted, NotExecuted, UnknownOutcome
 from domain.errors import HoldfastError
 from domain.facts import (
     Fact,
@@ -26,7 +26,7 @@ from domain.facts import (
     ReplaceConfirmed,
 )
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
-from ledger.records import IntentRecord, IntentState
+from ledger.records import DUPLICATE, IntentRecord, IntentState
 
 SETTLED_SOON_S = 1.2
 """A look that would come so shortly before its proof waits for it: the next is a second later."""
@@ -44,21 +44,23 @@ class OrderResolver:
         """Broker evidence about an unknown order; 404 alone is never a proof (C5).
 
         Where ids are unique for ever the same body and id is posted again: accepted or duplicate,
-        both are safe, and a refusal proves nothing. Otherwise, and then, the order must be absent
-        from look-up, order list and executions after the settle window.
+        both are safe. A refusal proves nothing and passes, so each look posts until it is told one
+        of the two. Otherwise, and meanwhile, the order must be absent from look-up, order list and
+        executions after the settle window.
         """
         services, command = self._services, input.command
         intent, old_id = command.intent, command.replaces_broker_id
         if old_id is not None and not services.broker.capabilities.replace_makes_new_id:
             return FactBatch(facts=await self._resolve_amend(input, old_id))
         order = await self._answers.look_up(intent.client_id)
-        if order is None and command.may_repost and not await self._was_refused(intent.client_id):
-            outcome = await self._sender.send(
-                input.trade, intent, replaces=command.replaces_broker_id, resend=True
-            )
+        old: tuple[Fact, ...] = ()
+        if order is None and command.may_repost and not await self._is_at_venue(intent.client_id):
+            outcome = await self._sender.send(input.trade, intent, replaces=old_id, resend=True)
             if not isinstance(outcome, NotExecuted):
+                old = await self._old_of(old_id)
+            if not isinstance(outcome, NotExecuted | UnknownOutcome):
                 facts = await self._answers.facts_of(input.trade, intent, outcome)
-                return FactBatch(facts=(*facts, *await self._old_of(command.replaces_broker_id)))
+                return FactBatch(facts=(*facts, *old))
         if order is not None:
             await self._sender.record(intent, None, Accepted(order=order))
             resolved = OrderResolved(
@@ -67,19 +69,19 @@ class OrderResolver:
             return FactBatch(
                 facts=(
                     resolved,
-                    *await self._old_of(command.replaces_broker_id),
+                    *await self._old_of(old_id),
                     *await self._answers.fills_behind(input.trade, order),
                 )
             )
-        return FactBatch(facts=await self._prove_absent(input))
+        return FactBatch(facts=(*await self._prove_absent(input), *old))
 
-    async def _was_refused(self, client_id: str) -> bool:
-        """True if a second post was refused: a third one would be too, and prove as little."""
+    async def _is_at_venue(self, client_id: str) -> bool:
+        """True if the venue has called the id a duplicate: a further post could tell no more."""
         try:
             record = await self._services.ledger.intent(client_id)
         except HoldfastError:
             return False
-        return record is not None and record.code.startswith(REPOST_REFUSED)
+        return record is not None and record.code == DUPLICATE
 
     async def _resolve_amend(self, input: ResolveInput, old_broker_id: str) -> tuple[Fact, ...]:
         """A change in place without an answer: the order itself shows whether it was made.
@@ -151,8 +153,10 @@ class OrderResolver:
 
         Sooner is not, and never for an id that the venue has called a duplicate: it has the
         order. An order that only the list shows is found. Where lists may lag for longer, an entry
-        waits for all of it, as nothing is bare meanwhile. An exit does not, for what it protects
-        may be, if the account holds what was booked: a hidden exit that fills shows there (C5).
+        waits for all of it, as nothing is bare meanwhile. So does one that its trade still wants
+        although each post is refused: the next one would go out under another id. An exit does not
+        wait, for what it protects may be bare, if the account holds what was booked: a hidden exit
+        that fills shows there (C5, ADR 0020).
         """
         services, command = self._services, input.command
         client_id = command.intent.client_id
@@ -174,6 +178,7 @@ class OrderResolver:
         waited_s = (services.now() - barred_at).total_seconds()
         if waited_s < settled_s:
             return (unknown,)
+        would_double = command.intent.increasing and command.may_repost and not never_sent
         lists_may_lag = waited_s < listed_by_s + services.request_timeout_s
         clock = input.trade.clock
         if services.broker.capabilities.lists_orders_of_today_only and not is_same_exchange_day(
@@ -198,7 +203,7 @@ class OrderResolver:
                 at=services.now(), client_id=client_id, order=found, evidence="order list"
             )
             return (resolved, *await self._answers.fills_behind(input.trade, found))
-        if not evidence.is_absent:
+        if not evidence.is_absent or (would_double and waited_s < LAG_MAX_S):
             return (unknown,)
         stands = await services.ledger.record_answer(
             client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=services.now()

@@ -34,6 +34,7 @@ GATE_AGE_MAX_S = 0.150
 REDUCING_GATE_AGE_MAX_S = 1.0
 LOOKS_MAX = 5
 REPOST_REFUSED = "REPOST_REFUSED"
+MARKET_ORDERS_DISALLOWED = "MARKET_ORDERS_DISALLOWED"
 UNSENT_WITHIN_S = 0.3
 """The gate may have taken most of the step; the next order then need not count this one (I15)."""
 
@@ -53,7 +54,10 @@ class OrderSender:
         if intent.increasing and (why := services.entry_blocked()):
             return NotExecuted(code="KILLED", text=why)
         if self._is_banned_market_order(intent):
-            return Rejected(code="MARKET_ORDERS_DISALLOWED", text="entries are limit orders")
+            text = "entries are limit orders"
+            if resend:
+                return NotExecuted(code=MARKET_ORDERS_DISALLOWED, text=text)
+            return Rejected(code=MARKET_ORDERS_DISALLOWED, text=text)
         if not intent.increasing and (why := await why_not_reducing(services, intent)):
             return NotExecuted(code=NOT_REDUCING, text=why, retry_after_s=ASK_AGAIN_S)
         services.failpoint("before_intent_row")
@@ -76,7 +80,7 @@ class OrderSender:
             case GatePermit():
                 outcome = await self._send_once(intent, replaces, gate_asked_s)
         known = _of_all_posts(outcome) if resend else outcome
-        await self.record(intent, token, known, replaces)
+        await self.record(intent, token, known, replaces, made_nothing=known is not outcome)
         services.failpoint("after_ledger")
         return outcome if isinstance(outcome, NotExecuted) else known
 
@@ -198,14 +202,21 @@ class OrderSender:
         token: str | None,
         outcome: PlaceOutcome,
         replaces: str | None = None,
+        *,
+        made_nothing: bool = False,
     ) -> None:
-        """Books what came of an order; the attempt's token keeps a barred attempt out (C8)."""
+        """Books what came of an order; the attempt's token keeps a barred attempt out (C8).
+
+        Of a second post that surely `made_nothing` no order will arrive: the doubt is about the
+        earlier ones, and the settle window counts from them.
+        """
         state, snapshot, code = intent_state(outcome, replaces)
         now = self._services.now()
+        at = None if made_nothing else now
 
         async def write() -> None:
             await self._services.ledger.record_answer(
-                intent.client_id, token, state, snapshot=snapshot, code=code, at=now, sent_at=now
+                intent.client_id, token, state, snapshot=snapshot, code=code, at=at, sent_at=now
             )
 
         # What was refused or not sent is in no read of the broker: nobody else could tell it.

@@ -198,7 +198,9 @@ class StreamBooker:
         Raises:
             HoldfastError: broker or ledger did not answer; nothing was concluded.
         """
-        return await self._compare_executions() + await self._compare_orders()
+        # What was called absent comes first: once a list has booked it, nobody looks for it.
+        news = await self._compare_executions() + await self._compare_absent()
+        return news + await self._compare_orders()
 
     async def _compare_executions(self) -> int:
         await book_executions(self._services)
@@ -239,7 +241,7 @@ class StreamBooker:
             found = await services.broker.order_by_client_id(client_id)
             if found is not None:
                 news += await self.book_order(found, asked_at)
-        return news + await self._compare_absent()
+        return news
 
     async def works_after_the_end(self, trade_id: str, facts: tuple[Fact, ...]) -> str:
         """The id of a reported order that works though its trade has ended; empty if none does.
@@ -263,11 +265,10 @@ class StreamBooker:
         died without a fill.
         """
         services, news = self._services, 0
-        if services.broker.capabilities.client_id_unique_for_ever:
-            return 0
+        has_own_id = services.broker.capabilities.replace_makes_new_id
         since = services.now() - timedelta(seconds=LATE_LOOK_S)
         for record in await services.ledger.absent_intents(services.account, since):
-            if record.intent.replaces is not None:
+            if record.intent.replaces is not None and not has_own_id:
                 continue
             found = await services.broker.order_by_client_id(record.intent.client_id)
             if found is None:

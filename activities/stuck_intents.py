@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from temporalio import activity
 
-from activities.absence import DUPLICATE, LIST_MARGIN_S, bar_senders, look_for
+from activities.absence import LIST_MARGIN_S, bar_senders, look_for
 from activities.doorbell import Doorbell
 from activities.order_facts import has_prices, is_same_exchange_day
 from activities.services import Services
@@ -20,7 +20,7 @@ from domain.facts import OrderReported
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.order import BrokerOrderStatus, OrderSnapshot
 from domain.recon.classify import STUCK_AFTER_S
-from ledger.records import IntentRecord, IntentState
+from ledger.records import DUPLICATE, IntentRecord, IntentState
 
 LOOKS_MAX = 5
 LISTED_BACK = timedelta(days=1)

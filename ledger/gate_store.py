@@ -38,6 +38,7 @@ from ledger.errors import LockBusy
 from ledger.order_store import Owner, book_legs, snapshot_columns
 from ledger.records import (
     ALL_ACCOUNTS,
+    DUPLICATE,
     GateAnswer,
     GateCode,
     GatePermit,
@@ -192,7 +193,9 @@ class GateStore(ControlStore):
 
         Accepted is evidence and always wins. Anything else is ignored from an attempt whose
         token is no longer the row's, and never overrules a definite answer by a weaker one.
-        `attempt_token` None is the evidence of a resolver, not the word of an attempt. An accepted
+        `attempt_token` None is the evidence of a resolver, not the word of an attempt. Without `at`
+        the row keeps the instant of its last answer: this one tells nothing of an earlier post. Its
+        code DUPLICATE outlasts every other answer that leaves the order unknown. An accepted
         order that a person calls dead (code `by-hand`) stays accepted and counts as cancelled.
 
         Raises:
@@ -206,7 +209,8 @@ class GateStore(ControlStore):
             if _is_written_off(known, attempt_token, state, code):
                 row = await _write_off(connection, known, code, text, at)
             elif _counts(known, attempt_token, state):
-                changes: dict[str, Any] = {"state": state.value, "code": code, "text": text}
+                changes: dict[str, Any] = {"state": state.value, "text": text}
+                changes |= {"code": _code_of(known, state, code)}
                 changes |= {"answered_at": at or known.answered_at}
                 changes |= {"sent_at": sent_at or known.sent_at}
                 if code == BY_HAND:
@@ -303,10 +307,9 @@ async def _pass_gate(connection: AsyncConnection, asked: _Asked) -> GateAnswer:
             attempt_token=asked.token,
             attempts=orders.c.attempts + 1,
             gate_at=asked.now,
-            code="",
-            text="",
             build_id=asked.build_id,
             config_hash=asked.config_hash,
+            **_posted_again(known, asked),
         )
         return GatePermit(record=intent_of(changed))
     return GateRefused(code=GateCode.INTENT_LOCKED, text="the intent row came and went")
@@ -500,6 +503,25 @@ async def _write_off(
         seen = known.snapshot.model_dump(mode="json") | dead
         changes |= {"status": dead["status"], "snapshot": seen}
     return await _change(connection, known.intent.client_id, **changes)
+
+
+def _posted_again(known: IntentRecord, asked: _Asked) -> dict[str, Any]:
+    """What the row says while its order is sent once more.
+
+    An attempt that the row is taken from may have sent until now: its order is in doubt from here.
+    """
+    is_taken = known.state is IntentState.SENDING and known.attempt_token != asked.token
+    return {
+        "code": _code_of(known, IntentState.SENDING, ""),
+        "text": "",
+        "answered_at": asked.now if is_taken else known.answered_at,
+    }
+
+
+def _code_of(known: IntentRecord, state: IntentState, code: str) -> str:
+    """The code to book: that the venue knew the id is forgotten for nothing but a definite end."""
+    is_open = state.value in _OPEN_STATES
+    return DUPLICATE if is_open and known.code == DUPLICATE else code
 
 
 def _counts(known: IntentRecord, token: str | None, state: IntentState) -> bool:

@@ -62,6 +62,8 @@ class GateCode(StrEnum):
 
 SELF_HALTING = (GateCode.TOO_MANY_ORDERS, GateCode.NO_SIGNAL)
 """Refusals that show a loop or an order out of nowhere: the account is stopped (control 8)."""
+DUPLICATE = "DUPLICATE"
+"""Code of an unknown order whose id the venue knew: it has it, whatever a later post says."""
 
 
 class OrderOwner(Frozen):

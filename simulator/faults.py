@@ -23,7 +23,8 @@ class FaultKind(StrEnum):
     wall seconds), `slow` (waits `delay_s` before doing it), `error_before` / `error_after`
     (`status`, default 503), `truncated` and `html` (200 with a useless body), `rate_limited`
     (429, header Retry-After = `retry_after` if given), `lookup_lag` (404 on lookups of an order
-    younger than `lag_s` market seconds).
+    younger than `lag_s` market seconds; with `lists` it is in no list either, wherever look-ups do
+    not read the list themselves).
     Order: `reject` (refused with `text`), `late_reject` (accepted, rejected after `delay_s`
     market seconds), `partial_fill` (`quantity` or `fraction` at most in this event), `late_fill`
     (fills `quantity` or the rest `delay_s` market seconds after the cancel), `cancel_lost` (204,

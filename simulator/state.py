@@ -122,8 +122,13 @@ class State:
             self.record("fault", fault=kind.value, rule=rule.id, facts=facts)
         return rule
 
-    def is_hidden(self, order: SimOrder, method: str, path: str) -> bool:
-        """True while a lookup-lag fault keeps this order from being found (C5)."""
+    def is_hidden(
+        self, order: SimOrder, method: str, path: str, *, beside_lookups: bool = False
+    ) -> bool:
+        """True while a lookup-lag fault keeps this order from being found (C5).
+
+        `beside_lookups`: a list is read that look-ups do not depend on; a rule must ask for it.
+        """
         facts = {
             "client_id": order.client_id,
             "symbol": order.symbol,
@@ -132,6 +137,8 @@ class State:
         }
         for rule in self.faults.rules:
             if rule.kind is not FaultKind.LOOKUP_LAG or not rule.agrees(facts):
+                continue
+            if beside_lookups and not rule.params.get("lists"):
                 continue
             if self.now < order.created_at + timedelta(seconds=rule.seconds("lag_s", 5.0)):
                 rule.fired += 1

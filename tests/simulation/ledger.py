@@ -30,7 +30,15 @@ from ledger.fill_booking import (
     reversal_of,
     unbooked,
 )
-from ledger.gate_store import _Asked, _bodies_differ, _counts, _may_try, _verdict
+from ledger.gate_store import (
+    _Asked,
+    _bodies_differ,
+    _code_of,
+    _counts,
+    _may_try,
+    _posted_again,
+    _verdict,
+)
 from ledger.order_store import NOBODY, Owner, is_newer, snapshot_columns
 from ledger.records import (
     EXTERNAL,
@@ -137,7 +145,7 @@ class MemoryLedger(AccountBooks):
         if refusal is not None:
             return refusal
         changes: dict[str, Any] = {"state": IntentState.SENDING, "attempt_token": attempt_token}
-        changes |= {"attempts": known.attempts + 1, "gate_at": now, "code": "", "text": ""}
+        changes |= {"attempts": known.attempts + 1, "gate_at": now, **_posted_again(known, asked)}
         return GatePermit(record=self._change(known, **changes))
 
     async def may_still_send(
@@ -261,7 +269,8 @@ class MemoryLedger(AccountBooks):
             raise Broken(f"no intent row for {client_id}", code="INTENT_MISSING")
         if not _counts(known, attempt_token, state):
             return known
-        changes: dict[str, Any] = {"state": state, "code": code, "text": text}
+        changes: dict[str, Any] = {"state": state, "text": text}
+        changes |= {"code": _code_of(known, state, code)}
         changes |= {"answered_at": at or known.answered_at, "sent_at": sent_at or known.sent_at}
         if snapshot is not None:
             changes |= self._with_snapshot(known, snapshot)

@@ -188,7 +188,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     mishaps += events
     again = random.Random(f"again:{broker}:{seed}")
     if again.random() < REFUSED_AGAIN_CHANCE:
-        mishaps += _lost_hidden_and_refused(again)
+        mishaps += _lost_hidden_and_refused(again, broker)
     scenario = Scenario(
         seed=seed,
         broker=broker,
@@ -290,17 +290,21 @@ def _matching(dice: random.Random, broker: str) -> dict[str, Any]:
     return {name: value for name, value in knobs.items() if dice.random() < KNOB_CHANCE}
 
 
-def _lost_hidden_and_refused(dice: random.Random) -> list[Mishap]:
+def _lost_hidden_and_refused(dice: random.Random, broker: str) -> list[Mishap]:
     """An answer is lost, the order is hidden for a while, and what is asked next is refused.
 
-    Drawn apart they hardly ever meet; a soak found what they do together.
+    Drawn apart they hardly ever meet; a soak found what they do together. Where nothing is promised
+    of lists the order may be in none of them for longer than a settle window.
     """
     nth = dice.randint(1, 4)
-    lag = (("lag_s", dice.choice((1.0, 2.0, 4.0))),)
+    lag: Values = (("lag_s", dice.choice((1.0, 2.0, 4.0))),)
+    refused = (("nth", nth + 1), ("count", dice.choice((1, 1, 3))))
+    if broker == "alpaca" and dice.random() < 0.5:
+        lag = (("lag_s", 12.0), ("lists", True))
     return [
         _rule("drop_reply", (("method", "POST"), ("nth", nth))),
         _rule("lookup_lag", (("method", "GET"), ("count", None)), lag),
-        _rule("reject", (("nth", nth + 1),), (("text", "insufficient quantity"),)),
+        _rule("reject", refused, (("text", "insufficient quantity"),)),
     ]
 
 

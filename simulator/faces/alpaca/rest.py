@@ -128,6 +128,8 @@ class AlpacaRest:
                     continue
             if wanted(order):
                 found.append(order)
+        state, path = self._exchange.state, request.url.path
+        found = [o for o in found if not state.is_hidden(o, "GET", path, beside_lookups=True)]
         if query.get("direction", "desc") == "desc":
             found.reverse()
         return JSONResponse([self._render.order(o, nested=nested) for o in found[:limit]])
