@@ -126,10 +126,14 @@ class ReadBroker(Frozen):
 
 
 class ReadQuote(Frozen):
-    """Read quote and trading hours; answers QuoteRead and SessionChanged."""
+    """Read quote and trading hours; answers QuoteRead and SessionChanged.
+
+    `is_bare`: an exit waits for it while a part of the position has no stop.
+    """
 
     kind: Literal["read_quote"] = "read_quote"
     legs: tuple[PlanLeg, ...]
+    is_bare: bool = False
 
     @property
     def key(self) -> str:

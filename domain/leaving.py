@@ -38,6 +38,9 @@ EXIT_REFUSALS_MAX = 5
 EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
+# A slow lane (200 requests a minute give one step a second) takes longer over three cancels than a
+# quote stays fresh. What they released must not go back up, to come down again (I4, G1).
+QUOTE_BARE_S = 10.0
 QUOTE_HOLD_S = 3.0
 POSITION_DIFFERS = "POSITION_DIFFERS"
 NOT_REDUCING = "NOT_REDUCING"
@@ -100,8 +103,8 @@ def can_trade_now(
     Single legs of an unbalanced structure go at the market: they wait for no quote. Nothing that
     rests is released for an exit that would have no price (G2).
     """
-    hours_fresh = _is_recent(state.hours.read_at, now)
-    quote_fresh = _is_recent(state.quote_read_at, now) or not ts.is_balanced(state)
+    hours_fresh = _is_good(state, state.hours.read_at, now)
+    quote_fresh = _is_good(state, state.quote_read_at, now) or not ts.is_balanced(state)
     open_now = state.hours.is_open and not state.hours.halted
     if hours_fresh and quote_fresh and open_now and _has_price(state, now):
         return state.changed(exit=state.exit.model_copy(update={"pending": ""})), (), True
@@ -109,27 +112,54 @@ def can_trade_now(
         reason = "halted" if state.hours.halted else "session closed"
         reason = "no price" if open_now else reason
         state = state.changed(exit=state.exit.model_copy(update={"pending": reason}))
+    if not (hours_fresh and quote_fresh):
+        state = _waits_for_quote(state, now)
     wait_s = EXIT_ASK_S if open_now else EXIT_CLOSED_ASK_S
     asked = state.exit.asked_at
     if asked is not None and (now - asked).total_seconds() < wait_s:
         return state, (), False
-    command = ReadQuote(legs=state.plan.legs)
+    command = ReadQuote(legs=state.plan.legs, is_bare=is_bare(state))
     if command.key in busy:
         return state, (), False
+    return state.changed(exit=state.exit.model_copy(update={"asked_at": now})), (command,), False
+
+
+def _waits_for_quote(state: TradeState, now: datetime) -> TradeState:
+    """The exit lacks a quote from now on, whether it asks now or a question is on its way."""
     since = state.exit.asking_since
-    if since is None or _has_answer_since(state, since):
-        since = now
-    state = state.changed(
-        exit=state.exit.model_copy(update={"asked_at": now, "asking_since": since})
-    )
-    return state, (command,), False
+    if since is not None and not _has_answer_since(state, since):
+        return state
+    return state.changed(exit=state.exit.model_copy(update={"asking_since": now}))
+
+
+def _is_good(state: TradeState, read_at: datetime | None, now: datetime) -> bool:
+    """True if an exit may go by what was read then.
+
+    A quote that was read for this exit, and good enough to release the stop, is good enough to
+    send it. A second rung needs a newer one: that the first did not fill says the market has
+    moved (I13).
+    """
+    if _is_recent(read_at, now):
+        return True
+    asked, sent_at = state.exit.asking_since, state.exit.sent_at
+    if read_at is None or asked is None or read_at < asked or not is_bare(state):
+        return False
+    if sent_at is not None and read_at <= sent_at:
+        return False
+    return (now - read_at).total_seconds() <= QUOTE_BARE_S
+
+
+def is_bare(state: TradeState) -> bool:
+    """True while a part of the position has no stop that could rest: each second counts (I4)."""
+    return ts.protection(state) is ts.Protection.NAKED
 
 
 def _keep_quote(
     state: TradeState, now: datetime, busy: Collection[str]
 ) -> tuple[TradeState, tuple[Command, ...]]:
     """Reads the quote anew while the cancels travel: the exit behind them must not wait for it."""
-    command, asked, read = ReadQuote(legs=state.plan.legs), state.exit.asked_at, state.quote_read_at
+    command = ReadQuote(legs=state.plan.legs, is_bare=is_bare(state))
+    asked, read = state.exit.asked_at, state.quote_read_at
     is_young = read is not None and (now - read).total_seconds() < QUOTE_FRESH_S / 2
     was_asked = asked is not None and (now - asked).total_seconds() < EXIT_ASK_S
     if is_young or was_asked or command.key in busy or not ts.is_balanced(state):
@@ -177,7 +207,8 @@ def wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> St
     if waited_s < EXIT_WAIT_S or market:
         return state, (), True
     state, commands = cancel_orders(state, state.live(Role.EXIT), now, busy, Urgency.EXIT)
-    return state, commands, True
+    state, more = _keep_quote(state, now, busy)
+    return state, (*commands, *more), True
 
 
 def _refused_in_a_row(state: TradeState) -> int:

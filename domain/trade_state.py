@@ -146,7 +146,7 @@ class WalkProgress(Frozen):
 class ExitProgress(Frozen):
     """A reducing exit on its way. `reason` empty means none. `rung` widens the collar.
 
-    `asking_since` is when the first of the questions for a quote that are still open was asked.
+    `asking_since` is since when it lacks a quote; a read after it ends that.
     `keep` > 0 makes it a part close: the units that shall stay. `releasing` is True while the
     resting exits stand back to those units, so that the rest of them can be sold.
     """

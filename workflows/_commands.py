@@ -151,6 +151,7 @@ class CommandTasks:
                     life.READ_TIMEOUT,
                     life.READ_RETRY,
                     summary=f"read quote {trade.symbols[0]}",
+                    is_bare=command.is_bare,
                 )
             case WatchExits():
                 return await self._book(
@@ -191,6 +192,7 @@ class CommandTasks:
                     once,
                     summary=command.summary,
                     queue_wait=self._entry_wait if command.intent.increasing else None,
+                    is_bare=command.urgency is Urgency.EXIT,
                 )
             case ReplaceOrder():
                 return await self._on_order_lane(
@@ -240,6 +242,7 @@ class CommandTasks:
         *,
         summary: str,
         queue_wait: timedelta | None = None,
+        is_bare: bool = False,
     ) -> FactBatch:
         result: FactBatch = await workflow.execute_activity_method(
             step,
@@ -249,7 +252,7 @@ class CommandTasks:
             heartbeat_timeout=life.BEAT_TIMEOUT,
             schedule_to_start_timeout=queue_wait,
             retry_policy=retry,
-            priority=life.PRIORITY[urgency],
+            priority=life.BARE_PRIORITY if is_bare else life.PRIORITY[urgency],
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=summary,
         )

@@ -39,12 +39,15 @@ READ_RETRY = RetryPolicy(
     maximum_attempts=5,
 )
 
+# The order of an exit, and the quote that it waits for, go before the cancels of other exits: its
+# own stop is down already, theirs still stand (I4). Temporal has five levels.
+BARE_PRIORITY = Priority(priority_key=1)
 PRIORITY = {
-    Urgency.EXIT: Priority(priority_key=1),
-    Urgency.PROTECT: Priority(priority_key=2),
-    Urgency.ENTRY: Priority(priority_key=3),
+    Urgency.EXIT: Priority(priority_key=2),
+    Urgency.PROTECT: Priority(priority_key=3),
+    Urgency.ENTRY: Priority(priority_key=4),
 }
-REPORT_PRIORITY = Priority(priority_key=4)
+REPORT_PRIORITY = Priority(priority_key=5)
 
 # A run goes on in a new one at its next quiet point beyond either (I16: 2,000 events, 2 MB).
 EVENTS_WISH_MAX = 1_000

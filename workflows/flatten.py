@@ -73,9 +73,14 @@ class FlattenWorkflow:
         return self._receipt()
 
     async def _look(self) -> FlattenLook:
+        # Once the trades know, a look must not stand before the cancels and exits it looks for.
+        urgency = Urgency.PROTECT if self._told else Urgency.EXIT
         try:
             result: FlattenLook = await self._on_lane(
-                FlattenActivities.look_for_flat, self._step(self._trade_ids), life.READ_TIMEOUT
+                FlattenActivities.look_for_flat,
+                self._step(self._trade_ids),
+                life.READ_TIMEOUT,
+                urgency,
             )
         except ActivityError as error:
             return FlattenLook(
@@ -126,14 +131,20 @@ class FlattenWorkflow:
         new = tuple(each for each in look.wedged if each not in self._taken_over)
         self._taken_over += new
 
-    async def _on_lane(self, step: Any, argument: FlattenStep, timeout: timedelta) -> Any:
+    async def _on_lane(
+        self,
+        step: Any,
+        argument: FlattenStep,
+        timeout: timedelta,
+        urgency: Urgency = Urgency.EXIT,
+    ) -> Any:
         return await workflow.execute_activity_method(
             step,
             argument,
             task_queue=order_queue(self._input.account),
             start_to_close_timeout=timeout,
             retry_policy=life.ONE_ATTEMPT,
-            priority=life.PRIORITY[Urgency.EXIT],
+            priority=life.PRIORITY[urgency],
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=f"flatten {self._input.scope.text}",
         )

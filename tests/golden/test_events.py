@@ -94,7 +94,7 @@ def kinds(report: ReconcileReport) -> list[str]:
 
 
 async def first_findings(rig: Rig) -> list[str]:
-    """Passes until one finds something: a symbol whose orders are on their way waits for the next."""
+    """Passes until one finds something: a symbol with orders on their way waits for the next."""
     found: list[str] = []
 
     async def has_found() -> bool:

@@ -134,8 +134,8 @@ def test_quote_that_hangs_lets_protection_back_after_three_seconds() -> None:
     while trade.state.live(Role.TARGET, Role.STOP):
         trade.look()
     assert not trade.state.live(Role.EXIT)
-    # Its worker is away until the quote has run out; then the read that is asked again hangs.
-    trade.broker.now += timedelta(seconds=4)
+    # Its worker is away until no exit may go by the quote; then the read that is asked again hangs.
+    trade.broker.now += timedelta(seconds=11)
     trade.state, asked = decide(trade.state, trade.now)
     began, busy = trade.now, [command.key for command in asked]
     assert [command.kind for command in asked] == ["read_quote"]

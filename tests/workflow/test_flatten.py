@@ -12,10 +12,13 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.emergency import DirectFlatten, held_by_trades, held_by_us
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
+from deploy.temporal.lanes import OrderLane, set_lane_rate
 from domain.control import KillScope, KillScopeKind
+from domain.plan import PlanPrice, TargetPlan
 from ledger.records import EXTERNAL
 from ledger.repository import Ledger
 from simulator.orders import Side as SimSide
+from simulator.orders import SimOrder
 from tests.fixtures_postgres import run_as_superuser
 from tests.rig import Rig, running_rig
 from tests.workflow.test_trade_thread import plan_of
@@ -48,8 +51,12 @@ async def start_flatten(
     )
 
 
+def _stops(rig: Rig) -> list[SimOrder]:
+    return [order for order in rig.exchange.open_orders if order.stop_price is not None]
+
+
 def stop_rests(rig: Rig) -> bool:
-    return any(order.stop_price is not None for order in rig.exchange.open_orders)
+    return _stops(rig) != []
 
 
 def position(rig: Rig) -> Decimal:
@@ -73,6 +80,25 @@ async def test_flatten_closes_the_position_and_the_receipt_says_so(rig: Rig) -> 
     told = await rig.ledger.list_alerts(account=rig.services.account)
     assert sorted(alert.code for alert in told) == ["FLATTEN", "TRADE_CLOSED", "TRADE_OPENED"]
     assert all(alert.occurrences == 1 for alert in told)
+
+
+@pytest.mark.covers("K3")
+async def test_flatten_in_a_lane_of_one_step_a_second_puts_nothing_back_up(rig: Rig) -> None:
+    """I4: at 200 requests a minute the quote ages while three cancels go out; the exit follows."""
+    targets = tuple(
+        TargetPlan(price=PlanPrice(offset=D(offset)), fraction=D(fraction))
+        for offset, fraction in ((3, "0.3"), (4, "0.3"), (5, "0.4"))
+    )
+    await rig.start_trade(plan_of(rig).model_copy(update={"targets": targets}))
+    await rig.until(lambda: len(_stops(rig)) == 3, "protected")
+    rig.quote("ESX", "99.75", "100.25")
+    await set_lane_rate(rig.client, OrderLane(rig.services.account, broker_requests_per_minute=200))
+    before = len(rig.journal("request"))
+    receipt = await (await start_flatten(rig)).result()
+    assert receipt.done
+    sent = [row["action"] for row in rig.journal("request")[before:]]
+    assert sent == ["cancel", "cancel", "cancel", "submit"], rig.journal("request")[before:]
+    assert position(rig) == 0
 
 
 @pytest.mark.covers("K3", "G3")
