@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from cli.output import print_fields, print_json, print_rows
 from cli.plans import tradable_asset
 from cli.session_calls import (
     BAR_INTERVAL_S,
+    TRADES_MAX,
     ask,
     entries_refused,
     is_running,
@@ -29,7 +31,7 @@ from cli.session_calls import (
 )
 from cli.session_stop import stop_session
 from domain.clock import STRATEGY_DURATION_WALL_S_MIN, ClockMap
-from domain.errors import BadInput, Refused
+from domain.errors import BadInput, HoldfastError, Refused
 from domain.ids import check_id
 from domain.session import (
     SessionReceipt,
@@ -188,7 +190,7 @@ def list_sessions(context: typer.Context, as_json: Json = False) -> None:
     target = target_of(context)
 
     async def run() -> list[dict[str, Any]]:
-        found = await sessions(await target.temporal())
+        found = await with_open_trades(target, await sessions(await target.temporal()))
         counted = [row["session"] for row in found if "taken" in row]
         refused = await entries_refused(target, counted)
         return [row | {ENTRIES_REFUSED: refused.get(row["session"])} for row in found]
@@ -214,10 +216,15 @@ async def complete(spec: SessionSpec, symbols: list[str], broker: Broker) -> Ses
     """The spec with the broker's instruments and the hours of the day.
 
     Raises:
-        BadInput: UNIVERSE_EMPTY, SYMBOL_UNKNOWN. Refused, Transient, Uncertain: from the broker.
+        BadInput: UNIVERSE_EMPTY, SYMBOL_UNKNOWN; also for several symbols in one text.
+        Refused, Transient, Uncertain: from the broker.
     """
     if not symbols:
         raise BadInput("UNIVERSE_EMPTY", "universe", "", "at least one symbol")
+    for symbol in symbols:
+        if "," in symbol:
+            allowed = "one symbol each: --universe AAPL --universe MSFT"
+            raise BadInput("SYMBOL_UNKNOWN", "universe", symbol, allowed)
     instruments = [
         (await tradable_asset(broker, symbol, "universe")).instrument
         for symbol in dict.fromkeys(symbols)
@@ -233,13 +240,25 @@ async def complete(spec: SessionSpec, symbols: list[str], broker: Broker) -> Ses
     )
 
 
+async def with_open_trades(target: Target, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trades outlive their session: where it does not count them itself, the ledger does."""
+    account = target.settings().account.name
+    try:
+        async with target.ledger() as ledger:
+            open_ones = await ledger.list_trades(account=account, open_only=True, limit=TRADES_MAX)
+    except HoldfastError:
+        return rows
+    counted = Counter(trade.session for trade in open_ones)
+    return [{"open trades": counted[row["session"]]} | row for row in rows]
+
+
 async def sessions(client: Client) -> list[dict[str, Any]]:
     """One row for each session; the running ones are asked for their counts."""
     rows = []
     async for found in client.list_workflows("WorkflowType = 'Session'", limit=LISTED_MAX):
         row: dict[str, Any] = {
             "session": found.id.partition("/")[2],
-            "stage": "unknown" if found.status is None else found.status.name.lower(),
+            "stage": _stage_of(found.status),
             "started": found.start_time,
             "closed": found.close_time,
         }
@@ -249,6 +268,13 @@ async def sessions(client: Client) -> list[dict[str, Any]]:
             row |= await _asked(client, found.id)
         rows.append(row)
     return rows
+
+
+def _stage_of(status: WorkflowExecutionStatus | None) -> str:
+    """In the words of the receipt of `session stop`."""
+    if status is WorkflowExecutionStatus.COMPLETED:
+        return "ended"
+    return "unknown" if status is None else status.name.lower()
 
 
 async def _asked(client: Client, workflow_id: str) -> dict[str, Any]:

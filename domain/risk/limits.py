@@ -93,7 +93,9 @@ class Limits(Frozen):
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         if not 0 < self.collar_fraction <= COLLAR_FRACTION_MAX:
-            raise PydanticCustomError("CONFIG_COLLAR_RANGE", "0 < collar_fraction <= 0.5")
+            raise PydanticCustomError(
+                "CONFIG_COLLAR_RANGE", "0 < {name} <= 0.5", {"name": "collar_fraction"}
+            )
         for name in _ABOVE_ZERO:
             if getattr(self, name) <= 0:
                 raise PydanticCustomError("CONFIG_RANGE", "{name} > 0", {"name": name})
@@ -109,15 +111,19 @@ class Limits(Frozen):
     def _check_contradictions(self) -> Self:
         if self.max_order_notional > self.max_total_notional:
             raise PydanticCustomError(
-                "CONFIG_CONTRADICTION", "max_order_notional was above max_total_notional"
+                "CONFIG_CONTRADICTION",
+                "{name} <= max_total_notional",
+                {"name": "max_order_notional"},
             )
         if self.quote_max_age_s > self.batch_max_age_s:
             raise PydanticCustomError(
-                "CONFIG_CONTRADICTION", "quote_max_age_s was above batch_max_age_s"
+                "CONFIG_CONTRADICTION", "{name} <= batch_max_age_s", {"name": "quote_max_age_s"}
             )
         if self.option_quote_max_age_s > self.batch_max_age_s:
             raise PydanticCustomError(
-                "CONFIG_CONTRADICTION", "option_quote_max_age_s was above batch_max_age_s"
+                "CONFIG_CONTRADICTION",
+                "{name} <= batch_max_age_s",
+                {"name": "option_quote_max_age_s"},
             )
         return self
 
@@ -166,9 +172,12 @@ def read_limits(values: Mapping[str, Any], where: str = "limits") -> Limits:
     except ValidationError as error:
         first = error.errors()[0]
         code = first["type"] if first["type"].isupper() else "CONFIG_TYPE"
-        path = ".".join((where, *(str(part) for part in first["loc"])))
-        allowed = allowed_by(first["type"], first["msg"])
-        raise BadInput(code, path, first["input"] if first["loc"] else "", allowed) from None
+        # Our own checks are of the whole table: they name the limit that they are about.
+        name = first.get("ctx", {}).get("name", "")
+        loc = first["loc"] or ((name,) if name else ())
+        path = ".".join((where, *(str(part) for part in loc)))
+        value = first["input"] if first["loc"] else values.get(name, "")
+        raise BadInput(code, path, value, allowed_by(first["type"], first["msg"])) from None
 
 
 def check_collar_against_tick(limits: Limits, instrument: Instrument, price: Decimal) -> None:

@@ -21,12 +21,14 @@ from cli.control import _confirm_command, _reset_owner, _show_control
 from cli.kill import kill_mode, kill_scope
 from cli.output import plain, shown
 from cli.plans import check_symbols
+from cli.session import complete
 from deploy.local.kill_journal import JournalKill, KillJournal
 from domain.account import AssetInfo
 from domain.control import Control, KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.ids import IntentKey, Purpose, client_order_id
 from domain.order import BrokerOrderStatus, OrderSnapshot, OrderType, Side
+from domain.session import SessionSpec
 from ledger.records import AccountRecord, OrderOwner, ResetRequest
 from starter import app
 from tests.unit import risk_world
@@ -199,6 +201,14 @@ def test_symbol_that_the_venue_does_not_trade_is_bad_input_before_a_trade_starts
         asyncio.run(check_symbols(cast(Broker, OneAsset(answer)), risk_world.plan()))
     assert refused.value.code == "SYMBOL_UNKNOWN"
     assert failed(refused.value).exit_code == 2
+
+
+def test_several_symbols_in_one_option_are_refused_with_a_hint() -> None:
+    """`--universe AAPL,MSFT` was one symbol that the venue had never heard of."""
+    spec = cast(SessionSpec, None)
+    with pytest.raises(BadInput, match="--universe AAPL --universe MSFT") as refused:
+        asyncio.run(complete(spec, ["AAPL,MSFT"], cast(Broker, None)))
+    assert refused.value.code == "SYMBOL_UNKNOWN"
 
 
 def test_symbols_are_left_to_the_gate_where_the_venue_does_not_answer() -> None:

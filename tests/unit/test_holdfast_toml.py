@@ -42,7 +42,7 @@ MORE = (
     ("endless", r"^max_order_notional = \d+", "max_order_notional = inf", "NOT_FINITE",
      "limits.max_order_notional"),
     ("below zero", r"^max_order_notional = \d+", "max_order_notional = -1", "CONFIG_RANGE",
-     "limits"),
+     "limits.max_order_notional"),
     ("yaml on", r"^allow_live = false", "allow_live = on", "CONFIG_SYNTAX", "file"),
     ("twice", r"^allow_live = false", "allow_live = false\nallow_live = true", "CONFIG_SYNTAX",
      "file"),

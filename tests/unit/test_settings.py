@@ -91,11 +91,13 @@ REFUSED = (
     ("yaml word", r"^dry_run = false", "dry_run = no", "CONFIG_SYNTAX", "file"),
     ("octal", r"^settle_window_s = 2", "settle_window_s = 010", "CONFIG_SYNTAX", "file"),
     ("collar 0", r"^collar_fraction = 0.02", "collar_fraction = 0", "CONFIG_COLLAR_RANGE",
-     "limits"),
+     "limits.collar_fraction"),
     ("collar 500 %", r"^collar_fraction = 0.02", "collar_fraction = 5.0", "CONFIG_COLLAR_RANGE",
-     "limits"),
+     "limits.collar_fraction"),
+    ("order of less than nothing", r"^max_order_notional = \d+", "max_order_notional = -5",
+     "CONFIG_RANGE", "limits.max_order_notional"),
     ("order above total", r"^max_total_notional = 100000", "max_total_notional = 24999",
-     "CONFIG_CONTRADICTION", "limits"),
+     "CONFIG_CONTRADICTION", "limits.max_order_notional"),
     ("more than the broker takes", r"^requests_per_minute = \d+", "requests_per_minute = 59",
      "CONFIG_CONTRADICTION", "limits.max_messages_per_minute"),
     ("venue's host in simulation", r"http://127.0.0.1:8100", "https://api.alpaca.markets",
@@ -129,6 +131,12 @@ def test_bad_file_is_refused_with_code_field_and_line(
     named = replacement.splitlines()[-1].split(" ")[0] if replacement else ""
     if named and field.split(".")[-1] == named:
         assert refused.location.endswith(f":{line_of(text, named)}")
+
+
+def test_limit_out_of_its_range_is_told_with_what_it_was(tmp_path: Path) -> None:
+    """It was `limits: value was ''`, on the line of the table."""
+    refused = refusal(tmp_path, changed(r"^max_order_notional = \d+", "max_order_notional = -5"))
+    assert "limits.max_order_notional: value was -5, allowed max_order_notional > 0" in refused.text
 
 
 CHANNELS = """

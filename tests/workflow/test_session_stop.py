@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cli.context import demo_config
+from cli.session import sessions, with_open_trades
 from cli.session_stop import stop_session
 from domain.ids import trade_workflow_id
 from domain.messages import OperatorSignal
@@ -18,6 +20,11 @@ from tests.workflow.test_session_days import rig as rig
 
 def stop_of(command_id: str, *, flatten: bool = False) -> SessionRequest:
     return SessionRequest(command_id=command_id, by="ann", flatten=flatten)
+
+
+async def listed(target: RigTarget) -> list[dict[str, Any]]:
+    """What `session list` shows."""
+    return await with_open_trades(target, await sessions(target.rig.client))
 
 
 async def holding_session(rig: Rig, folder: Path) -> tuple[Started, str]:
@@ -39,6 +46,8 @@ async def test_stop_with_flatten_after_a_plain_stop_takes_the_trades_out(
     plain = await stop_session(target, name, stop_of("s1"), DEADLINE_S)
     assert (plain["stage"], plain["flatten"], plain["open trades"]) == ("ended", False, 1)
     assert protected(rig), "the stop stays at the broker"
+    (row,) = [each for each in await listed(target) if each["session"] == name]
+    assert (row["stage"], row["open trades"]) == ("ended", 1), "the words of the receipt"
     again = await stop_session(target, name, stop_of("s2", flatten=True), DEADLINE_S)
     assert (again["stage"], again["flatten"], again["open trades"]) == ("ended", True, 0)
     assert rig.exchange.holdings() == []
