@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +10,10 @@ from unittest import mock
 
 import pytest
 
-from activities.order_sending import OrderSender
+from activities import absence
+from activities.order_resolving import OrderResolver
+from activities.order_sending import REPOST_REFUSED, OrderSender
+from ledger.records import DUPLICATE
 from simulator.checks import Checks
 from tests.simulation import kept
 from tests.simulation.bare import MAX_S
@@ -23,6 +26,7 @@ from tests.simulation.world import run_scenario
 LEFT_BEHIND = "liquidation-behind-a-lost-commit"
 PARKED = "cancels-refused-by-a-network-that-was-away"
 HIDDEN = "protection-that-rests-listed-twelve-seconds-late"
+REFUSED_ONCE = "refused-once-and-hidden-beyond-the-settle-window"
 REJECTED = "protection-rejected-while-the-ledger-was-away"
 BARE_FOR_A_MOMENT = (
     "cancel-told-with-what-it-had-filled",
@@ -87,6 +91,28 @@ def test_hidden_exit_that_rests_is_doubled_but_for_the_venues_refusal() -> None:
         return mock.patch.object(Checks, "held_for", return_value=Decimal(0))
 
     scenario = kept.read(kept.FOLDER / f"{HIDDEN}.json")
+    assert run_scenario(scenario).violations == ()
+    assert "I2" in names(run_scenario(scenario, mutant=mutant))
+
+
+def test_order_in_no_list_is_found_because_it_is_posted_after_a_refusal_too() -> None:
+    """I2, C5: one refusal ended the asking and the next exit turned the position round. What the
+    hidden one executed would keep it from being called absent as well."""
+
+    async def refused_or_there(self: OrderResolver, client_id: str) -> bool:
+        record = await self._services.ledger.intent(client_id)
+        return record is not None and record.code.startswith((DUPLICATE, REPOST_REFUSED))
+
+    async def nothing_hides(*_given: object) -> bool:
+        return False
+
+    def mutant() -> AbstractContextManager[object]:
+        both = ExitStack()
+        both.enter_context(mock.patch.object(OrderResolver, "_is_at_venue", refused_or_there))
+        both.enter_context(mock.patch.object(absence, "_hidden_one_fills", nothing_hides))
+        return both
+
+    scenario = kept.read(kept.FOLDER / f"{REFUSED_ONCE}.json")
     assert run_scenario(scenario).violations == ()
     assert "I2" in names(run_scenario(scenario, mutant=mutant))
 

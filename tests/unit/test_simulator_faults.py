@@ -147,6 +147,20 @@ async def test_lookup_lag_hides_an_order_until_market_time_has_passed(rig: Rig) 
     assert (await rig.lookup("shy")).json()["id"] == placed["id"]
 
 
+@pytest.mark.parametrize("lists", [False, True], ids=["look-ups", "lists too"])
+async def test_lookup_lag_hides_an_order_from_lists_where_it_says_so(rig: Rig, lists: bool) -> None:
+    await rig.client.post(
+        rig.server.control_url + "/sim/faults",
+        json={"kind": "lookup_lag", "params": {"lag_s": 5, "lists": lists}},
+    )
+    await rig.place("shy")
+    listed = (await rig.client.get("/v2/orders")).json()
+    assert [order["client_order_id"] for order in listed] == ([] if lists else ["shy"])
+    await rig.client.post(rig.server.control_url + "/sim/clock", json={"advance_s": 5})
+    listed = (await rig.client.get("/v2/orders")).json()
+    assert [order["client_order_id"] for order in listed] == ["shy"]
+
+
 async def test_nth_and_count_choose_the_occasion(rig: Rig) -> None:
     await rig.fault("error_before", {"method": "POST", "nth": 2, "count": 2})
     statuses = [(await rig.place(f"n-{n}")).status_code for n in range(4)]
