@@ -14,7 +14,6 @@ from domain.occ import looks_like_option, option_instrument
 from ledger.records import AccountRecord, AdjustmentRecord, FeeRecord, FillRecord
 from ledger.repository import Ledger
 
-TRADES_MAX = 100_000
 START_CASH_KEY = "simulated exchange"
 
 
@@ -73,7 +72,7 @@ async def _instruments(ledger: Ledger, account: str, symbols: set[str]) -> dict[
     """Terms from the plans of the trades; an option that no trade knows by its own name."""
     found = {
         leg.instrument.symbol: leg.instrument
-        for trade in await ledger.list_trades(account=account, limit=TRADES_MAX)
+        for trade in await ledger.list_trades(account=account)
         for leg in trade.plan.legs
     }
     for symbol in sorted(symbols - found.keys()):

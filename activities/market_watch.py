@@ -18,7 +18,6 @@ from ledger.records import TradeRecord
 AGAIN_EVERY_S = 600.0
 # Per look, of which there is one in 5 s: a thousand trades take eight minutes.
 AGAIN_AT_ONCE = 10
-TRADES_MAX = 10_000
 
 
 def hours_cursor(account: str) -> str:
@@ -102,9 +101,7 @@ class MarketWatch:
 
     async def _open_trades(self) -> tuple[TradeRecord, ...]:
         services = self._services
-        return await services.ledger.list_trades(
-            account=services.account, open_only=True, limit=TRADES_MAX
-        )
+        return await services.ledger.list_trades(account=services.account, open_only=True)
 
     async def _told(self) -> MarketClock | None:
         text = await self._services.ledger.get_cursor(hours_cursor(self._services.account))

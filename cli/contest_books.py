@@ -25,8 +25,6 @@ from marketdata.events import TapeEvent, read_tape
 from report.portfolio import Cost, Mark, PortfolioPoint, Standing, points, standing_of
 from report.streams import FILLS, ORDERS, PORTFOLIO, SIGNALS, TICKS, StreamFile, TickFile
 
-RECORDS_MAX = 100_000
-
 
 @dataclass(frozen=True)
 class PortfolioBook:
@@ -99,7 +97,7 @@ async def read_book(
     return PortfolioBook(
         portfolio=portfolio,
         instruments={item.symbol: item for item in instruments},
-        trades=await ledger.list_trades(account=account, limit=RECORDS_MAX),
+        trades=await ledger.list_trades(account=account),
         fills=counting_fills(await ledger.fills_of_account(account)),
         orders=await ledger.orders_of_account(account),
         fees=await ledger.fees(account),
@@ -114,7 +112,7 @@ async def read_signals(
     found: list[SignalRecord] = []
     for number in range(1, rounds + 1):
         session = portfolio.session_of(number)
-        found += await ledger.list_signals(session=session, limit=RECORDS_MAX)
+        found += await ledger.list_signals(session=session)
     return tuple(found)
 
 

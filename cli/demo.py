@@ -80,7 +80,6 @@ COMPARE_EVERY_S = 2.0
 CONTEST_COMPARE_EVERY_S = 10.0
 SCORE_EVERY_S = 8.0
 WRITE_EVERY_LOOKS = 4
-SIGNALS_MAX = 10_000
 NOT_SHOWN = "not shown by this tape"
 SLOWER_RUN = ".venv/bin/python starter.py demo --speed 60"
 EXIT_INTERRUPTED = 130
@@ -148,8 +147,8 @@ class Demo:
         """Signals that were too old when they were judged, or when their entry could be sent."""
         found = 0
         for portfolio in self._contest.portfolios:
-            signals = await ledger.list_signals(session=portfolio.session, limit=SIGNALS_MAX)
-            trades = await ledger.list_trades(session=portfolio.session, limit=SIGNALS_MAX)
+            signals = await ledger.list_signals(session=portfolio.session)
+            trades = await ledger.list_trades(session=portfolio.session)
             found += sum(signal.code == "SIGNAL_LATE" for signal in signals)
             found += sum("signal_expired" in trade.story for trade in trades)
         return found

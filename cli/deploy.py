@@ -223,7 +223,7 @@ async def _override(client: Client, pin: Pinned, mine: str, wait_s: float) -> st
 
 async def note_builds(client: Client, ledger: Ledger, mine: str) -> None:
     """Writes the build of trades that were handed over; `up` reads it before it starts."""
-    for trade in await ledger.list_trades(open_only=True, limit=10_000):
+    for trade in await ledger.list_trades(open_only=True):
         if trade.build_id in ("", mine):
             continue
         pin = await pin_of(client, trade_workflow_id(trade.trade_id))

@@ -20,7 +20,6 @@ from ledger.records import ChildOrder, FeeRecord, FillRecord, IntentRecord, Inte
 from ledger.repository import Ledger
 from report.records import Book, FeeRow, FillRow, OrderRow, TradeRow
 
-TRADES_MAX = 100_000
 TAKEN = "taken"
 _PROTECTIVE = (Purpose.STOP, Purpose.OCO)
 _TARGETS = (Purpose.TARGET, Purpose.OCO)
@@ -37,7 +36,7 @@ async def read_ledger_book(
 ) -> Book:
     """What the ledger says happened on the account since it held `start_cash` and no position."""
     orders: list[OrderRow] = []
-    for trade in await ledger.list_trades(account=account, limit=TRADES_MAX):
+    for trade in await ledger.list_trades(account=account):
         orders += order_rows(
             await ledger.orders_of_trade(trade.trade_id),
             await ledger.children_of_trade(trade.trade_id),
@@ -207,7 +206,7 @@ def _last_cash(rows: Sequence[Mapping[str, Any]]) -> Decimal:
 async def read_trade_rows(ledger: Ledger, session: str) -> tuple[TradeRow, ...]:
     """One report row for each trade of the session, refused ones too."""
     rows = []
-    for trade in await ledger.list_trades(session=session, limit=TRADES_MAX):
+    for trade in await ledger.list_trades(session=session):
         fills = counting_fills(await ledger.fills_of_trade(trade.trade_id))
         fees = fees_of_trade(await ledger.fees(trade.account), trade.trade_id, fills)
         orders = await ledger.orders_of_trade(trade.trade_id)

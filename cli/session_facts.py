@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from cli.contest_books import PortfolioBook, marks_of
 from cli.contest_files import Portfolio
-from cli.feed_report import TRADES_MAX, counting_fills
+from cli.feed_report import counting_fills
 from cli.session_charts import equity_lines, symbol_charts
 from domain.bar import Bar
 from domain.clock import ClockMap
@@ -51,7 +51,7 @@ async def read_session_book(
     Raises:
         LedgerDown.
     """
-    trades = await ledger.list_trades(session=portfolio.session, limit=TRADES_MAX)
+    trades = await ledger.list_trades(session=portfolio.session)
     orders: list[IntentRecord] = []
     fills: list[FillRecord] = []
     for trade in trades:

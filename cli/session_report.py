@@ -16,7 +16,7 @@ from activities.risk import last_roll
 from cli.contest_books import PortfolioBook
 from cli.contest_files import Portfolio
 from cli.context import Target, line_of
-from cli.feed_report import TRADES_MAX, read_trade_rows
+from cli.feed_report import read_trade_rows
 from cli.session_calls import BAR_INTERVAL_S, is_running, session_handle, started_with
 from cli.session_facts import SessionMarket, read_session_book, session_facts
 from cli.start_cash import start_cash
@@ -103,7 +103,7 @@ async def _facts(
     clock: ClockMap,
 ) -> SessionFacts:
     name, account = seen.name, seen.account
-    signals = await ledger.list_signals(session=name, limit=TRADES_MAX)
+    signals = await ledger.list_signals(session=name)
     rows = await read_trade_rows(ledger, name)
     strategies = dict.fromkeys([s.strategy for s in signals] + [row.strategy for row in rows])
     portfolio = Portfolio(account=account, strategy=", ".join(strategies), session=name, cash=ZERO)

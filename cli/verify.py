@@ -197,7 +197,7 @@ async def _ledger_book(
 async def ledger_orders(ledger: Ledger, account: str, first: datetime) -> tuple[OrderRow, ...]:
     """Every accepted order of every trade; a price as the broker was asked for it."""
     rows: list[OrderRow] = []
-    for trade in await ledger.list_trades(account=account, limit=100_000):
+    for trade in await ledger.list_trades(account=account):
         records = await ledger.orders_of_trade(trade.trade_id)
         rows += [_row_of(record) for record in records if _was_taken(record, first)]
     return tuple(rows)
@@ -231,7 +231,7 @@ def _row_of(record: IntentRecord) -> OrderRow:
 async def _multipliers(ledger: Ledger, account: str) -> dict[str, Decimal]:
     return {
         leg.instrument.symbol: leg.instrument.multiplier
-        for trade in await ledger.list_trades(account=account, limit=100_000)
+        for trade in await ledger.list_trades(account=account)
         for leg in trade.plan.legs
     }
 

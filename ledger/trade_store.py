@@ -193,11 +193,18 @@ class TradeStore(ControlStore):
         session: str | None = None,
         strategy: str | None = None,
         symbol: str | None = None,
+        protection: str | None = None,
         open_only: bool = False,
-        limit: int = 1000,
+        limit: int | None = None,
     ) -> tuple[TradeRecord, ...]:
-        """Trades that fit every given filter, oldest first."""
-        filters = {"account": account, "session": session, "strategy": strategy, "symbol": symbol}
+        """Every trade that fits every given filter, oldest first; `limit` keeps the oldest few."""
+        filters = {
+            "account": account,
+            "session": session,
+            "strategy": strategy,
+            "symbol": symbol,
+            "protection": protection,
+        }
         query = select(trades)
         for name, value in filters.items():
             if value is not None:
@@ -250,9 +257,9 @@ class TradeStore(ControlStore):
         account: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        limit: int = 1000,
+        limit: int | None = None,
     ) -> tuple[SignalRecord, ...]:
-        """Signals in the order of their time, from `since` until before `until`."""
+        """Every signal from `since` until before `until` in the order of their time."""
         query = select(signals)
         if session is not None:
             query = query.where(signals.c.session == session)

@@ -133,6 +133,26 @@ async def test_trades_are_listed_by_every_filter(armed: Ledger) -> None:
     assert len(await armed.list_trades(symbol="AAPL", limit=2)) == 2
 
 
+async def test_every_trade_and_signal_is_listed_beyond_a_thousand(
+    armed: Ledger, ledger_dsn: str
+) -> None:
+    """H3: a restore, a kill or a flatten that stopped at the oldest thousand left the rest."""
+    await armed.create_trade(plan("trade-0"))
+    await run_as_superuser(
+        ledger_dsn,
+        "INSERT INTO trades SELECT (jsonb_populate_record(t, jsonb_build_object("
+        "'trade_id', 'trade-' || n, 'client_prefix', 'prefix-' || n))).*"
+        " FROM trades t, generate_series(1, 1100) n",
+        "INSERT INTO signals (signal_id, session, account, strategy, symbol, decision,"
+        " signal_time, recorded_at) SELECT 'signal-' || n, 's-1', account, strategy, symbol,"
+        " 'taken', now(), now() FROM trades t, generate_series(1, 1100) n"
+        " WHERE t.trade_id = 'trade-0'",
+    )
+    listed = {each.trade_id for each in await armed.list_trades(account=ACCOUNT, open_only=True)}
+    assert listed == {f"trade-{n}" for n in range(1101)}
+    assert len(await armed.list_signals(session="s-1")) == 1100
+
+
 @pytest.mark.covers("A1")
 async def test_signal_told_fifty_times_is_one_signal(armed: Ledger) -> None:
     """A1."""
