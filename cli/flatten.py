@@ -23,7 +23,7 @@ from activities.emergency import (
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
 from activities.kill import EntrySweep, OrderFate, engage, known_entries, owner_by_ledger
 from brokers.port import Broker
-from cli.context import Target, line_of
+from cli.context import Target
 from cli.output import print_json, print_rows, shown
 from deploy.local.kill_journal import JournalKill
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
@@ -161,7 +161,8 @@ async def close_or_tell(
     try:
         return await close_positions(broker, ledger, settings, kill)
     except HoldfastError as error:
-        pending = f"not carried out now: {line_of(error)}"
+        # Not its text: that nothing was sent is true of one request, not of what was asked for.
+        pending = f"not carried out now: {error.code}"
         if recorded_in:
             pending += f"; the flatten is recorded in the {recorded_in} and {TAKES_EFFECT}"
     return FlattenReceipt(

@@ -149,7 +149,10 @@ async def ask(
             raise Refused(f"session {name} has ended", code="SESSION_ENDED") from None
         raise
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        text = f"session {name} did not answer within {ANSWER_S:.0f} s; send it again"
+        text = (
+            f"session {name} did not answer within {ANSWER_S:.0f} s; send it again. "
+            "`trade flatten` and `kill` need no worker"
+        )
         raise Transient(text, code="SESSION_SILENT") from None
     return answer
 

@@ -107,7 +107,8 @@ async def gate_word(target: Target, trade_id: str, wait_s: float = GATE_WORD_S) 
                 if decision is not None and decision.approved:
                     return "passed", False
                 if decision is not None:
-                    return f"REFUSED {decision.code} {decision.text}".strip(), True
+                    why = decision.text.removeprefix(decision.code).strip()
+                    return f"REFUSED {decision.code} {why}".strip(), True
                 row = await ledger.trade(trade_id)
                 if row is not None and row.stage == Stage.REFUSED:
                     return f"REFUSED {row.result}", True  # by the trade's own look, such as its age

@@ -33,7 +33,7 @@ async def test_refusal_of_the_gate_is_told_at_once_with_its_code(rig: Rig, tmp_p
     size = FixedSize(quantity=Decimal(100))
     big = await rig.start_trade(plan_of(rig, "big", size=size))
     said, is_refused = await gate_word(target, big.id.partition("/")[2], DEADLINE_S)
-    assert said.startswith("REFUSED NOTIONAL_ABOVE_MAX")
+    assert said.startswith("REFUSED NOTIONAL_ABOVE_MAX quantity=100, notional=")
     assert is_refused
     await big.result()
     fits = await rig.start_trade(plan_of(rig, "fits"))
