@@ -54,7 +54,6 @@ from ledger.records import (
 from ledger.repository import Ledger
 
 T = TypeVar("T")
-ROWS_MAX = 100_000
 EVENTS_MAX = 200
 _STOPS = (Purpose.STOP, Purpose.OCO)
 # Beginnings of the audit's actions that a person wants to see in the evening.
@@ -111,7 +110,7 @@ async def read_day(ledger: Ledger, broker: Broker, wanted: DayWanted) -> DayRepo
     name, unread = wanted.account, list[str]()
     record = await known_account(ledger, name)
     books = _Books(
-        trades=await ledger.list_trades(account=name, open_only=True, limit=ROWS_MAX),
+        trades=await ledger.list_trades(account=name, open_only=True),
         owned=await ledger.positions_by_trade(name),
         intents=await ledger.open_orders(name),
         children=await ledger.open_children(name),
@@ -225,23 +224,38 @@ def trade_protection(
     (its fills may not be booked yet, its stop-limit may have triggered), that it is watched, that
     its stop cannot trigger now. `owned` may hold other trades' positions too; `stops` are its own.
     """
-    held = {
-        row.symbol: row.quantity
-        for row in owned
-        if row.trade_id == trade.trade_id and row.quantity != 0
-    }
-    told = trade.protection
+    held, told = _held_legs(trade, owned), trade.protection
     if not held:
         return "naked" if told == "naked" else "none"
-    covered = (
-        total(stop.quantity for stop in _covering(symbol, quantity, stops, told)) >= abs(quantity)
-        for symbol, quantity in held.items()
-    )
-    if all(covered):
+    if _is_covered(held, stops, told):
         return "dormant" if told == "dormant" else "resting"
     if _is_bounded(trade.plan, held):
         return "defined"
     return told if told in ("naked", "monitored") else "unknown"
+
+
+def is_bare(trade: TradeRecord, owned: Iterable[TradePosition], stops: Sequence[NightStop]) -> bool:
+    """True if by the ledger a part of the position has no stop and nothing else bounds its loss.
+
+    A stop-limit counts: one that triggered in vain is told by its trade (`STOP_LIMIT_UNFILLED`).
+    """
+    held = _held_legs(trade, owned)
+    return bool(held) and not _is_covered(held, stops, "") and not _is_bounded(trade.plan, held)
+
+
+def _held_legs(trade: TradeRecord, owned: Iterable[TradePosition]) -> dict[str, Decimal]:
+    return {
+        row.symbol: row.quantity
+        for row in owned
+        if row.trade_id == trade.trade_id and row.quantity != 0
+    }
+
+
+def _is_covered(held: Mapping[str, Decimal], stops: Sequence[NightStop], told: str) -> bool:
+    return all(
+        total(stop.quantity for stop in _covering(symbol, quantity, stops, told)) >= abs(quantity)
+        for symbol, quantity in held.items()
+    )
 
 
 def _covering(
@@ -436,9 +450,7 @@ async def _differences(
 
 
 async def _signals(ledger: Ledger, wanted: DayWanted) -> tuple[Counted, ...]:
-    rows = await ledger.list_signals(
-        account=wanted.account, since=wanted.begin, until=wanted.end, limit=ROWS_MAX
-    )
+    rows = await ledger.list_signals(account=wanted.account, since=wanted.begin, until=wanted.end)
     counts = Counter((row.decision, row.code) for row in rows)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(Counted(word=word, code=code, count=n) for (word, code), n in ordered)

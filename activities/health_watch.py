@@ -18,6 +18,7 @@ from decimal import Decimal
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from activities.day_reading import is_bare, night_stops
 from activities.protective_orders import protection_by_ledger, protective_orders
 from activities.reconcile import reconcile_age_s
 from activities.reporting import report
@@ -37,6 +38,8 @@ BROKER_AWAY_S = 30.0
 traded, and no exit would go out (I18)."""
 RECONCILE_LATE_S = 660.0
 """Two passes of five minutes and a minute: one pass that failed is not an alarm."""
+BARE_TOLD_S = 10.0
+"""Twice what a position may stand bare after a fill (I4): an exit in a slow lane takes less."""
 STUCK = (
     "WorkflowType = 'Trade' AND ExecutionStatus = 'Running'"
     " AND TemporalReportedProblems IS NOT NULL"
@@ -65,6 +68,8 @@ class HealthWatch:
         self._reopened: Counter[str] = Counter()
         self._began_s = services.monotonic()
         self._stuck: frozenset[str] = frozenset()
+        self._bare_since_s: dict[str, float] = {}
+        self._bare_told: frozenset[str] = frozenset()
         self._is_late = False
         self._valued_s: float | None = None
         self._away_since_s: float | None = None
@@ -81,6 +86,7 @@ class HealthWatch:
 
     async def look(self) -> None:
         """One look at workflows and reconcile; each trouble is told when it begins."""
+        await self._look_for_bare()
         await self._look_for_stuck()
         await self._look_for_ended()
         await self._look_at_reconcile()
@@ -131,6 +137,28 @@ class HealthWatch:
         # Without one price there is no sum: a wrong number is worse than an old one.
         if None not in results:
             meter.set("unrealised_amount", float(sum(filter(None, results), ZERO)))
+
+    async def _look_for_bare(self) -> None:
+        """Positions that stand without their stop for longer than an exit or a fill explains (I4).
+
+        Where the ledger alone proves it: the trade's own word is older than its last step.
+        """
+        ledger, account = self._services.ledger, self._services.account
+        suspects = await ledger.list_trades(account=account, open_only=True, protection="naked")
+        owned = await ledger.positions_by_trade(account) if suspects else ()
+        now_s, bare = self._services.monotonic(), dict[str, float]()
+        for trade in suspects:
+            orders = await ledger.open_orders(account, trade_id=trade.trade_id)
+            if is_bare(trade, owned, night_stops(orders, {}).get(trade.trade_id, ())):
+                bare[trade.trade_id] = self._bare_since_s.get(trade.trade_id, now_s)
+        self._bare_since_s = bare
+        late = {each for each, since_s in bare.items() if now_s - since_s >= BARE_TOLD_S}
+        for trade in suspects:
+            if trade.trade_id in late - self._bare_told:
+                seconds = now_s - bare[trade.trade_id]
+                text = f"{trade.symbol} without a stop for {seconds:.0f} s ({trade.stage})"
+                await report(self._services, "POSITION_NAKED", text, trade.trade_id)
+        self._bare_told = frozenset(late)
 
     async def _look_for_stuck(self) -> None:
         listed = self._client.list_workflows(STUCK, rpc_timeout=LIST_TIMEOUT)

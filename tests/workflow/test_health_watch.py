@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -17,6 +18,7 @@ from ledger.records import AdjustmentRecord
 from ledger.repository import Ledger
 from tests.ledger.samples import plan
 from tests.rig import running_rig
+from tests.workflow.test_trade_thread import plan_of
 from workflows import _lifecycle as life
 
 
@@ -104,3 +106,46 @@ async def test_key_that_is_revoked_while_nothing_is_traded_is_told_once(
         assert await alerts_at(200) == ["BROKER_UNREADABLE"]
         rig.exchange.state.faults.clear()
         assert await alerts_at(205) == ["BROKER_UNREADABLE"]
+
+
+@pytest.mark.covers("E1")
+async def test_position_without_its_stop_is_told_once_it_lasts(
+    temporal_client: Client, ledger: Ledger, unique: str
+) -> None:
+    """I4, I18: a bare position was shown, and nobody was called however long it stood so."""
+    account, time_s = f"acct-{unique}", [0.0]
+    async with running_rig(temporal_client, ledger, account) as rig:
+        rig.quote("ESX", "99.75", "100.25")
+        trade = plan_of(rig)
+        handle = await rig.start_trade(trade)
+        await rig.until(lambda: any(o.stop_price for o in rig.exchange.open_orders), "protected")
+        services = replace(rig.services, monotonic=lambda: time_s[0])
+        watch = HealthWatch(services, temporal_client)
+
+        async def told_at(at_s: float) -> int:
+            time_s[0] = at_s
+            await watch.look()
+            told = await ledger.list_alerts(trade_id=trade.trade_id)
+            return sum(a.occurrences for a in told if a.code == "POSITION_NAKED")
+
+        # The row is older than the stop: what the ledger knows of the order counts.
+        await ledger.update_trade(trade.trade_id, protection="naked")
+        assert [await told_at(0), await told_at(60)] == [0, 0]
+
+        more = AdjustmentRecord(
+            adjustment_id="by_hand/more",
+            account=account,
+            trade_id=trade.trade_id,
+            symbol="ESX",
+            quantity=Decimal(5),
+            kind=AdjustmentKind.BY_HAND,
+            at=rig.services.now(),
+        )
+        await ledger.record_adjustment(more)
+        assert [await told_at(61), await told_at(66)] == [0, 0]
+        assert [await told_at(72), await told_at(77)] == [1, 1]
+        alerts = await ledger.list_alerts(trade_id=trade.trade_id)
+        (alert,) = [a for a in alerts if a.code == "POSITION_NAKED"]
+        assert alert.severity is AlertSeverity.CRITICAL
+        assert "ESX without a stop for 11 s" in alert.text
+        await handle.terminate()
