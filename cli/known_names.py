@@ -12,7 +12,6 @@ from brokers.port import Broker
 from cli.context import Target
 from cli.session_calls import started_with
 from domain.control import KillScope, KillScopeKind
-from domain.errors import HoldfastError
 from domain.ids import trade_prefix, trade_workflow_id
 from domain.order import OrderSnapshot
 from domain.session import SessionSpec
@@ -36,7 +35,8 @@ async def nothing_known_by(target: Target, ledger: Ledger, broker: Broker, scope
         names = seen.names(scope.kind)
         if scope.value in names or await _is_remembered(target, ledger, broker, scope):
             return ""
-    except (HoldfastError, RPCError):
+    except Exception:
+        # The kill is in force and its receipt is due: whatever ails this look, it goes out.
         return ""
     shown = ", ".join(sorted(names)[:NAMES_SHOWN_MAX]) or "none"
     more = ", …" if len(names) > NAMES_SHOWN_MAX else ""
