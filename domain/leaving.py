@@ -160,7 +160,9 @@ def _keep_quote(
     """Reads the quote anew while the cancels travel: the exit behind them must not wait for it."""
     command = ReadQuote(legs=state.plan.legs, is_bare=is_bare(state))
     asked, read = state.exit.asked_at, state.quote_read_at
-    is_young = read is not None and (now - read).total_seconds() < QUOTE_FRESH_S / 2
+    # In a slow lane each read is a second: not while the exit may go by the one it has.
+    good_s = QUOTE_BARE_S if _is_good(state, read, now) and is_bare(state) else QUOTE_FRESH_S
+    is_young = read is not None and (now - read).total_seconds() < good_s / 2
     was_asked = asked is not None and (now - asked).total_seconds() < EXIT_ASK_S
     if is_young or was_asked or command.key in busy or not ts.is_balanced(state):
         return state, ()

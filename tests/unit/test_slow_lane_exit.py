@@ -91,6 +91,7 @@ def test_exit_behind_three_cancels_goes_out_before_anything_goes_back_up() -> No
     assert placed(lane) == [Purpose.FLATTEN]
     assert len([c for c in lane.sent if isinstance(c, CancelOrder)]) == 3
     assert broker.position == 0
+    assert len([c for c in lane.sent if isinstance(c, ReadQuote)]) <= 2
     assert lane.bare_s <= 4
     assert ts.stage(trade.state) is Stage.CLOSED
 
