@@ -32,6 +32,8 @@ VANISHED_READS_MAX = 10
 # asking for it in every pass would use up the request budget (F8).
 UNLISTED_READ_EVERY_S = 60.0
 LATE_LOOK_S = 60.0
+# No list or look-up of a venue lags so long behind an order that it has answered for.
+LOST_AFTER_S = 20.0
 
 
 class StreamBooker:
@@ -45,6 +47,8 @@ class StreamBooker:
         self._filled_s: dict[str, float] = {}
         self._read_s: dict[str, float] = {}
         self._unread: set[str] = set()
+        self._lost_since: dict[str, float] = {}
+        self._lost_told: set[str] = set()
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -230,6 +234,7 @@ class StreamBooker:
             self._unread.add(broker_order_id)
             asked_at = services.now()
             order_now = await services.broker.order(broker_order_id)
+            await self._watch_lost(broker_order_id, order_now, intents, children)
             if order_now is not None:
                 news += await self.book_order(order_now, asked_at)
                 if broker_order_id in ended and not order_now.is_terminal:
@@ -242,6 +247,40 @@ class StreamBooker:
             if found is not None:
                 news += await self.book_order(found, asked_at)
         return news
+
+    async def _watch_lost(
+        self,
+        broker_order_id: str,
+        found: OrderSnapshot | None,
+        intents: Sequence[IntentRecord],
+        children: Sequence[ChildOrder],
+    ) -> None:
+        """Tells a person of an order that the broker has answered for and knows no more (R6).
+
+        A paper account that was reset, a simulated exchange that began anew: its trade counts on
+        a stop that nobody holds. Told only: absence ends no order, the positions do (R3).
+        """
+        now_s = self._services.monotonic()
+        if found is not None:
+            self._lost_since.pop(broker_order_id, None)
+            return
+        since_s = self._lost_since.setdefault(broker_order_id, now_s)
+        if now_s - since_s < LOST_AFTER_S or broker_order_id in self._lost_told:
+            return
+        self._lost_told.add(broker_order_id)
+        parents = {c.parent_client_id for c in children if c.broker_order_id == broker_order_id}
+        owner = next(
+            (
+                record
+                for record in intents
+                if record.broker_order_id == broker_order_id or record.intent.client_id in parents
+            ),
+            None,
+        )
+        name = broker_order_id if owner is None else owner.intent.client_id
+        text = f"the broker knows order {name} no more: what it protects may be bare"
+        trade_id = "" if owner is None else owner.owner.trade_id
+        await report(self._services, "ORDER_LOST", text, trade_id)
 
     async def works_after_the_end(self, trade_id: str, facts: tuple[Fact, ...]) -> str:
         """The id of a reported order that works though its trade has ended; empty if none does.
@@ -306,6 +345,8 @@ class StreamBooker:
         """Those to ask for by id in this pass, who was not asked for longest first."""
         self._read_s = {each: at for each, at in self._read_s.items() if each in gone}
         self._unread &= set(gone)
+        self._lost_since = {each: at for each, at in self._lost_since.items() if each in gone}
+        self._lost_told &= self._lost_since.keys()
         if self._services.broker.capabilities.lists_orders_of_today_only:
             since_s = self._services.monotonic() - UNLISTED_READ_EVERY_S
             # A read that broke off has told nothing: it need not wait for its turn (I4).

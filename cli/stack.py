@@ -45,6 +45,7 @@ from deploy.temporal.schedules import (
     day_report_schedule_id,
     reconcile_schedule,
     reconcile_schedule_id,
+    start_now,
 )
 from deploy.temporal.versions import set_current_version
 from domain.errors import HoldfastError
@@ -247,6 +248,8 @@ async def make_current(
     )
     if override_pins:
         await _override_pins(client, info)
+    # What was lost or done elsewhere meanwhile is found in seconds, not in minutes.
+    await start_now(client, reconcile_schedule_id(account))
 
 
 async def _override_pins(client: Client, info: RunInfo) -> None:

@@ -98,6 +98,13 @@ def day_report_schedule(
     )
 
 
+async def start_now(client: Client, schedule_id: str) -> None:
+    """One run besides the regular ones; not of a paused schedule: the kill may have paused it."""
+    handle = client.get_schedule_handle(schedule_id)
+    if not (await handle.describe()).schedule.state.paused:
+        await handle.trigger()
+
+
 async def ensure_schedule(client: Client, schedule_id: str, schedule: Schedule) -> None:
     """Creates the schedule, or brings the existing one to this definition.
 

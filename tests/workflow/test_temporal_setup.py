@@ -10,13 +10,17 @@ from temporalio import workflow
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
-from temporalio.client import Client, ScheduleOverlapPolicy
+from temporalio.client import (
+    Client,
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleOverlapPolicy,
+)
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from deploy.temporal.lanes import OrderLane
 from deploy.temporal.prepare import prepare
-from deploy.temporal.schedules import reconcile_schedule, reconcile_schedule_id
+from deploy.temporal.schedules import reconcile_schedule, reconcile_schedule_id, start_now
 from deploy.temporal.versions import current_version, set_current_version
 
 
@@ -52,6 +56,27 @@ async def test_prepare_run_twice_leaves_one_schedule_and_thirty_days_of_history(
     # What an operator paused stays paused over a deploy.
     assert described.schedule.state.paused
     await temporal_client.get_schedule_handle(schedule_id).delete()
+
+
+async def test_start_runs_the_reconcile_at_once_unless_its_schedule_is_paused(
+    temporal_client: Client, unique: str
+) -> None:
+    """R6: five minutes long a new simulated exchange was taken for one that holds our stops."""
+    schedule_id = reconcile_schedule_id(unique)
+    schedule = reconcile_schedule(unique, [unique], task_queue=unique, every=timedelta(days=300))
+    schedule.state.paused = True
+    await prepare(temporal_client, schedules={schedule_id: schedule})
+    handle = temporal_client.get_schedule_handle(schedule_id)
+    await start_now(temporal_client, schedule_id)
+    assert (await handle.describe()).info.num_actions == 0
+    await handle.unpause()
+    await start_now(temporal_client, schedule_id)
+    (run,) = (await handle.describe()).info.recent_actions
+    await handle.delete()
+    assert isinstance(run.action, ScheduleActionExecutionStartWorkflow)
+    started = temporal_client.get_workflow_handle(run.action.workflow_id)
+    assert (await started.describe()).workflow_type == "Reconcile"
+    await started.terminate()
 
 
 @pytest.mark.covers("F8")
