@@ -415,8 +415,12 @@ class SessionWorkflow:
         await self._tell_trades(self._entries_die("stop", self._state.stopping))
         await self._take_outside_signals()
         drained = await self._drain()
+        was_flatten = self._state.flatten
         await self._note("end", "session", f"{self._state.stopping}; {_still_open(drained)}")
         await steps.close_session(self._spec.name)
+        # Asked for in the last moment: what was answered "recorded" is also done.
+        if self._state.flatten and not was_flatten:
+            drained = await self._drain()
         self._has_ended = True
         self._tell()
         await workflow.wait_condition(workflow.all_handlers_finished)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from activities.strategy_hosts import StrategyHosts
 from cli.context import demo_config
 from cli.session import sessions, with_open_trades
 from cli.session_stop import stop_session
@@ -16,6 +20,7 @@ from tests.rig_target import RigTarget
 from tests.workflow.test_session import Started
 from tests.workflow.test_session_days import Plan, protected
 from tests.workflow.test_session_days import rig as rig
+from workflows.session import SessionWorkflow
 
 
 def stop_of(command_id: str, *, flatten: bool = False) -> SessionRequest:
@@ -98,3 +103,28 @@ async def test_flatten_of_an_ended_session_in_a_halt_names_what_is_not_flat(
     rig.quote("ESX", "99.75", "100.25")
     found = await stop_session(target, session.spec.name, stop_of("s3", flatten=True), DEADLINE_S)
     assert found["open trades"] == 0
+
+
+async def test_flatten_asked_for_in_the_last_moment_of_a_session_is_done(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was recorded between the drain and the end, and nobody told the trades."""
+    session, _ = await holding_session(rig, tmp_path)
+    ending, go_on = asyncio.Event(), asyncio.Event()
+    close = StrategyHosts.close
+
+    async def slow_close(hosts: StrategyHosts, name: str) -> None:
+        ending.set()
+        await go_on.wait()
+        await close(hosts, name)
+
+    monkeypatch.setattr(StrategyHosts, "close", slow_close)
+    stop = SessionWorkflow.request_stop
+    await session.handle.execute_update(stop, stop_of("s1"), id="s1")
+    async with asyncio.timeout(DEADLINE_S):
+        await ending.wait()
+    await session.handle.execute_update(stop, stop_of("s2", flatten=True), id="s2")
+    go_on.set()
+    result = await session.handle.result()
+    assert (result.flatten, result.trades) == (True, ())
+    assert rig.exchange.holdings() == []
