@@ -14,8 +14,8 @@ from typing import Any
 
 from domain.fold_orders import AMENDED, PROVEN_ABSENT
 from domain.ids import Purpose
-from domain.money import ZERO, multiply, total
-from domain.order import BrokerOrderStatus
+from domain.money import ZERO, divide, multiply, total
+from domain.order import BrokerOrderStatus, Fill
 from ledger.records import ChildOrder, FeeRecord, FillRecord, IntentRecord, IntentState, TradeRecord
 from ledger.repository import Ledger
 from report.records import Book, FeeRow, FillRow, OrderRow, TradeRow
@@ -235,7 +235,8 @@ def trade_row(
     fees: Decimal,
 ) -> TradeRow:
     """The report's row of a trade; `realised` is before fees: the report subtracts them itself."""
-    told = trade.document
+    # The document is written at the trade's end.
+    told = trade.document if trade.closed_at is not None else _so_far(trade, orders, fills)
     refused = trade.stage == "refused"
     taken = [order for order in orders if order.state is IntentState.ACCEPTED]
     return TradeRow.model_validate(
@@ -262,6 +263,30 @@ def trade_row(
             "note": trade.plan.note,
         }
     )
+
+
+def _so_far(
+    trade: TradeRecord, orders: Sequence[IntentRecord], fills: Sequence[FillRecord]
+) -> dict[str, Any]:
+    """Quantity and prices of a trade that goes on, by its executions; a combo's are of its legs."""
+    entries = {o.broker_order_id for o in orders if o.intent.key.purpose is Purpose.ENTRY}
+    booked = [record.fill for record in fills]
+    if trade.plan.is_combo:
+        return trade.document
+    bought = [fill for fill in booked if fill.broker_order_id in entries]
+    left = [fill for fill in booked if fill.broker_order_id not in entries]
+    return {
+        **trade.document,
+        "entry_quantity": total(fill.quantity for fill in bought),
+        "average_entry": _mean(bought),
+        "average_exit": _mean(left),
+    }
+
+
+def _mean(fills: Sequence[Fill]) -> Decimal | None:
+    quantity = total(fill.quantity for fill in fills)
+    value = total(multiply(fill.quantity, fill.price) for fill in fills)
+    return divide(value, quantity) if quantity else None
 
 
 def unconfirmed_s(orders: Iterable[IntentRecord]) -> Decimal | None:

@@ -79,6 +79,7 @@ async def live_statuses(
             "protection": status.protection,
             "version": status.version,
             "hand": status.hand,
+            "naked_s": status.naked_s,
         }
 
     await asyncio.gather(*(ask(each.trade_id) for each in trades))

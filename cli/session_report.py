@@ -17,6 +17,7 @@ from cli.contest_books import PortfolioBook
 from cli.contest_files import Portfolio
 from cli.context import Target, line_of
 from cli.feed_report import read_trade_rows
+from cli.open_trades import live_statuses
 from cli.session_calls import BAR_INTERVAL_S, is_running, session_handle, started_with
 from cli.session_facts import SessionMarket, read_session_book, session_facts
 from cli.start_cash import start_cash
@@ -26,7 +27,7 @@ from domain.clock import ClockMap, real_time
 from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.money import ZERO
 from domain.session import SessionInput
-from ledger.records import SessionSeen, SignalRecord
+from ledger.records import SessionSeen, SignalRecord, TradeRecord
 from ledger.repository import Ledger
 from marketdata.feed import TapeFeed
 from report.charts import Level, SymbolChart
@@ -51,6 +52,18 @@ class Start:
 
     cash: Decimal
     text: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the newest run of the session was started with, when, and whether it is over.
+
+    None where nobody knows.
+    """
+
+    given: SessionInput | None = None
+    at: datetime | None = None
+    is_over: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -83,26 +96,30 @@ async def read_session(target: Target, name: str) -> tuple[SessionFacts, Differe
     """
     async with target.ledger() as ledger:
         seen = await known_session(ledger, name)
-        given, is_over = await _begun(target, name)
+        begun = await _begun(target, name)
+        given = begun.given
         clock = given.clock if given is not None else await _clock(target)
-        facts = await _facts(target, ledger, seen, given, clock)
+        facts = await _facts(target, ledger, seen, begun, clock)
         trades = await ledger.list_trades(session=name, open_only=True)
+    rows = await _as_they_are_now(target, facts.trades, trades)
     differences, why = await _compared(target, seen.account)
-    notes = _state(is_over, len(trades))
+    notes = _state(begun.is_over, len(trades))
     if differences is not None:
         told = f"the whole account as of {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         notes = (*notes, ("compared", told))
-    return facts.model_copy(update={"not_compared": why, "notes": notes}), differences
+    return facts.model_copy(
+        update={"trades": rows, "not_compared": why, "notes": notes}
+    ), differences
 
 
 async def _facts(
     target: Target,
     ledger: Ledger,
     seen: SessionSeen,
-    given: SessionInput | None,
+    begun: Begun,
     clock: ClockMap,
 ) -> SessionFacts:
-    name, account = seen.name, seen.account
+    name, account, given = seen.name, seen.account, begun.given
     signals = await ledger.list_signals(session=name)
     rows = await read_trade_rows(ledger, name)
     strategies = dict.fromkeys([s.strategy for s in signals] + [row.strategy for row in rows])
@@ -113,7 +130,7 @@ async def _facts(
         None if given is None else given.spec.universe,
         signals_taken=seen.taken,
     )
-    begin, end = _hours(given, signals, book)
+    begin, end = _hours(begun, clock, signals, book)
     symbols = _symbols(given, signals, book)
     found = await _prices(ledger, given, account, symbols, begin, end)
     start = await _start(target, ledger, account, begin)
@@ -138,14 +155,32 @@ async def _facts(
     )
 
 
-async def _begun(target: Target, name: str) -> tuple[SessionInput | None, bool | None]:
-    """What the session was started with, and whether it is over; None where nobody knows."""
+async def _begun(target: Target, name: str) -> Begun:
     try:
         client = await target.temporal()
-        is_over = not await is_running(session_handle(client, name), name)
-        return await started_with(client, name), is_over
+        handle = session_handle(client, name)
+        is_over = not await is_running(handle, name)
+        given, at = await started_with(client, name), (await handle.describe()).start_time
     except (Transient, Refused, RPCError):
-        return None, None
+        return Begun()
+    return Begun(given, at, is_over)
+
+
+async def _as_they_are_now(
+    target: Target, rows: Sequence[TradeRow], trades: Sequence[TradeRecord]
+) -> tuple[TradeRow, ...]:
+    """The rows with how long open trades have been naked, which only their workflows know."""
+    now = await live_statuses(target, trades, {})
+    made = []
+    for row in rows:
+        status = now.get(row.trade_id)
+        if status is not None and "naked_s" in status:
+            seconds = Decimal(str(round(float(str(status["naked_s"])), 3)))
+            row = row.model_copy(update={"naked_s": seconds})
+        elif status is not None:
+            row = row.model_copy(update={"note": f"{row.note} naked time unknown".strip()})
+        made.append(row)
+    return tuple(made)
 
 
 async def _clock(target: Target) -> ClockMap:
@@ -166,16 +201,20 @@ def _state(is_over: bool | None, open_trades: int) -> tuple[tuple[str, str], ...
 
 
 def _hours(
-    given: SessionInput | None, signals: Sequence[SignalRecord], book: PortfolioBook
+    begun: Begun, clock: ClockMap, signals: Sequence[SignalRecord], book: PortfolioBook
 ) -> tuple[datetime, datetime]:
-    """From the first to the last thing that is known of the session, in market time."""
+    """From the first to the last thing that is known of the session, in market time.
+
+    The market may have been open for hours when it was started.
+    """
     times = [signal.signal_time for signal in signals]
     times += [trade.plan.signal_time for trade in book.trades]
     times += [record.fill.venue_time for record in book.fills]
     told = (order.snapshot for order in book.orders)
     times += [each.updated_at for each in told if each is not None and each.updated_at is not None]
-    opens_at = [] if given is None else [given.spec.opens_at]
-    return min(times + opens_at), max(times)
+    if begun.given is not None and begun.at is not None:
+        times.append(max(begun.given.spec.opens_at, clock.market(begun.at)))
+    return min(times), max(times)
 
 
 def _symbols(

@@ -98,13 +98,18 @@ def build(facts: SessionFacts, differences: Differences | None) -> Report:
         facts=_facts(facts),
         rows=tuple(_row(trade) for trade in trades),
         refusals=_counted(trade.refusal_code for trade in trades if trade.refusal_code),
-        exits=_counted(trade.exit_reason or "none" for trade in trades if trade.filled),
+        exits=_counted(_end_of(trade) for trade in trades if trade.filled),
         totals=totals_of(facts.signals, trades),
         leaderboard=leaderboard_rows(facts.standings),
         differences=tuple(shown),
         verdict=_verdict(facts, differences),
         equal=None if differences is None else differences.equal,
     )
+
+
+def _end_of(trade: TradeRow) -> str:
+    """Why it left its position; the stage of one that has not yet."""
+    return trade.exit_reason or ("none" if trade.stage == "closed" else trade.stage)
 
 
 def _verdict(facts: SessionFacts, differences: Differences | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -128,7 +128,7 @@ async def _filled_trade(ledger: Ledger) -> None:
 async def _accept(
     ledger: Ledger, wish: Any, order_id: str, begin: datetime = NOW, end: datetime | None = None
 ) -> None:
-    await ledger.open_gate(wish, owner(), "t1", NOW)
+    await ledger.open_gate(wish, owner(wish.key.trade_id), "t1", NOW)
     seen = snapshot(
         order_id,
         client_id=wish.client_id,
@@ -137,6 +137,17 @@ async def _accept(
         updated_at=end or begin,
     )
     await ledger.record_answer(wish.client_id, "t1", IntentState.ACCEPTED, snapshot=seen)
+
+
+async def _open_trade(ledger: Ledger) -> None:
+    """Bought 10 in two parts; it goes on."""
+    await ledger.create_trade(plan("trade-3"))
+    await _accept(ledger, intent("trade-3"), "b-3")
+    parts = (("f-3", "b-3", "6", "100", Side.BUY), ("f-4", "b-3", "4", "101", Side.BUY))
+    for key, order_id, quantity, price, side in parts:
+        part = fill(key, broker_order_id=order_id, price=price, side=side)
+        await ledger.record_fill(ACCOUNT, part.model_copy(update={"quantity": D(quantity)}))
+    await ledger.update_trade("trade-3", stage="open", protection="resting")
 
 
 async def _another_session(ledger: Ledger) -> None:
@@ -189,6 +200,24 @@ def test_facts_are_those_of_the_session_and_nothing_else(run: Run) -> None:
     assert [D(piece["price"]) for piece in chart["stops"]] == [98, 99]
     assert len({piece["stop_id"] for piece in chart["stops"]}) == 1, "one stop that moved"
     assert [mark["is_entry"] for mark in chart["fills"]] == [True, False]
+
+
+def test_open_trade_shows_what_it_holds_and_is_no_unfilled_one(run: Run, dsn: str) -> None:
+    asyncio.run(_with_ledger(dsn, _open_trade))
+    facts = run("s-1", "--json")[1]["facts"]
+    (row,) = (each for each in facts["trades"] if each["trade_id"] == "trade-3")
+    assert (D(row["quantity"]), D(row["entry_average"])) == (D(10), D("100.4"))
+    assert row["exit_average"] is None
+    assert "naked time unknown" in row["note"], "no workflow tells it here"
+    told = run("s-1")[1]
+    assert "2 filled, 0 not filled, 1 refused" in told
+    assert "1 open" in told
+
+
+async def _with_ledger(dsn: str, work: Callable[[Ledger], Awaitable[None]]) -> None:
+    ledger = await Ledger.connect(dsn, pool_size=1)
+    await work(ledger)
+    await ledger.aclose()
 
 
 def test_without_bars_the_prices_are_those_that_the_trades_saw(run: Run) -> None:

@@ -78,7 +78,7 @@ async def test_tape_clock_and_books_of_a_session_are_found_and_equal(
         account=rig.services.account,
         strategies=("test",),
         universe=(ESX,),
-        opens_at=begin,
+        opens_at=begin - 300 * MINUTE,
         tape=str(tape),
         installation=rig.services.installation,
         mode="simulator",
@@ -96,6 +96,7 @@ async def test_tape_clock_and_books_of_a_session_are_found_and_equal(
         await handle.terminate("test")
     facts, differences = await read_session(target, "s")
 
+    assert facts.market_begin >= begin - MINUTE, "not when the market opened, hours before"
     assert (facts.mode, facts.speed) == ("simulator", D(60))
     assert [dict(each.notes)["state"] for each in (running, facts)] == [
         "the session runs: this is the report so far",
