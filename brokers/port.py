@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import AwareDatetime
 
@@ -159,6 +159,14 @@ class StreamReady(Frozen):
 
 
 StreamEvent = OrderUpdate | StreamReady | FrameProblem
+
+
+@runtime_checkable
+class TellsBudget(Protocol):
+    """A broker that says with its answers how many requests a minute it takes."""
+
+    @property
+    def told_requests_per_minute(self) -> int | None: ...
 
 
 class Broker(Protocol):

@@ -29,6 +29,8 @@ CONNECT_TIMEOUT_S = 2.0
 # on a connection that the server is just closing would be an unknown outcome for nothing.
 KEEPALIVE_EXPIRY_S = 2.0
 BODY_BYTES_MAX = 32 * 1024 * 1024
+# Requests a minute as the venues tell them: Alpaca, Tradier.
+_BUDGET_HEADERS = ("x-ratelimit-limit", "x-ratelimit-allowed")
 POOL_SIZE = 20
 POOL_SIZE_RESERVED = 4
 
@@ -144,6 +146,7 @@ class HttpTransport:
         self._in_flight: set[asyncio.Timeout] = set()
         self._quiet = asyncio.Event()
         self._closed = False
+        self.told_requests_per_minute: int | None = None
         self._client = httpx.AsyncClient(
             base_url=base_url,
             headers=dict(headers),
@@ -225,7 +228,13 @@ class HttpTransport:
         finally:
             await response.aclose()
         headers = {name.lower(): value for name, value in response.headers.items()}
+        self._hear_budget(headers)
         return Reply(response.status_code, headers, bytes(content))
+
+    def _hear_budget(self, headers: Mapping[str, str]) -> None:
+        told = next((headers[name] for name in _BUDGET_HEADERS if name in headers), "")
+        if told.isascii() and told.isdecimal():
+            self.told_requests_per_minute = int(told)
 
     @contextmanager
     def _counted(self, limit: asyncio.Timeout) -> Iterator[None]:

@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from activities.gateway import sweeper_lease
 from brokers.alpaca.config import AlpacaMode
+from brokers.port import TellsBudget
 from cli import checks
 from cli.checks import Finding, note, ok, wrong
 from cli.context import Target
@@ -125,9 +126,18 @@ async def _temporal(target: Target, settings: Settings) -> AsyncIterator[Finding
         yield each
 
 
+def request_budget(ours: int, told: int) -> Finding:
+    """The settings against the broker's own word: what it does not take, it refuses when busy."""
+    text = f"requests_per_minute {ours}, the broker takes {told}"
+    return ok("request budget", text) if ours <= told else wrong("request budget", text)
+
+
 async def _broker(target: Target) -> AsyncIterator[Finding]:
     async with target.broker() as broker:
         account = await broker.account()
         yield ok("broker", f"equity {account.equity} {account.currency}")
+        told = broker.told_requests_per_minute if isinstance(broker, TellsBudget) else None
+        if told is not None:
+            yield request_budget(target.settings().broker.requests_per_minute, told)
         _, offset = await checks.broker_clock(target, broker)
         yield offset

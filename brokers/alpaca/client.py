@@ -102,6 +102,11 @@ class AlpacaBroker:
         return mapping.ALPACA_CAPABILITIES
 
     @property
+    def told_requests_per_minute(self) -> int | None:
+        """The venue's own word of its request limit, with the last answer; None: no word yet."""
+        return self._trading.told_requests_per_minute
+
+    @property
     def account_id(self) -> str:
         """Our own name of the account."""
         return self._config.account

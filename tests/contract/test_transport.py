@@ -242,3 +242,22 @@ def test_module_that_is_not_installed_is_not_looked_for_at_every_request() -> No
     """httpcore imports sniffio in each request; a failed import searches the whole path."""
     with pytest.raises(ImportError, match="halted"):
         importlib.import_module("sniffio")
+
+
+@pytest.mark.parametrize("name", ["X-RateLimit-Limit", "X-Ratelimit-Allowed"])
+async def test_request_limit_is_heard_from_answers_and_nonsense_is_not(name: str) -> None:
+    """F8: settings that promise more than the venue takes are told before a busy minute does."""
+
+    def answer(told: str) -> bytes:
+        return f"HTTP/1.1 200 OK\r\n{name}: {told}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+
+    venue = Venue(GOOD)
+    async with serving(venue) as url:
+        http = HttpTransport(url, headers={})
+        heard = []
+        for each in (GOOD, answer("200"), answer("many"), GOOD, answer("60")):
+            venue.answer = each
+            await http.send("GET", "/")
+            heard.append(http.told_requests_per_minute)
+        await http.aclose()
+    assert heard == [None, 200, 200, 200, 60]

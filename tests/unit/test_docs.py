@@ -229,13 +229,15 @@ def test_the_plan_of_the_first_steps_is_a_valid_plan() -> None:
     text = (ROOT / "docs" / "examples" / "plan.json").read_text()
     now = datetime(2026, 3, 2, 15, tzinfo=UTC)
     body = text.replace("TIME", now.isoformat()).replace("NAME", "150000")
-    limits = load_settings(ROOT / "config" / "demo.toml", {}).limits
+    settings = load_settings(ROOT / "config" / "demo.toml", {})
     context = PlanContext(
-        market_now=now, session_date=now.date(), limits=limits, clock_map=real_time(now)
+        market_now=now, session_date=now.date(), limits=settings.limits, clock_map=real_time(now)
     )
     plan = check_plan(body.encode(), context)
     exchange = ExchangeConfig.from_json(ROOT / "docs" / "examples" / "exchange.json")
     assert plan.instrument in [listing.instrument for listing in exchange.listings]
+    assert exchange.requests_per_minute is not None
+    assert settings.broker.requests_per_minute <= exchange.requests_per_minute, "else throttled"
 
 
 def test_settings_without_effect_are_named_in_the_readme() -> None:
