@@ -12,6 +12,11 @@ from domain.errors import BadInput, file_to
 from observability.build import repository_root
 
 CHECK_TIMEOUT_S = 60
+MARKET_OPTIONS = "--exchange-config docs/examples/exchange.json --exchange-start NOW"
+NO_MARKET = (
+    "NO_MARKET no market was given: the simulated exchange has no quotes and refuses every symbol "
+    f"but ESX (SYMBOL_UNKNOWN). Give `up` {MARKET_OPTIONS}, or --tape FILE"
+)
 
 
 def exchange_arguments(config: Path | None, tape: Path | None, speed: str, start: str) -> list[str]:

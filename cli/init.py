@@ -23,6 +23,7 @@ from brokers.alpaca.config import AlpacaMode
 from cli.config_file import KEY_VARIABLES, check_file, limit_value, rendered
 from cli.context import LOCAL_CONFIG, Target, execute, failed, operator_name, target_of
 from cli.doctor import examine
+from cli.exchange_check import MARKET_OPTIONS
 from cli.output import print_rows
 from domain.errors import BadInput, HoldfastError, file_to
 from domain.risk.limits import Limits
@@ -109,7 +110,7 @@ def init(
     typer.echo(f"\n{path} is written; every key is explained in it.")
     _say_where_keys_are(values, keys)
     target = Target(path, target_of(context).data_dir)
-    _finish(target)
+    _finish(target, is_simulated=values["broker"]["mode"] == AlpacaMode.SIMULATOR)
 
 
 def is_terminal() -> bool:
@@ -349,16 +350,18 @@ def _say_where_keys_are(values: Mapping[str, Mapping[str, object]], keys: Keys) 
             typer.echo(f"  export {name}=...{there}")
 
 
-def _finish(target: Target) -> None:
+def _finish(target: Target, *, is_simulated: bool) -> None:
     """Doctor's findings; the account ends disarmed."""
     findings = asyncio.run(examine(target, before_up=target.run_info is None))
     rows = [each.model_dump() for each in findings]
     print_rows(rows, ("check", "verdict", "text"), as_json=False)
     if target.run_info is not None:
         execute(lambda: _disarm(target))
+    market = f" {MARKET_OPTIONS}" if is_simulated else ""
     typer.echo(
         "The account is DISARMED: nothing is entered before you arm it. Next:\n"
-        "  starter.py up --detach; starter.py preflight; starter.py arm --reason ..."
+        f"  starter.py up --detach{market}\n"
+        "  starter.py preflight; starter.py arm --reason ..."
     )
 
 

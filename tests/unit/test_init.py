@@ -110,6 +110,7 @@ def test_init_writes_a_file_that_loads_back_and_ends_disarmed(folder: Path) -> N
     assert settings.restricted.symbols == ("GME", "AMC")
     assert settings.limits.max_order_notional == 1000
     assert "DISARMED" in result.output
+    assert "up --detach --exchange-config docs/examples/exchange.json" in result.output
     assert "doctor" not in result.stderr
     assert default_config() == Path("holdfast.toml"), "commands in this folder use it from now on"
 

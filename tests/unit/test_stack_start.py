@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cli.context import Target, demo_config
 from cli.exchange_check import exchange_arguments
 from cli.stack import LEDGER_FOLDER, set_aside_simulation
+from deploy.local import control
 from deploy.local.control import start_detached
 from deploy.local.supervisor import StackFailed, lock
 from observability.build import repository_root
@@ -81,6 +82,23 @@ def test_bad_option_of_the_exchange_is_refused_before_earlier_data_is_moved(
     assert told in result.output
     assert result.output.count("\n") == 1
     assert (target.data_dir / LEDGER_FOLDER).exists()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_start_without_a_market_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, given: bool
+) -> None:
+    """Else preflight is ready, and the first session hears SYMBOL_UNKNOWN of every symbol."""
+
+    def no_stack(*_: object) -> None:
+        raise StackFailed("not in this test", code="STACK_FAILED")
+
+    monkeypatch.setattr(control, "start_detached", no_stack)
+    example = repository_root() / "docs" / "examples" / "exchange.json"
+    market = ["--exchange-config", str(example)] if given else []
+    result = CliRunner().invoke(app, ["--data", str(tmp_path / "data"), "up", "--detach", *market])
+    assert "STACK_FAILED" in result.output
+    assert ("NO_MARKET" in result.output) is not given
 
 
 def test_options_of_the_exchange_are_handed_on_as_it_reads_them() -> None:
