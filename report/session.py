@@ -124,6 +124,7 @@ def totals_of(signals: int, trades: Sequence[TradeRow]) -> Totals:
     slipped = [(trade.slippage, trade.quantity) for trade in filled]
     weight = total(quantity for slippage, quantity in slipped if slippage is not None)
     cost = total(slippage * quantity for slippage, quantity in slipped if slippage is not None)
+    ended = [trade for trade in filled if trade.exit_reason or trade.stage == "closed"]
     gross, fees = total(t.realised for t in trades), total(t.fees for t in trades)
     refused = sum(1 for trade in trades if trade.refusal_code)
     return Totals(
@@ -132,8 +133,8 @@ def totals_of(signals: int, trades: Sequence[TradeRow]) -> Totals:
         filled=len(filled),
         not_filled=len(trades) - len(filled) - refused,
         refused=refused,
-        winners=sum(1 for trade in filled if trade.realised - trade.fees > 0),
-        losers=sum(1 for trade in filled if trade.realised - trade.fees < 0),
+        winners=sum(1 for trade in ended if trade.realised - trade.fees > 0),
+        losers=sum(1 for trade in ended if trade.realised - trade.fees < 0),
         gross=gross,
         fees=fees,
         net=gross - fees,

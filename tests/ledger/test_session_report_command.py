@@ -145,7 +145,7 @@ async def _open_trade(ledger: Ledger) -> None:
     await _accept(ledger, intent("trade-3"), "b-3")
     parts = (("f-3", "b-3", "6", "100", Side.BUY), ("f-4", "b-3", "4", "101", Side.BUY))
     for key, order_id, quantity, price, side in parts:
-        part = fill(key, broker_order_id=order_id, price=price, side=side)
+        part = fill(key, broker_order_id=order_id, price=price, side=side, fee=D("0.10"))
         await ledger.record_fill(ACCOUNT, part.model_copy(update={"quantity": D(quantity)}))
     await ledger.update_trade("trade-3", stage="open", protection="resting")
 
@@ -210,7 +210,7 @@ def test_open_trade_shows_what_it_holds_and_is_no_unfilled_one(run: Run, dsn: st
     assert row["exit_average"] is None
     assert "naked time unknown" in row["note"], "no workflow tells it here"
     told = run("s-1")[1]
-    assert "2 filled, 0 not filled, 1 refused" in told
+    assert "2 filled, 0 not filled, 1 refused by risk; 0 winners, 1 losers" in told
     assert "1 open" in told
 
 
