@@ -62,9 +62,13 @@ INPUT_CODES = (
     "RESET_PHRASE",
     "RESET_REASON",
     "SECRET_TOO_SHORT",
+    "SESSION_UNKNOWN",
     "SYMBOL_UNKNOWN",
     "TARGET_UNKNOWN",
+    "TRADE_UNKNOWN",
 )
+# Right as typed, and right again once the stack is up.
+NOT_YET_CODES = ("NO_STACK",)
 TEMPORAL_TIMEOUT_S = 2.0
 OPERATOR_VARIABLE = "HOLDFAST_OPERATOR"
 
@@ -265,6 +269,7 @@ def failed(error: HoldfastError) -> typer.Exit:
     if isinstance(error, VersionConflict):
         return typer.Exit(EXIT_CONFLICT)
     is_input = isinstance(error, BadInput) or error.code in INPUT_CODES
+    is_input = is_input and error.code not in NOT_YET_CODES
     if isinstance(error, Refused) and error.code in CONFLICT_CODES:
         return typer.Exit(EXIT_CONFLICT)
     return typer.Exit(EXIT_BAD_INPUT if is_input else EXIT_FAILED)
