@@ -125,6 +125,10 @@ def order_unknown(state: TradeState, fact: OrderUnknown, now: datetime) -> Trade
     record = state.order(fact.client_id)
     if record is None:
         return state
+    if record.state in TERMINAL_STATES:
+        # News came first, so nobody resolves it. The lost answer may have told fills, of other
+        # orders too, and the ledger has them as told by it.
+        return state.changed(read_needed=state.read_needed or "an answer was lost")
     # The first look is at once: whoever sent it may be dead for long, and what it bought is bare.
     # Then each second, so that a proof of absence is not slept over; later more and more rarely.
     looks = record.refusals

@@ -34,6 +34,7 @@ from domain.facts import (
 )
 from domain.instrument import Instrument
 from domain.order import (
+    TERMINAL_STATES,
     BrokerOrderStatus,
     OrderClass,
     OrderIntent,
@@ -609,6 +610,23 @@ def test_partner_told_dead_before_the_answer_that_names_it_is_ours(
     trade.settle_down()
     assert broker.position == 0
     assert ts.stage(trade.state) is Stage.CLOSED
+
+
+@pytest.mark.covers("H1")
+def test_lost_answer_of_an_order_that_ended_meanwhile_is_made_up_for_by_a_read() -> None:
+    """I7, I11: it had told the fill of another order, and the trade held on to what was sold.
+
+    Chaos, gt20 at Tradier: the worker was killed between booking and answering.
+    """
+    trade, _broker = start()
+    trade.pass_time(25)
+    entry = next(o for o in trade.state.orders if o.role is Role.ENTRY)
+    assert entry.state in TERMINAL_STATES
+    trade.tell(OrderUnknown(at=trade.now, client_id=entry.client_id, reason="timeout"))
+    _, commands = decide(trade.state, trade.now)
+    assert [c.kind for c in commands] == ["read_broker"]
+    trade.settle_down()
+    assert not trade.state.read_needed
 
 
 def test_news_of_an_order_that_no_answer_explains_is_told() -> None:
