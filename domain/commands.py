@@ -16,6 +16,8 @@ from domain.money import NetPrice, Quantity
 from domain.order import OrderIntent, Side
 from domain.plan import ExitRule, PlanLeg, TradePlan
 
+READ_KEY = "read"
+
 
 class Urgency(StrEnum):
     """Priority lane of the order queue; `EXIT` overtakes everything."""
@@ -122,7 +124,7 @@ class ReadBroker(Frozen):
 
     @property
     def key(self) -> str:
-        return "read"
+        return READ_KEY
 
 
 class ReadQuote(Frozen):

@@ -9,6 +9,7 @@ from decimal import Decimal
 from domain import trade_state as ts
 from domain.changes import alert
 from domain.commands import (
+    READ_KEY,
     Command,
     ReadQuote,
     Urgency,
@@ -103,10 +104,11 @@ def can_trade_now(
     Single legs of an unbalanced structure go at the market: they wait for no quote. Nothing that
     rests is released for an exit that would have no price (G2).
     """
-    hours_fresh = _is_good(state, state.hours.read_at, now)
-    quote_fresh = _is_good(state, state.quote_read_at, now) or not ts.is_balanced(state)
+    hours_fresh = _is_good(state, state.hours.read_at, now, busy)
+    quote_fresh = _is_good(state, state.quote_read_at, now, busy) or not ts.is_balanced(state)
     open_now = state.hours.is_open and not state.hours.halted
-    if hours_fresh and quote_fresh and open_now and _has_price(state, now):
+    has_price = _has_price(state, now)
+    if hours_fresh and quote_fresh and open_now and has_price:
         return state.changed(exit=state.exit.model_copy(update={"pending": ""})), (), True
     if hours_fresh:
         reason = "halted" if state.hours.halted else "session closed"
@@ -114,13 +116,16 @@ def can_trade_now(
         state = state.changed(exit=state.exit.model_copy(update={"pending": reason}))
     if not (hours_fresh and quote_fresh):
         state = _waits_for_quote(state, now)
-    wait_s = EXIT_ASK_S if open_now else EXIT_CLOSED_ASK_S
+    # What has no price or does not come is asked for rarely: in a slow lane the questions would
+    # take the place of the stop that comes back, and of everybody else's.
+    is_hopeful = not _stays_away(state, now) and (has_price or state.quote_read_at is None)
+    wait_s = EXIT_ASK_S if open_now and is_hopeful else EXIT_CLOSED_ASK_S
     asked = state.exit.asked_at
     if asked is not None and (now - asked).total_seconds() < wait_s:
         return state, (), False
-    command = ReadQuote(legs=state.plan.legs, is_bare=is_bare(state))
-    if command.key in busy:
-        return state, (), False
+    command = ReadQuote(legs=state.plan.legs, is_bare=is_hopeful and is_bare(state))
+    if command.key in busy or READ_KEY in busy:
+        return state, (), False  # the exit needs both, and the quote ages while the read waits
     return state.changed(exit=state.exit.model_copy(update={"asked_at": now})), (command,), False
 
 
@@ -132,7 +137,9 @@ def _waits_for_quote(state: TradeState, now: datetime) -> TradeState:
     return state.changed(exit=state.exit.model_copy(update={"asking_since": now}))
 
 
-def _is_good(state: TradeState, read_at: datetime | None, now: datetime) -> bool:
+def _is_good(
+    state: TradeState, read_at: datetime | None, now: datetime, busy: Collection[str]
+) -> bool:
     """True if an exit may go by what was read then.
 
     A quote that was read for this exit, and good enough to release the stop, is good enough to
@@ -142,11 +149,19 @@ def _is_good(state: TradeState, read_at: datetime | None, now: datetime) -> bool
     if _is_recent(read_at, now):
         return True
     asked, sent_at = state.exit.asking_since, state.exit.sent_at
-    if read_at is None or asked is None or read_at < asked or not is_bare(state):
+    if read_at is None or asked is None or read_at < asked or not _is_releasing(state, busy):
         return False
     if sent_at is not None and read_at <= sent_at:
         return False
     return (now - read_at).total_seconds() <= QUOTE_BARE_S
+
+
+def _is_releasing(state: TradeState, busy: Collection[str]) -> bool:
+    """True from the first cancel on until the exit is out or protection stands again."""
+    return is_bare(state) or any(
+        o.state is OrderState.PENDING_CANCEL or f"order/{o.client_id}" in busy
+        for o in state.live(Role.STOP, Role.TARGET)
+    )
 
 
 def is_bare(state: TradeState) -> bool:
@@ -161,7 +176,8 @@ def _keep_quote(
     command = ReadQuote(legs=state.plan.legs, is_bare=is_bare(state))
     asked, read = state.exit.asked_at, state.quote_read_at
     # In a slow lane each read is a second: not while the exit may go by the one it has.
-    good_s = QUOTE_BARE_S if _is_good(state, read, now) and is_bare(state) else QUOTE_FRESH_S
+    is_held = _is_releasing(state, busy) and _is_good(state, read, now, busy)
+    good_s = QUOTE_BARE_S if is_held else QUOTE_FRESH_S
     is_young = read is not None and (now - read).total_seconds() < good_s / 2
     was_asked = asked is not None and (now - asked).total_seconds() < EXIT_ASK_S
     if is_young or was_asked or command.key in busy or not ts.is_balanced(state):
@@ -192,6 +208,14 @@ def is_asking(state: TradeState, now: datetime) -> bool:
     if state.hours.halted or not state.hours.is_open:
         return False
     return (now - since).total_seconds() < QUOTE_HOLD_S
+
+
+def _stays_away(state: TradeState, now: datetime) -> bool:
+    """True once the quote has been lacking for longer than anything is held back for it."""
+    since = state.exit.asking_since
+    if since is None or _has_answer_since(state, since):
+        return False
+    return (now - since).total_seconds() >= QUOTE_HOLD_S
 
 
 def _is_recent(at: datetime | None, now: datetime) -> bool:

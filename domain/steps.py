@@ -198,6 +198,7 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
     """Unknown orders are asked after by evidence; a stuck one parks the trade (I10)."""
     assert state.ticket is not None
     capabilities = state.ticket.capabilities
+    is_pressing = ts.held_units(state) != 0 or ts.wants_exit(state)
     commands: list[Command] = []
     for record in state.live():
         if record.state is not OrderState.UNKNOWN or record.intent is None:
@@ -214,7 +215,8 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
             sent_at=record.changed_at,
             may_repost=capabilities.client_id_unique_for_ever
             and _is_still_wanted(state, record, now),
-            urgency=urgency_of(record.role),
+            # Neither stop nor exit goes before the entry's fate is known (I4).
+            urgency=Urgency.EXIT if is_pressing else urgency_of(record.role),
         )
         if command.key not in busy and is_due(record.retry_at, now):
             commands.append(command)

@@ -192,7 +192,7 @@ class CommandTasks:
                     once,
                     summary=command.summary,
                     queue_wait=self._entry_wait if command.intent.increasing else None,
-                    is_bare=command.urgency is Urgency.EXIT,
+                    is_bare=not command.intent.increasing,
                 )
             case ReplaceOrder():
                 return await self._on_order_lane(
@@ -271,9 +271,11 @@ class CommandTasks:
 
 
 def _is_entry(command: Command) -> bool:
-    if isinstance(command, WalkStep):
-        return True
-    return isinstance(command, PlaceOrder) and command.intent.increasing
+    if isinstance(command, PlaceOrder):
+        return command.intent.increasing
+    if isinstance(command, ResolveOrder):
+        return command.may_repost and command.intent.increasing
+    return isinstance(command, WalkStep)
 
 
 def failure_facts(command: Command, error: BaseException) -> tuple[Fact, ...]:
