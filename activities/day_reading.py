@@ -235,11 +235,13 @@ def trade_protection(
 
 
 def is_bare(trade: TradeRecord, owned: Iterable[TradePosition], stops: Sequence[NightStop]) -> bool:
-    """True if by the ledger a part of the position has no stop and nothing else bounds its loss.
+    """True if by the ledger a part of the position has no stop, is not watched, and not bounded.
 
     A stop-limit counts: one that triggered in vain is told by its trade (`STOP_LIMIT_UNFILLED`).
     """
     held = _held_legs(trade, owned)
+    if trade.protection == "monitored":
+        return False
     return bool(held) and not _is_covered(held, stops, "") and not _is_bounded(trade.plan, held)
 
 

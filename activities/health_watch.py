@@ -30,6 +30,7 @@ from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.money import ZERO
 from domain.occ import OPTION_MULTIPLIER, looks_like_option
 from domain.order import Position, Quote
+from ledger.records import IntentRecord, TradeRecord
 
 LOOK_EVERY_S = 5.0
 VALUE_EVERY_S = 60.0
@@ -40,6 +41,8 @@ RECONCILE_LATE_S = 660.0
 """Two passes of five minutes and a minute: one pass that failed is not an alarm."""
 BARE_TOLD_S = 10.0
 """Twice what a position may stand bare after a fill (I4): an exit in a slow lane takes less."""
+ALL_SEEN_EVERY_S = 30.0
+ORDERS_ONE_BY_ONE_MAX = 10
 STUCK = (
     "WorkflowType = 'Trade' AND ExecutionStatus = 'Running'"
     " AND TemporalReportedProblems IS NOT NULL"
@@ -69,6 +72,7 @@ class HealthWatch:
         self._began_s = services.monotonic()
         self._stuck: frozenset[str] = frozenset()
         self._bare_since_s: dict[str, float] = {}
+        self._all_seen_s: float | None = None
         self._bare_told: frozenset[str] = frozenset()
         self._is_late = False
         self._valued_s: float | None = None
@@ -144,12 +148,12 @@ class HealthWatch:
         Where the ledger alone proves it: the trade's own word is older than its last step.
         """
         ledger, account = self._services.ledger, self._services.account
-        suspects = await ledger.list_trades(account=account, open_only=True, protection="naked")
-        owned = await ledger.positions_by_trade(account) if suspects else ()
         now_s, bare = self._services.monotonic(), dict[str, float]()
+        suspects = await self._may_be_bare(now_s)
+        owned = await ledger.positions_by_trade(account) if suspects else ()
+        stops = night_stops(await self._orders_of(suspects), {})
         for trade in suspects:
-            orders = await ledger.open_orders(account, trade_id=trade.trade_id)
-            if is_bare(trade, owned, night_stops(orders, {}).get(trade.trade_id, ())):
+            if is_bare(trade, owned, stops.get(trade.trade_id, ())):
                 bare[trade.trade_id] = self._bare_since_s.get(trade.trade_id, now_s)
         self._bare_since_s = bare
         late = {each for each, since_s in bare.items() if now_s - since_s >= BARE_TOLD_S}
@@ -159,6 +163,30 @@ class HealthWatch:
                 text = f"{trade.symbol} without a stop for {seconds:.0f} s ({trade.stage})"
                 await report(self._services, "POSITION_NAKED", text, trade.trade_id)
         self._bare_told = frozenset(late)
+
+    async def _may_be_bare(self, now_s: float) -> tuple[TradeRecord, ...]:
+        """Those whose row says so at every look, all others every half minute.
+
+        A row is written with a step at the broker: an exit that waits for a price after it has
+        released the stop makes none, and its row says `resting`.
+        """
+        ledger, account = self._services.ledger, self._services.account
+        is_full = self._all_seen_s is None or now_s - self._all_seen_s >= ALL_SEEN_EVERY_S
+        if is_full:
+            self._all_seen_s = now_s
+        word = None if is_full or self._bare_since_s else "naked"
+        return await ledger.list_trades(account=account, open_only=True, protection=word)
+
+    async def _orders_of(self, trades: Sequence[TradeRecord]) -> list[IntentRecord]:
+        """Live orders of these trades, read one by one or all at once, whichever is less."""
+        ledger, account = self._services.ledger, self._services.account
+        if len(trades) > ORDERS_ONE_BY_ONE_MAX:
+            return list(await ledger.open_orders(account))
+        return [
+            order
+            for trade in trades
+            for order in await ledger.open_orders(account, trade_id=trade.trade_id)
+        ]
 
     async def _look_for_stuck(self) -> None:
         listed = self._client.list_workflows(STUCK, rpc_timeout=LIST_TIMEOUT)

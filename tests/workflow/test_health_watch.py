@@ -142,8 +142,12 @@ async def test_position_without_its_stop_is_told_once_it_lasts(
             at=rig.services.now(),
         )
         await ledger.record_adjustment(more)
-        assert [await told_at(61), await told_at(66)] == [0, 0]
-        assert [await told_at(72), await told_at(77)] == [1, 1]
+        await ledger.update_trade(trade.trade_id, protection="monitored")
+        assert [await told_at(61), await told_at(75)] == [0, 0]
+        await ledger.update_trade(trade.trade_id, protection="resting")
+        # No step at the broker changes the row while an exit waits for its price.
+        assert [await told_at(91), await told_at(96)] == [0, 0]
+        assert [await told_at(102), await told_at(107)] == [1, 1]
         alerts = await ledger.list_alerts(trade_id=trade.trade_id)
         (alert,) = [a for a in alerts if a.code == "POSITION_NAKED"]
         assert alert.severity is AlertSeverity.CRITICAL
