@@ -39,9 +39,9 @@ EXIT_REFUSALS_MAX = 5
 EXIT_CLOSED_ASK_S = 5.0
 EXIT_STOP_BACK_S = 30.0
 QUOTE_FRESH_S = 2.0
-# A slow lane (200 requests a minute give one step a second) takes longer over three cancels than a
-# quote stays fresh. What they released must not go back up, to come down again (I4, G1).
-QUOTE_BARE_S = 10.0
+# In a slow lane three cancels take longer than a quote stays fresh: three seconds at 200 requests a
+# minute, ten at 60. What they released must not go back up, to come down again (I4, G1).
+QUOTE_BARE_S = 30.0
 QUOTE_HOLD_S = 3.0
 POSITION_DIFFERS = "POSITION_DIFFERS"
 NOT_REDUCING = "NOT_REDUCING"

@@ -135,7 +135,8 @@ def test_quote_that_hangs_lets_protection_back_after_three_seconds() -> None:
         trade.look()
     assert not trade.state.live(Role.EXIT)
     # Its worker is away until no exit may go by the quote; then the read that is asked again hangs.
-    trade.broker.now += timedelta(seconds=11)
+    trade.broker.now += timedelta(seconds=31)
+    trade.state = trade.state.changed(knowledge_at=trade.now)
     trade.state, asked = decide(trade.state, trade.now)
     began, busy = trade.now, [command.key for command in asked]
     assert [command.kind for command in asked] == ["read_quote"]

@@ -167,15 +167,18 @@ def test_exit_of_a_trade_that_rested_is_bare_for_its_cancels_only() -> None:
 
 
 @pytest.mark.covers("K3")
-def test_exit_gets_out_at_sixty_requests_a_minute() -> None:
+@pytest.mark.parametrize("count", [1, 4])
+def test_exits_get_out_at_sixty_requests_a_minute(count: int) -> None:
     """The quote that released the stop aged beyond use before the first cancel was out."""
-    lane = CrowdedLane(rested(1), TRADIER_GAP)
-    (member,) = lane.members
-    member.flatten()
-    lane.run(60)
-    assert member.broker.position == 0
+    lane = CrowdedLane(rested(count), TRADIER_GAP)
+    for member in lane.members:
+        member.flatten()
+    lane.run(150)
+    assert {member.broker.position for member in lane.members} == {D(0)}
     placed = [c for c in lane.sent if isinstance(c, PlaceOrder)]
-    assert len(placed) == 1, "nothing went back up"
+    assert len(placed) == count, "nothing went back up"
+    three_cancels = 3 * TRADIER_GAP
+    assert max(member.bare for member in lane.members) <= three_cancels + timedelta(seconds=1)
 
 
 @pytest.mark.covers("K3")
