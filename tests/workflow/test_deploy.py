@@ -187,7 +187,12 @@ async def test_trade_of_a_build_that_is_gone_is_named_then_moved_by_force(rig: R
         left = (await take_over(rig, wait_s=0.1))["left"]
         assert left == [{"workflow": name, "build": OLD_BUILD, "why": NOT_IN_TIME}]
         await take_over_all(rig, override=True)
-        assert await build_of(rig, plan) == NEXT_BUILD
+
+        async def is_moved() -> bool:
+            return await build_of(rig, plan) == NEXT_BUILD
+
+        # A run says whose it is with its first workflow task.
+        await rig.until_async(is_moved, "the next run is the next build's")
         described = await rig.client.get_workflow_handle(name).describe()
         pinned = described.raw_description.workflow_execution_info.versioning_info
         assert not pinned.HasField("versioning_override"), "a later hand-over must be free again"
