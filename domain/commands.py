@@ -121,6 +121,7 @@ class ReadBroker(Frozen):
     client_ids: tuple[str, ...]
     symbols: tuple[str, ...]
     reason: str
+    urgency: Urgency = Urgency.PROTECT
 
     @property
     def key(self) -> str:

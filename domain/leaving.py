@@ -65,12 +65,14 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     state, commands, can_trade = can_trade_now(state, now, busy)
     if not can_trade:
         return state, commands, is_asking(state, now)
-    if not is_fresh(state, now):
-        # While the stop still stands: once it is released each read is time without it (I4).
+    # What was known when the stop was released holds as long as the quote that went with it: in a
+    # slow lane each read between cancels and exit is two more steps bare (I4).
+    if not is_fresh(state, now, QUOTE_BARE_S if _is_releasing(state, busy) else 0.0):
         state, commands = read_orders(state, now, busy, "before the exit")
         return state, commands, True
     resting = state.live(Role.STOP, Role.TARGET)
     if resting:
+        state = _goes_by_what_it_knows(state)
         state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
         state, more = _keep_quote(state, now, busy)
         return state, (*commands, *more), True
@@ -154,6 +156,15 @@ def _is_good(
     if sent_at is not None and read_at <= sent_at:
         return False
     return (now - read_at).total_seconds() <= QUOTE_BARE_S
+
+
+def _goes_by_what_it_knows(state: TradeState) -> TradeState:
+    """A quote that was fresh when the exit began releases it, whoever had asked for it."""
+    read = (state.quote_read_at, state.hours.read_at)
+    known = [at for at in read if at is not None]
+    if state.exit.asking_since is not None or not known:
+        return state
+    return state.changed(exit=state.exit.model_copy(update={"asking_since": min(known)}))
 
 
 def _is_releasing(state: TradeState, busy: Collection[str]) -> bool:

@@ -138,7 +138,7 @@ class CommandTasks:
                 return await self._on_order_lane(
                     ReadActivities.read_broker,
                     ReadInput(trade=trade, command=command),
-                    Urgency.PROTECT,
+                    command.urgency,
                     life.READ_TIMEOUT,
                     life.READ_RETRY,
                     summary=f"read broker: {command.reason}",

@@ -1,7 +1,8 @@
-"""Trades in one order lane as the server serves it: a rate, strict priorities, 0.2 s a step.
+"""Trades in an order lane without a burst left: a rate, strict priorities, 0.2 s a step.
 
-200 requests a minute (Alpaca) give one step a second, 60 (Tradier) one in three. A position must
-not stand bare because questions take the place of its exit or of its stop (I4, K3).
+One step a second, or one in three: about what 200 (Alpaca) and 60 (Tradier) requests a minute
+give. A position must not stand bare because questions take the place of its exit or of its stop
+(I4, K3).
 """
 
 from __future__ import annotations
@@ -164,6 +165,38 @@ def test_exit_of_a_trade_that_rested_is_bare_for_its_cancels_only() -> None:
     lane.run(60)
     assert member.broker.position == 0
     assert member.bare <= timedelta(seconds=5)
+
+
+@pytest.mark.covers("K3")
+def test_exit_goes_by_the_quote_that_released_it_also_if_the_entry_had_read_it() -> None:
+    """Flattened right behind its entry a trade put two of three stops back up: 40 s bare."""
+    lane = CrowdedLane(rested(1), TRADIER_GAP)
+    (member,) = lane.members
+    trade = member.trade
+    trade.tell(*trade.answer(ReadQuote(legs=trade.state.plan.legs)))
+    trade.state, _ = decide(trade.state, trade.now, [])
+    member.flatten()
+    lane.run(60)
+    assert member.broker.position == 0
+    assert [c.kind for c in lane.sent if isinstance(c, PlaceOrder)] == ["place_order"]
+    assert member.bare <= 3 * TRADIER_GAP + timedelta(seconds=1)
+
+
+@pytest.mark.covers("K3")
+def test_account_is_not_read_again_between_the_cancels_of_an_exit_and_its_order() -> None:
+    """It was known well enough to release the stop; the read was two more steps bare (I4)."""
+    lane = CrowdedLane(rested(1), TRADIER_GAP)
+    (member,) = lane.members
+    trade = member.trade
+    trade.tell(*trade.answer(ReadQuote(legs=trade.state.plan.legs)))
+    trade.state, _ = decide(trade.state, trade.now, [])
+    trade.state = trade.state.changed(knowledge_at=trade.now - timedelta(seconds=12))
+    member.flatten()
+    lane.run(60)
+    assert member.broker.position == 0
+    kinds = [command.kind for command in lane.sent]
+    assert kinds[:4] == ["cancel_order", "cancel_order", "cancel_order", "place_order"], kinds
+    assert member.bare <= 3 * TRADIER_GAP + timedelta(seconds=1)
 
 
 @pytest.mark.covers("K3")
