@@ -33,7 +33,12 @@ import uvloop
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.service import RPCError
-from temporalio.worker import Worker, WorkerDeploymentConfig
+from temporalio.worker import (
+    FixedSizeSlotSupplier,
+    Worker,
+    WorkerDeploymentConfig,
+    WorkerTuner,
+)
 
 from activities.alert_sender import AlertSender
 from activities.audit_export import AuditExport
@@ -61,6 +66,8 @@ from brokers.transport import unwatched
 from deploy.local.kill_journal import KillJournal
 from deploy.local.runfile import read_run_file
 from deploy.local.stack import READY_FILE_VARIABLE, stack_environment
+from deploy.temporal.lane_pace import LanePace
+from deploy.temporal.lanes import OrderLane
 from domain.bar import Bar
 from domain.control import ApiBreakerState
 from domain.errors import BadInput, HoldfastError
@@ -231,8 +238,12 @@ DECISION_SLOTS = 4
 LANE_SLOTS = 16
 
 
-def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0) -> Worker:
+def gateway_worker(
+    client: Client, services: Services, *, lane: OrderLane | None = None, drain_s: float = 10.0
+) -> Worker:
     """The order lane of one account. Unversioned: build and config hash go with every order.
+
+    `lane` is the account's budget at its broker; without one nothing is held back.
 
     The build is named all the same: left out, the SDK reads and hashes every loaded module from
     disk, a third of a second of work before a dead process's successor protects anything.
@@ -263,9 +274,20 @@ def gateway_worker(client: Client, services: Services, *, drain_s: float = 10.0)
         interceptors=[Beating()],
         # Else a beat waits for 0.8 of the timeout.
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT_EVERY_S),
-        max_concurrent_activities=LANE_SLOTS,
+        tuner=WorkerTuner.create_composite(
+            workflow_supplier=FixedSizeSlotSupplier(1),
+            activity_supplier=_lane_slots(lane),
+            local_activity_supplier=FixedSizeSlotSupplier(1),
+            nexus_supplier=FixedSizeSlotSupplier(1),
+        ),
         graceful_shutdown_timeout=timedelta(seconds=drain_s),
     )
+
+
+def _lane_slots(lane: OrderLane | None) -> FixedSizeSlotSupplier | LanePace:
+    if lane is None:
+        return FixedSizeSlotSupplier(LANE_SLOTS)
+    return LanePace(lane.activities_per_second, lane.burst, LANE_SLOTS)
 
 
 # --- the process --------------------------------------------------------------------------------
@@ -363,7 +385,8 @@ async def run_process(options: argparse.Namespace) -> int:
         every_served = tuple(served.values())
         look = partial(payloads.run, every_served[0], client, codec)
         run_beside(look, "payload-watch", stack)
-        for each in workers_of(options.role, client, every_served, settings, reports):
+        lanes = {name: OrderLane(name, s.broker.requests_per_minute) for name, s in every.items()}
+        for each in workers_of(options.role, client, every_served, settings, lanes, reports):
             await stack.enter_async_context(each)
         gc.freeze()
         ready_file = os.environ.get(READY_FILE_VARIABLE)
@@ -433,9 +456,13 @@ def workers_of(
     client: Client,
     served: Sequence[Services],
     settings: Settings,
+    lanes: Mapping[str, OrderLane],
     reports: Path = REPORTS,
 ) -> list[Worker]:
-    """The Temporal workers of a role: one of the shared queue, two of each account's own."""
+    """The Temporal workers of a role: one of the shared queue, two of each account's own.
+
+    `lanes` are the budgets of the accounts by name.
+    """
     drain_s = settings.temporal.drain_timeout_s
     found: list[Worker] = []
     if role in ("trade", "all"):
@@ -443,7 +470,8 @@ def workers_of(
         found.append(trade_worker(client, served[0], sticky_timeout_s=sticky_s, drain_s=drain_s))
     for services in served:
         if role in ("gateway", "all"):
-            found.append(gateway_worker(client, services, drain_s=drain_s))
+            lane = lanes[services.account]
+            found.append(gateway_worker(client, services, lane=lane, drain_s=drain_s))
         if role in ("streams", "all"):
             found.append(streams_worker(client, services, reports=reports))
     return found

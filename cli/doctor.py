@@ -71,7 +71,9 @@ def _settings(settings: Settings) -> list[Finding]:
         ok("settings", settings.source),
         ok("mode", f"{settings.broker.mode} at {settings.broker.venue}"),
         ok(
-            "order lane", f"{lane.activities_per_second:.2f}/s, max_concurrent_walks {walks} (10 s)"
+            "order lane",
+            f"{lane.activities_per_second:.2f}/s, {lane.burst} at once, "
+            f"max_concurrent_walks {walks} (10 s)",
         ),
     ]
     if settings.safety.dry_run:

@@ -25,6 +25,7 @@ from brokers.port import Broker
 from brokers.tradier.client import TradierBroker
 from brokers.tradier.config import TradierConfig
 from brokers.transport import Watch, unwatched
+from deploy.temporal.lanes import OrderLane
 from deploy.temporal.versions import set_current_version
 from domain.clock import ClockMap
 from domain.ids import streams_workflow_id, trade_workflow_id
@@ -157,12 +158,14 @@ async def running_rig(
     streams: bool = True,
     watch: Watch = unwatched,
     with_wall_times: bool = False,
+    requests_per_minute: int | None = None,
     **service_changes: Any,
 ) -> AsyncIterator[Rig]:
     """Exchange, adapter, armed account and workers around one ledger.
 
     Without `workers` nothing serves the trade here: crash tests have processes of their own.
-    `with_wall_times` puts the wall clock into the exchange's journal.
+    `with_wall_times` puts the wall clock into the exchange's journal, `requests_per_minute` makes
+    the gateway keep the order lane's rate.
     """
     async with AsyncExitStack() as stack:
         settings = config or ExchangeConfig(requests_per_minute=None)
@@ -186,7 +189,8 @@ async def running_rig(
         )
         queue = f"trade-{account}"
         if workers:
-            await serve(stack, client, services, queue)
+            lane = None if requests_per_minute is None else OrderLane(account, requests_per_minute)
+            await serve(stack, client, services, queue, lane)
         if workers and streams:
             await stack.enter_async_context(running_streams(client, services, queue))
         yield Rig(
@@ -247,7 +251,13 @@ async def second_account(rig: Rig, account: str, peers: dict[str, Services]) -> 
         await broker.aclose()
 
 
-async def serve(stack: AsyncExitStack, client: Client, services: Services, queue: str) -> None:
+async def serve(
+    stack: AsyncExitStack,
+    client: Client,
+    services: Services,
+    queue: str,
+    lane: OrderLane | None = None,
+) -> None:
     """Trade and gateway worker of the account; its build is current."""
     deployment = services.account
 
@@ -267,7 +277,7 @@ async def serve(stack: AsyncExitStack, client: Client, services: Services, queue
         )
     )
     await set_current_version(client, build_id(), deployment=deployment)
-    await stack.enter_async_context(worker.gateway_worker(client, services))
+    await stack.enter_async_context(worker.gateway_worker(client, services, lane=lane))
 
 
 @asynccontextmanager

@@ -12,8 +12,9 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.emergency import DirectFlatten, held_by_trades, held_by_us
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
-from deploy.temporal.lanes import OrderLane, set_lane_rate
+from deploy.temporal.lanes import limit_queue
 from domain.control import KillScope, KillScopeKind
+from domain.ids import order_queue
 from domain.plan import PlanPrice, TargetPlan
 from ledger.records import EXTERNAL
 from ledger.repository import Ledger
@@ -84,7 +85,7 @@ async def test_flatten_closes_the_position_and_the_receipt_says_so(rig: Rig) -> 
 
 @pytest.mark.covers("K3")
 async def test_flatten_in_a_lane_of_one_step_a_second_puts_nothing_back_up(rig: Rig) -> None:
-    """I4: at 200 requests a minute the quote ages while three cancels go out; the exit follows."""
+    """I4: with its burst used up the quote ages while three cancels go out; the exit follows."""
     targets = tuple(
         TargetPlan(price=PlanPrice(offset=D(offset)), fraction=D(fraction))
         for offset, fraction in ((3, "0.3"), (4, "0.3"), (5, "0.4"))
@@ -92,7 +93,7 @@ async def test_flatten_in_a_lane_of_one_step_a_second_puts_nothing_back_up(rig: 
     await rig.start_trade(plan_of(rig).model_copy(update={"targets": targets}))
     await rig.until(lambda: len(_stops(rig)) == 3, "protected")
     rig.quote("ESX", "99.75", "100.25")
-    await set_lane_rate(rig.client, OrderLane(rig.services.account, broker_requests_per_minute=200))
+    await limit_queue(rig.client, order_queue(rig.services.account), D(1), "a lane at its end")
     before = len(rig.journal("request"))
     receipt = await (await start_flatten(rig)).result()
     assert receipt.done

@@ -20,9 +20,8 @@ from temporalio.worker import Worker
 
 from brokers.guarded import GuardedBroker
 from brokers.port import Accepted, Broker
-from deploy.temporal.lanes import OrderLane
-from deploy.temporal.prepare import prepare
-from domain.ids import IntentKey, Purpose
+from deploy.temporal.lanes import limit_queue
+from domain.ids import IntentKey, Purpose, order_queue
 from domain.order import OrderBody, OrderIntent, OrderType, Side
 from simulator.clock import SimClock
 from simulator.config import CalendarConfig, ExchangeConfig, WireFace
@@ -152,21 +151,19 @@ async def test_cancel_passes_every_read_that_waits_in_its_lane(
     temporal_client: Client, unique: str
 ) -> None:
     """I14: the lane lets ten a second through; the cancel does not stand behind fifty reads."""
-    lane = OrderLane(account=unique, broker_requests_per_minute=2_000)
-    await prepare(temporal_client, lanes=[lane])
+    queue = order_queue(unique)
+    await limit_queue(temporal_client, queue, D(10), "ten a second")
     work = LaneWork()
     async with (
         Worker(temporal_client, task_queue=unique, workflows=[CrowdedLane]),
         Worker(
             temporal_client,
-            task_queue=lane.queue,
+            task_queue=queue,
             activities=[work.lane_work],
             max_concurrent_activities=1,
         ),
     ):
-        await temporal_client.execute_workflow(
-            CrowdedLane.run, lane.queue, id=unique, task_queue=unique
-        )
+        await temporal_client.execute_workflow(CrowdedLane.run, queue, id=unique, task_queue=unique)
     assert sorted(set(work.done)) == sorted(["cancel", *(f"read-{n}" for n in range(READS))])
     # What the worker had fetched and what went by while the workflow was woken comes before it.
     assert work.done.index("cancel") < READS // 2, work.done

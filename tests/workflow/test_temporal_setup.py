@@ -80,12 +80,13 @@ async def test_start_runs_the_reconcile_at_once_unless_its_schedule_is_paused(
 
 
 @pytest.mark.covers("F8")
-async def test_lane_rate_is_sixty_percent_of_the_brokers_limit_for_two_requests_each(
+async def test_lane_gets_half_of_the_brokers_limit_and_the_server_bounds_its_burst(
     temporal_client: Client, unique: str
 ) -> None:
     lane = OrderLane(account=unique, broker_requests_per_minute=200)
-    assert lane.activities_per_second == Decimal(1)
-    assert lane.max_concurrent_walks(Decimal(30)) == 30
+    assert lane.activities_per_second == Decimal(50) / 60
+    assert lane.burst == 20
+    assert lane.max_concurrent_walks(Decimal(30)) == 25
 
     await prepare(temporal_client, lanes=[lane])
 
@@ -98,7 +99,7 @@ async def test_lane_rate_is_sixty_percent_of_the_brokers_limit_for_two_requests_
         )
     )
     rate = described.config.queue_rate_limit.rate_limit.requests_per_second
-    assert rate == 1.0
+    assert rate == 20.0
 
 
 async def test_current_version_is_the_build_whose_worker_polls(
