@@ -36,7 +36,7 @@ MUST_HAPPEN = frozenset(
     + [f"event/{what}" for what in (*EVENTS, *OPTION_EVENTS)]
     + [f"traded/{each}" for each in ("shares", *STRUCTURES)]
     + ["reconciled", "ledger_down", "commit_lost", "temporal_down", "no_network", "evicted"]
-    + ["replayed", "continued_as_new", "exit_watch"]
+    + ["replayed", "continued_as_new", "exit_watch", "lane"]
 )
 
 """Kinds of which every long enough campaign must have seen one ("sometimes" assertions)."""

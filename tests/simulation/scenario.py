@@ -88,6 +88,7 @@ class Scenario:
     requests_per_minute: int | None = None
     linger_s: float = 0.5
     reconciles: bool = False
+    lane_per_minute: int | None = None
 
     @property
     def has_kill(self) -> bool:
@@ -110,6 +111,9 @@ def calm(seed: int, broker: str = "alpaca") -> Scenario:
 
 
 KNOB_CHANCE = 0.25
+LANE_CHANCE = 0.2
+LANES = {"alpaca": (200, 100), "tradier": (120, 60)}
+"""Budgets in requests a minute, of which the order lane gets its share."""
 EVENTS_CHANCE = 0.2
 MISHAPS_MAX = 6
 REPLY_FAULTS = (
@@ -189,6 +193,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
     again = random.Random(f"again:{broker}:{seed}")
     if again.random() < REFUSED_AGAIN_CHANCE:
         mishaps += _lost_hidden_and_refused(again, broker)
+    lane = random.Random(f"lane:{broker}:{seed}")
     scenario = Scenario(
         seed=seed,
         broker=broker,
@@ -203,6 +208,7 @@ def stormy(seed: int, broker: str = "alpaca") -> Scenario:
         requests_per_minute=200 if dice.random() < 0.2 else None,
         linger_s=15.0 if slow_ends else 0.5,
         reconciles=bool(events) or own.random() < EVENTS_CHANCE,
+        lane_per_minute=lane.choice(LANES[broker]) if lane.random() < LANE_CHANCE else None,
     )
     turned = random.Random(f"options:{broker}:{seed}")
     return in_options(turned, scenario) if turned.random() < OPTIONS_CHANCE else scenario

@@ -46,6 +46,7 @@ def _simpler(scenario: Scenario) -> list[dict[str, object]]:
         {"through_httpx": False},
         {"slow_network": False},
         {"requests_per_minute": None},
+        {"lane_per_minute": None},
     ]
     if len(scenario.plans) > 1:
         plain += [

@@ -37,6 +37,7 @@ from temporalio.worker._workflow_instance import (
 )
 
 from tests.simulation.clock import VirtualLoop
+from tests.simulation.lane import RatedQueue
 from tests.simulation.processes import Process
 
 EVENTS_PER_ACTIVATION = 3
@@ -85,6 +86,7 @@ class Step:
     longest_s: float
     factor: float
     attempts_max: int
+    priority: int = 0
     task: asyncio.Task[None] | None = None
     is_started: bool = False
     is_done: bool = False
@@ -119,6 +121,7 @@ class Server:
         self._on_closed = on_closed
         self._runner = UnsandboxedWorkflowRunner()
         self.queues: dict[str, Process | None] = {}
+        self.lanes: dict[str, RatedQueue] = {}
         self._up = asyncio.Event()
         self.runs: list[Run] = []
         self._open: dict[str, Run] = {}
@@ -191,8 +194,15 @@ class Server:
         self.is_down = down
         if not down:
             self.wake_all()
+            for lane in self.lanes.values():
+                lane.wake()
 
     # --- workers ----------------------------------------------------------------------------------
+
+    def limit(self, queue: str, gap_s: float, burst: int) -> None:
+        """Whoever polls this queue keeps to a rate."""
+        polled = partial(self._is_polled, queue)
+        self.lanes[queue] = RatedQueue(self._loop, gap_s, burst, polled)
 
     def serve(self, queue: str, process: Process | None) -> None:
         """This process polls the queue from now on; None: nobody does."""
@@ -201,6 +211,8 @@ class Server:
             self._up.set()
             self._up = asyncio.Event()
             self.wake_all()
+            if queue in self.lanes:
+                self.lanes[queue].wake()
 
     def forget_workflows(self) -> None:
         """The workflow process died or its cache was emptied: the next task replays."""
@@ -422,6 +434,7 @@ class Server:
             longest_s=_seconds(policy.maximum_interval),
             factor=policy.backoff_coefficient,
             attempts_max=policy.maximum_attempts,
+            priority=body.priority.priority_key,
         )
         run.steps[body.seq] = step
         step.task = self._loop.create_task(self._work(step))
@@ -440,7 +453,7 @@ class Server:
             attempt += 1
             try:
                 async with asyncio.timeout(step.wait_s if attempt == 1 else None):
-                    process = await self._taken(step.queue)
+                    process = await self._taken(step)
             except TimeoutError:
                 self._resolve(step, "failed", _timed_out(step, SCHEDULE_TO_START))
                 return
@@ -464,9 +477,13 @@ class Server:
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * step.factor, step.longest_s or 100.0)
 
-    async def _taken(self, queue: str) -> Process:
+    async def _taken(self, step: Step) -> Process:
+        """The process that takes the step, when its queue lets it go and somebody polls."""
+        lane = self.lanes.get(step.queue)
+        if lane is not None:
+            await lane.turn(step.priority)
         while True:
-            process = None if self.is_down else self.queues.get(queue)
+            process = self._poller(step.queue)
             if process is not None:
                 return process
             waiting = self._up
@@ -474,6 +491,12 @@ class Server:
                 await asyncio.sleep(0.25)
             else:
                 await waiting.wait()
+
+    def _is_polled(self, queue: str) -> bool:
+        return self._poller(queue) is not None
+
+    def _poller(self, queue: str) -> Process | None:
+        return None if self.is_down else self.queues.get(queue)
 
     async def _attempt(
         self, process: Process, step: Step, attempt: int, answer: asyncio.Future[Any]

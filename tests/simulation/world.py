@@ -53,6 +53,7 @@ from brokers.guarded import GuardedBroker
 from brokers.port import Broker
 from brokers.tradier.client import TradierBroker
 from brokers.tradier.config import TradierConfig
+from deploy.temporal.lanes import OrderLane
 from domain.clock import real_time
 from domain.errors import HoldfastError
 from domain.exits.rules import Guards
@@ -221,6 +222,9 @@ class World:
         workflows = {"Trade": TradeWorkflow, "Flatten": FlattenWorkflow}
         self.server = Server(loop, workflows, converter, self._lag_s, self._closed)
         self.server.knows_types(_argument_types())
+        if scenario.lane_per_minute is not None:
+            lane = OrderLane(ACCOUNT, scenario.lane_per_minute)
+            self.server.limit(lane.queue, float(1 / lane.activities_per_second), lane.burst)
         self.mishaps = Mishaps(self)
         self.server.lose_task = self.mishaps.lose_task
         self.moves: dict[str, Move] = {}
@@ -522,6 +526,7 @@ class World:
         """Everything that struck in this run, and what the system had to do about it."""
         found = Counter(self.mishaps.happened)
         found.update({f"fault/{k}": n for k, n in self.exchange.state.faults.fired.items()})
+        found["lane"] += self.scenario.lane_per_minute is not None
         found["replayed"] += self.server.replays
         found["continued_as_new"] += self.server.continued
         for record in self.ledger.intents.values():
@@ -561,7 +566,7 @@ class World:
             return ()
         windows = [*self.mishaps.windows, *self.oracle.windows]
         found = zip(self.oracle.naked, self.oracle.naked_waits, strict=True)
-        return bare.spans(bare.RESTING, found, windows)
+        return bare.spans(self._class(bare.RESTING), found, windows)
 
     def _unconfirmed(self) -> tuple[BareSpan, ...]:
         """The time without an answer of each order that protects."""
@@ -571,8 +576,14 @@ class World:
             protection = bare.WATCHED if is_watched(plan, self.scenario.broker) else bare.RESTING
             orders = [ledger.intents[each] for each in ledger.of_trade.get(plan.trade_id, ())]
             waits = bare.unconfirmed_waits(orders, ledger.known_at, protection, end_s)
-            found += bare.spans(protection, ((wait, ()) for wait in waits), self.mishaps.away)
+            named = self._class(protection)
+            found += bare.spans(named, ((wait, ()) for wait in waits), self.mishaps.away)
         return tuple(found)
+
+    def _class(self, protection: str) -> str:
+        """What a slow lane bounds stands apart."""
+        per_minute = self.scenario.lane_per_minute
+        return protection if per_minute is None else f"{protection} at {per_minute}/min"
 
 
 def trace_hash(rows: list[Row], results: list[TradeResult], ledger: MemoryLedger) -> str:
