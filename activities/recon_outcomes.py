@@ -26,7 +26,7 @@ from domain.errors import Uncertain
 from domain.facts import AdjustmentKind, DiscrepancyFound, Fact, PositionAdjusted
 from domain.ids import parse_client_order_id
 from domain.instrument import Instrument
-from domain.money import ZERO, divide, multiply, total
+from domain.money import ZERO, as_amount, divide, multiply, total
 from domain.money_law import assigned_shares, average_cost
 from domain.occ import option_instrument
 from domain.recon.cash import CASH_BLOCKS_FROM
@@ -256,7 +256,8 @@ class Outcomes:
     async def _average(self, instrument: Instrument, trade_id: str) -> Decimal:
         fills = await fills_of_trade(self._services, trade_id)
         mine = [fill for fill in fills if fill.symbol == instrument.symbol]
-        return average_cost(instrument, mine).average_price or ZERO
+        # A row could not hold an average without an end: the shares stayed unbooked (R4).
+        return as_amount(average_cost(instrument, mine).average_price or ZERO)
 
     async def _book_split(self, finding: Discrepancy, at: datetime) -> None:
         """Every owner in new shares; trades write their plan anew and read their orders (R5)."""
