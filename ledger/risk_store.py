@@ -24,6 +24,7 @@ from ledger.connection import LedgerConnection, limit_waits, lock_exclusive
 from ledger.control_store import control_in
 from ledger.fill_store import positions_in
 from ledger.records import (
+    EXTERNAL,
     GateVerdict,
     IntentState,
     RecentReservation,
@@ -33,6 +34,7 @@ from ledger.records import (
     ReserveResult,
     RiskBook,
     TradePosition,
+    WorkingOrder,
 )
 from ledger.rows import Columns, decision_of, reservation_of, working_of
 from ledger.strategy_store import configurations_in
@@ -84,14 +86,6 @@ async def read_risk_book(
     look_back_s: float = 0.0,
 ) -> RiskBook:
     """Everything the gate may count, inside the caller's transaction."""
-    style = trades.c.plan["entry_style"].astext.label("entry_style")
-    held = (
-        select(*_HELD_COLUMNS, style, _LEG_SYMBOLS.label("symbols"), _LEG_SIDES.label("sides"))
-        .select_from(reservations)
-        .outerjoin(trades, trades.c.trade_id == reservations.c.trade_id)
-        .where(reservations.c.account == account, _HELD)
-    )
-    rows = (await connection.execute(held.order_by(reservations.c.reserved_at))).mappings().all()
     columns = ("client_id", "trade_id", "body", "filled_quantity", "increasing")
     live = select(*(orders.c[name] for name in columns)).where(
         orders.c.account == account, LIVE_ORDERS, ~_IS_PROVEN_DONE
@@ -103,9 +97,6 @@ async def read_risk_book(
     baseline = await baseline_in(connection, account, None)
     positions = await positions_in(connection, account)
     orders_at_work = tuple(working_of(row) for row in working)
-    grows = {row["trade_id"] for row in rows if row["entry_style"] == EntryStyle.TWAP}
-    enters = {order.trade_id for order in orders_at_work if order.increasing}
-    owned = _sizes(positions)
     return RiskBook(
         account=account,
         read_at=now,
@@ -113,7 +104,7 @@ async def read_risk_book(
         conditions=await conditions_in(connection, account),
         risk_breaker=await risk_breaker_in(connection, account),
         api_breaker=await api_breaker_of_account(connection, account),
-        reservations=tuple(_still_reserved(_with_legs(row), owned, enters | grows) for row in rows),
+        reservations=await _reservations_in(connection, account, positions, orders_at_work),
         positions=positions,
         working_orders=orders_at_work,
         messages_last_60_s=int((await connection.execute(sent)).scalar_one()),
@@ -122,6 +113,43 @@ async def read_risk_book(
         configurations=await configurations_in(connection),
         recent=await _recent_in(connection, account, strategy, now, look_back_s),
     )
+
+
+async def _reservations_in(
+    connection: AsyncConnection,
+    account: str,
+    positions: Sequence[TradePosition],
+    working: Sequence[WorkingOrder],
+) -> tuple[Reservation, ...]:
+    """Every reservation that counts, as far as it is still at risk.
+
+    Released ones count too while their trade holds something or its entry works after its end: it
+    is restarted for that (D9, C5), and gave its risk back before (I6).
+    """
+    rows = await _reservation_rows(connection, reservations.c.account == account, _HELD)
+    owned, known = _sizes(positions), {row["trade_id"] for row in rows}
+    enters = {order.trade_id for order in working if order.increasing}
+    holds = {trade_id for (trade_id, _), size in owned.items() if size}
+    back = (enters | holds) - known - {EXTERNAL}
+    if back:
+        mine = (reservations.c.account == account, reservations.c.trade_id.in_(back))
+        rows += await _reservation_rows(connection, *mine, reservations.c.approved)
+    grows = {row["trade_id"] for row in rows if row["entry_style"] == EntryStyle.TWAP}
+    return tuple(_still_reserved(_with_legs(row), owned, enters | grows) for row in rows)
+
+
+async def _reservation_rows(
+    connection: AsyncConnection, *clauses: ColumnElement[bool]
+) -> list[Columns]:
+    style = trades.c.plan["entry_style"].astext.label("entry_style")
+    query = (
+        select(*_HELD_COLUMNS, style, _LEG_SYMBOLS.label("symbols"), _LEG_SIDES.label("sides"))
+        .select_from(reservations)
+        .outerjoin(trades, trades.c.trade_id == reservations.c.trade_id)
+        .where(*clauses)
+        .order_by(reservations.c.reserved_at)
+    )
+    return list((await connection.execute(query)).mappings().all())
 
 
 def _with_legs(row: Columns) -> Reservation:

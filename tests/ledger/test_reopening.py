@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -23,7 +25,17 @@ from ledger.errors import LedgerDown
 from ledger.records import IntentState, OrderOwner
 from ledger.repository import Ledger
 from tests.ledger.order_lane import Lane, order, order_lane
-from tests.ledger.samples import ACCOUNT, NOW, plan
+from tests.ledger.samples import (
+    ACCOUNT,
+    NOW,
+    decide,
+    fill,
+    intent,
+    owner,
+    plan,
+    request,
+    snapshot,
+)
 
 TRADE = "trade-1"
 
@@ -190,3 +202,56 @@ async def test_late_frame_of_an_order_that_has_ended_reopens_nothing(armed: Ledg
         told = [(each, facts) for each, facts in rung if not facts[-1].order.is_terminal]
         assert told, "the frame was rung"
         assert [await booker.works_after_the_end(*each) for each in told] == [""]
+
+
+# --- what the gate counts of a trade that came back ----------------------------------------------
+
+
+async def ended_unfilled(ledger: Ledger) -> None:
+    """A trade whose end was booked, its risk given back, its entry called absent."""
+    await ledger.create_trade(plan())
+    await ledger.reserve(request(), decide, NOW)
+    await ledger.open_gate(intent(), owner(), "t1", NOW)
+    await ledger.record_answer(
+        intent().client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=NOW
+    )
+    await ledger.release_reservation(TRADE, "not_filled")
+    await ledger.update_trade(TRADE, stage="not_filled", closed=True)
+    assert (await ledger.risk_book(ACCOUNT, NOW)).reservations == ()
+
+
+@pytest.mark.covers("D9")
+@pytest.mark.parametrize("reopened", [False, True], ids=["not yet restarted", "restarted"])
+async def test_late_fill_takes_its_place_in_the_limits_again(armed: Ledger, reopened: bool) -> None:
+    """I6: its risk was given back at its end, so one trade more than allowed was let in."""
+    await ended_unfilled(armed)
+    await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    await armed.record_fill(ACCOUNT, fill(quantity="100"))
+    await armed.record_snapshot(
+        ACCOUNT, snapshot(client_id=intent().client_id, status=BrokerOrderStatus.FILLED)
+    )
+    if reopened:
+        await armed.update_trade(TRADE, stage="open", closed=False)
+    (held,) = (await armed.risk_book(ACCOUNT, NOW)).reservations
+    assert (held.trade_id, held.notional) == (TRADE, Decimal("10025.50"))
+    assert [(leg.symbol, leg.side) for leg in held.legs] == [("AAPL", Side.BUY)]
+    one_place = partial(decide, capacity=1)
+    refused = await armed.reserve(request("trade-2"), one_place, NOW)
+    assert refused.decision.code == "POSITIONS_MAX"
+    sold = fill("out", quantity="100", side=Side.SELL)
+    await armed.record_fill(ACCOUNT, sold)
+    assert (await armed.risk_book(ACCOUNT, NOW)).reservations == ()
+
+
+@pytest.mark.covers("C5")
+async def test_entry_that_shows_up_after_the_end_takes_its_place_in_the_limits_again(
+    armed: Ledger,
+) -> None:
+    """I6: until its cancel is proven it may buy all that it was allowed to."""
+    await ended_unfilled(armed)
+    await armed.record_snapshot(ACCOUNT, snapshot(client_id=intent().client_id))
+    (held,) = (await armed.risk_book(ACCOUNT, NOW)).reservations
+    assert (held.trade_id, held.quantity) == (TRADE, Decimal(100))
+    cancelled = snapshot(client_id=intent().client_id, status=BrokerOrderStatus.CANCELED)
+    await armed.record_snapshot(ACCOUNT, cancelled)
+    assert (await armed.risk_book(ACCOUNT, NOW)).reservations == ()

@@ -267,7 +267,7 @@ class MemoryLedger(AccountBooks):
         known = self.intents.get(client_id)
         if known is None:
             raise Broken(f"no intent row for {client_id}", code="INTENT_MISSING")
-        if not _counts(known, attempt_token, state):
+        if not _counts(known, attempt_token, state, code):
             return known
         changes: dict[str, Any] = {"state": state, "text": text}
         changes |= {"code": _code_of(known, state, code)}
@@ -676,6 +676,8 @@ class MemoryLedger(AccountBooks):
     def book(self, now: datetime) -> RiskBook:
         """What the gate may count."""
         live = [r for r in self.intents.values() if r.is_live and not self._is_proven_done(r)]
+        back = {r.owner.trade_id for r in live if r.intent.increasing}
+        back |= {each.trade_id for each in self.positions() if each.quantity}
         return RiskBook(
             account=self.account,
             read_at=now,
@@ -684,7 +686,8 @@ class MemoryLedger(AccountBooks):
             api_breaker=self.api_breaker,
             reservations=tuple(
                 each.model_copy(update={"legs": self._held_legs(each.trade_id)})
-                for each in self.held()
+                for _, each in self.reservations.values()
+                if each is not None and (each.released_at is None or each.trade_id in back)
             ),
             positions=self.positions(),
             working_orders=tuple(_working(record) for record in live),
