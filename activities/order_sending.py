@@ -182,7 +182,9 @@ class OrderSender:
                 answered_at=answered_at,
             )
 
-        await self._late_rows.book(intent.client_id, write)
+        if known is outcome:
+            await self._late_rows.book(intent.client_id, write)
+        # Else a second post made nothing: the row stands as the first one left it (C8).
         return outcome if isinstance(outcome, NotExecuted) else known
 
     async def _earlier(self, answer: IntentExists) -> PlaceOutcome | OrderSnapshot:
@@ -229,14 +231,14 @@ class OrderSender:
 
         Its trade goes on with the next order, so nobody would ask for this one again, and a row
         that stays open hides from reconcile what becomes of the symbol (I10). One that was posted
-        before stays unknown: its resolver asks on.
+        before stays unknown since then: its resolver asks on.
         """
-        now = self._services.now()
         state = IntentState.UNKNOWN if resend else IntentState.NOT_SENT
+        at = None if resend else self._services.now()
 
         async def write() -> None:
             await self._services.ledger.record_answer(
-                intent.client_id, token, state, code=why.code, text=why.text, at=now
+                intent.client_id, token, state, code=why.code, text=why.text, at=at
             )
 
         await self._late_rows.book_within(UNSENT_WITHIN_S, intent.client_id, write)

@@ -191,8 +191,9 @@ class GateStore(ControlStore):
     ) -> IntentRecord:
         """Books what came of an attempt and answers the row that stands.
 
-        Accepted is evidence and always wins. Anything else is ignored from an attempt whose
-        token is no longer the row's, and never overrules a definite answer by a weaker one.
+        Accepted is evidence and always wins. Anything else but a duplicate is ignored from an
+        attempt whose token is no longer the row's, and never overrules a definite answer by a
+        weaker one.
         `attempt_token` None is the evidence of a resolver, not the word of an attempt. Without `at`
         the row keeps the instant of its last answer: this one tells nothing of an earlier post. Its
         code DUPLICATE outlasts every other answer that leaves the order unknown. An accepted
@@ -208,7 +209,7 @@ class GateStore(ControlStore):
             known = intent_of(row)
             if _is_written_off(known, attempt_token, state, code):
                 row = await _write_off(connection, known, code, text, at)
-            elif _counts(known, attempt_token, state):
+            elif _counts(known, attempt_token, state, code):
                 changes: dict[str, Any] = {"state": state.value, "text": text}
                 changes |= {"code": _code_of(known, state, code)}
                 changes |= {"answered_at": at or known.answered_at}
@@ -524,13 +525,21 @@ def _code_of(known: IntentRecord, state: IntentState, code: str) -> str:
     return DUPLICATE if is_open and known.code == DUPLICATE else code
 
 
-def _counts(known: IntentRecord, token: str | None, state: IntentState) -> bool:
-    """True if this answer may change the row."""
+def _counts(known: IntentRecord, token: str | None, state: IntentState, code: str) -> bool:
+    """True if this answer may change the row.
+
+    What the venue called a duplicate it has: that counts whoever was told so, and no proof of
+    absence that began before it stands against it (C5).
+    """
     if state is IntentState.ACCEPTED:
         return True
     if known.state is IntentState.ACCEPTED:
         return False
+    if code == DUPLICATE:
+        return known.state.value in _OPEN_STATES
     if token is not None and token != known.attempt_token:
+        return False
+    if code == PROVEN_ABSENT and known.code == DUPLICATE:
         return False
     if state is IntentState.UNKNOWN:
         return known.state in (IntentState.SENDING, IntentState.UNKNOWN)

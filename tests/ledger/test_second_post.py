@@ -20,6 +20,7 @@ from domain.commands import ResolveOrder, Urgency
 from domain.facts import Fact, FactEnvelope, OrderReported, OrderResolved, OrderUnknown
 from domain.ids import Purpose
 from domain.order import OrderIntent, OrderType, Side
+from ledger.errors import LedgerDown
 from ledger.records import DUPLICATE, IntentState
 from ledger.repository import Ledger
 from tests.contract.broker_faces import MARKET_NOW
@@ -68,6 +69,10 @@ async def look(
     given = ResolveInput(trade=trade, command=command)
     batch = await ActivityEnvironment().run(OrderActivities(services).resolve_order, given)
     return tuple(batch.facts)
+
+
+async def no_gate(*_: object, **__: object) -> None:
+    raise LedgerDown("the gate took too long")
 
 
 async def state_of(lane: Lane, intent: OrderIntent) -> tuple[IntentState, str]:
@@ -138,14 +143,17 @@ async def test_posts_that_do_not_go_out_do_not_move_the_settle_window(armed: Led
 
 
 @pytest.mark.covers("C5", "C8")
+@pytest.mark.parametrize("gate", ["answers", "is away"])
 async def test_refusal_counts_from_when_an_attempt_that_may_have_sent_was_barred(
-    armed: Ledger,
+    armed: Ledger, monkeypatch: pytest.MonkeyPatch, gate: str
 ) -> None:
     """Its sender had the permit and never answered: until the second post it could still send."""
     async with order_lane(armed) as lane:
         await lane.open_trade()
         await armed.open_gate(EXIT, owner(), "run-1/1/1", SENT)
         lane.exchange.state.faults.add({**REFUSED, "match": {"count": None}})
+        if gate == "is away":
+            monkeypatch.setattr(armed, "open_gate", no_gate)
         for later_s in (60.0, 60.0 + SETTLED_S - 2):
             assert isinstance((await look(lane, EXIT, later_s))[0], OrderUnknown)
         (absent,) = await look(lane, EXIT, 60.0 + SETTLED_S)
@@ -284,3 +292,63 @@ async def test_market_order_that_is_banned_by_now_is_not_called_refused_when_pos
         lane.services = replace(lane.services, disallow_market_orders=True)
         (told,) = await look(lane, entry, 1.0)
         assert isinstance(told, OrderUnknown)
+
+
+@pytest.mark.covers("C5", "C8")
+async def test_duplicate_that_a_barred_attempt_was_told_is_not_forgotten(armed: Ledger) -> None:
+    """I1: its step had run out, the next one had the row, and the proof was thrown away."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        await hide(lane, EXIT)
+        late = "run-1/1/1"
+        await armed.open_gate(EXIT, owner(), late, SENT, resend=True)
+        lane.exchange.state.faults.add({**REFUSED, "match": {"count": None}})
+        assert isinstance((await look(lane, EXIT, 1.0))[0], OrderUnknown)
+        await armed.record_answer(EXIT.client_id, late, IntentState.UNKNOWN, code=DUPLICATE)
+        for later_s in (SETTLED_S + 1, HOUR_S):
+            assert isinstance((await look(lane, EXIT, later_s))[0], OrderUnknown)
+    assert await state_of(lane, EXIT) == (IntentState.UNKNOWN, DUPLICATE)
+
+
+@pytest.mark.covers("C5")
+async def test_duplicate_that_comes_while_absence_is_being_proven_wins(
+    armed: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1: the row was read before the look, and its end was written behind it."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        await hide(lane, EXIT)
+        lane.exchange.state.faults.add({**REFUSED, "match": {"count": None}})
+        await look(lane, EXIT, 1.0)
+        row = await armed.intent(EXIT.client_id)
+        assert row is not None
+        listed = lane.services.broker.orders_since
+
+        async def meanwhile(since: datetime) -> object:
+            await armed.record_answer(EXIT.client_id, None, IntentState.UNKNOWN, code=DUPLICATE)
+            return await listed(since)
+
+        monkeypatch.setattr(lane.services.broker, "orders_since", meanwhile)
+        assert isinstance((await look(lane, EXIT, SETTLED_S))[0], OrderUnknown)
+    assert await state_of(lane, EXIT) == (IntentState.UNKNOWN, DUPLICATE)
+
+
+@pytest.mark.covers("C5", "H5")
+@pytest.mark.parametrize("intent", [EXIT, ENTRY], ids=["exit", "entry"])
+async def test_gate_that_does_not_answer_does_not_move_the_settle_window(
+    armed: Ledger, monkeypatch: pytest.MonkeyPatch, intent: OrderIntent
+) -> None:
+    """I4: the ledger was slow at its gate only; each look began the window of the stop anew."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade()
+        lane.exchange.state.faults.add(LOST_REQUEST)
+        await place(lane, intent)
+        lane.exchange.state.faults.add({**REFUSED, "match": {"count": None}})
+
+        monkeypatch.setattr(armed, "open_gate", no_gate)
+        for later_s in (1.0, 2.0, 3.0):
+            assert isinstance((await look(lane, intent, later_s))[0], OrderUnknown)
+        wanted = intent is EXIT
+        (absent,) = await look(lane, intent, SETTLED_S, may_repost=wanted)
+    assert isinstance(absent, OrderResolved)
+    assert absent.order is None
