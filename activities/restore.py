@@ -14,6 +14,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from activities.by_hand import booked_facts
+from activities.gateway import covers_trade
 from activities.reporting import report
 from activities.restore_hand import hand_of
 from activities.services import Services
@@ -22,7 +23,7 @@ from domain.adoption import STRATEGY as ADOPTED_STRATEGY
 from domain.clock import ClockMap
 from domain.entry import EntryTicket
 from domain.errors import HoldfastError, Refused
-from domain.facts import AdjustmentKind
+from domain.facts import AdjustmentKind, FactBatch, KillEngaged
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
 from domain.order import OrderSnapshot
@@ -121,10 +122,38 @@ class Restorer:
             closed_at=trade.closed_at,
             hand=await hand_of(ledger, trade),
         )
+        carried = FactBatch(facts=await self._kills_that_stand(trade, state))
         if earlier is not None:
-            return earlier.model_copy(update={"state": state})
+            return earlier.model_copy(update={"state": state, "carried": carried})
         return TradeInput(
-            plan=trade.plan, installation=services.installation, clock=clock, state=state
+            plan=trade.plan,
+            installation=services.installation,
+            clock=clock,
+            state=state,
+            carried=carried,
+        )
+
+    async def _kills_that_stand(
+        self, trade: TradeRecord, state: TradeState
+    ) -> tuple[KillEngaged, ...]:
+        """Engaged kills that its earlier run was told, or would have been: it goes on with them.
+
+        One from before it began is not about it, such as about a position that a person adopts
+        since; and what a person has released is theirs.
+        """
+        control = await self._services.ledger.read_control(trade.account)
+        return tuple(
+            KillEngaged(
+                at=self._services.now(),
+                command_id=kill.command_id,
+                mode=kill.mode,
+                by=kill.by,
+                reason=kill.reason,
+            )
+            for kill in control.kills
+            if covers_trade(kill, trade)
+            and kill.engaged_at >= trade.created_at
+            and not state.releasing
         )
 
     async def _clock(self) -> ClockMap:

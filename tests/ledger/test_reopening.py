@@ -17,6 +17,9 @@ from activities.doorbell import Doorbell
 from activities.restore import Restorer
 from activities.services import note_stage
 from activities.stream_events import StreamBooker
+from domain import trade_state as ts
+from domain.control import KillMode
+from domain.fold import apply_all
 from domain.fold_orders import PROVEN_ABSENT
 from domain.ids import Purpose
 from domain.messages import TradeInput
@@ -31,6 +34,7 @@ from tests.ledger.samples import (
     decide,
     fill,
     intent,
+    kill,
     owner,
     plan,
     request,
@@ -255,3 +259,32 @@ async def test_entry_that_shows_up_after_the_end_takes_its_place_in_the_limits_a
     cancelled = snapshot(client_id=intent().client_id, status=BrokerOrderStatus.CANCELED)
     await armed.record_snapshot(ACCOUNT, cancelled)
     assert (await armed.risk_book(ACCOUNT, NOW)).reservations == ()
+
+
+# --- kills that stand while a trade comes back ---------------------------------------------------
+
+
+@pytest.mark.covers("K9", "D9")
+@pytest.mark.parametrize(
+    ("engaged_s", "mode", "gets_out"),
+    [(60, KillMode.FLATTEN, True), (60, KillMode.BLOCK, False), (-60, KillMode.FLATTEN, False)],
+    ids=["flatten", "block", "flatten from before the trade began"],
+)
+async def test_trade_that_comes_back_hears_of_the_kill_that_stands(
+    armed: Ledger, engaged_s: float, mode: KillMode, gets_out: bool
+) -> None:
+    """The flatten had said "flat" and ended: the late fill was held behind a stop instead."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        await armed.update_trade(TRADE, stage="not_filled", closed=True)
+        row = await armed.trade(TRADE)
+        assert row is not None
+        at = row.created_at + timedelta(seconds=engaged_s)
+        engaged = kill(mode=mode).model_copy(update={"engaged_at": at})
+        await armed.engage_kill(ACCOUNT, engaged)
+        server = Server()
+        assert await restorer_of(lane, server).reopen(TRADE, "a fill came late")
+        (begun,) = server.started
+        assert begun.state is not None
+        state = apply_all(begun.state, begun.carried.facts, NOW)
+        assert ts.wants_exit(state) is gets_out
