@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from activities.day_reading import is_bare, night_stops
@@ -69,6 +69,7 @@ class HealthWatch:
         self._client = client
         self._restorer = Restorer(services, client, task_queue)
         self._reopened: Counter[str] = Counter()
+        self._left: set[str] = set()
         self._began_s = services.monotonic()
         self._stuck: frozenset[str] = frozenset()
         self._bare_since_s: dict[str, float] = {}
@@ -219,7 +220,10 @@ class HealthWatch:
         )
         for trade in trades:
             status = ended.get(trade_workflow_id(trade.trade_id))
-            if status is None or self._reopened[trade.trade_id] >= REOPEN_MAX:
+            if status is None:
+                continue
+            if self._reopened[trade.trade_id] >= REOPEN_MAX:
+                await self._leave_to_a_person(trade)
                 continue
             try:
                 reason = f"its workflow was {status.name.lower()} while it was open"
@@ -229,6 +233,21 @@ class HealthWatch:
             except HoldfastError as error:
                 self._reopened[trade.trade_id] += 1
                 await report(self._services, "RESTORE_FAILED", error.text, trade.trade_id)
+
+    async def _leave_to_a_person(self, trade: TradeRecord) -> None:
+        """Tells once that a trade whose every restart ended is started no more.
+
+        Of one whose last restart runs, only an earlier run was listed.
+        """
+        if trade.trade_id in self._left:
+            return
+        handle = self._client.get_workflow_handle(trade_workflow_id(trade.trade_id))
+        described = await handle.describe(rpc_timeout=LIST_TIMEOUT)
+        if described.status is WorkflowExecutionStatus.RUNNING:
+            return
+        self._left.add(trade.trade_id)
+        text = f"it ended again after {REOPEN_MAX} restarts and is left as it is ({trade.stage})"
+        await report(self._services, "RESTORE_FAILED", text, trade.trade_id)
 
     async def _look_at_reconcile(self) -> None:
         age_s = await reconcile_age_s(self._services)

@@ -22,7 +22,7 @@ from domain import trade_state as ts
 from domain.adoption import STRATEGY as ADOPTED_STRATEGY
 from domain.clock import ClockMap
 from domain.entry import EntryTicket
-from domain.errors import HoldfastError, Refused
+from domain.errors import HoldfastError, Refused, Transient
 from domain.facts import AdjustmentKind, FactBatch, KillEngaged
 from domain.ids import TRADE_QUEUE, trade_workflow_id
 from domain.messages import TradeInput
@@ -85,6 +85,8 @@ class Restorer:
             )
         except WorkflowAlreadyStartedError:
             return False
+        except RPCError as error:
+            raise Transient(f"{trade_id} was not started: {error.status.name}") from error
         # Should this fail, the run's next step writes it: the end is in the state that it holds.
         await ledger.update_trade(trade_id, stage="restored", reopened_at=trade.closed_at)
         text = "; ".join((reason, *_what_it_does(input.state)))
@@ -177,9 +179,9 @@ class Restorer:
                 return first if isinstance(first, TradeInput) else None
         except RPCError as error:
             activity.logger.warning("history of %s: %s", trade_id, error.status.name)
-        except Refused as error:
-            # Sealed with a key that is lost, say: the ledger alone tells what the trade is.
-            activity.logger.warning("history of %s: %s", trade_id, error.code)
+        except (Refused, ValueError, RuntimeError) as error:
+            # Of another build, or sealed with a lost key: the ledger alone tells what the trade is.
+            activity.logger.warning("history of %s: %r", trade_id, error)
         return None
 
 

@@ -30,13 +30,14 @@ from brokers.port import FrameProblem, OrderUpdate, StreamEvent, StreamReady
 from domain.account import MarketClock
 from domain.base import Frozen
 from domain.commands import AlertSeverity
-from domain.errors import HoldfastError
+from domain.errors import HoldfastError, Transient
 from domain.facts import Fact
 
 SILENT_S = 5.0
 OUTBOX_INTERVAL_S = 1.0
 # A fresh connection that fails at once so often in a row, within about two seconds.
 DOWN_AFTER_FAILURES = 4
+RESTART_LATE_S = 10.0
 
 
 def lease_name(account: str) -> str:
@@ -105,6 +106,8 @@ class FillStream:
         self._last_frame_s = services.monotonic()
         self._is_connected = False
         self._reconnect = asyncio.Event()
+        self._failing_since_s: dict[str, float] = {}
+        self._failing_told: set[str] = set()
 
     async def run(self, holder: str) -> None:
         """Streams whenever the lease is free, for ever."""
@@ -147,10 +150,29 @@ class FillStream:
                 reason = f"order {late} works after the end"
             else:
                 return
-            await self._restorer.reopen(trade_id, reason)
+            await self._reopen(trade_id, reason)
             await self._booker.delivered(trade_id, facts)
         finally:
             self._booker.forget(keys)
+
+    async def _reopen(self, trade_id: str, reason: str) -> None:
+        """Restarts an ended trade; a person is told if that keeps failing.
+
+        What a late fill has bought stands bare meanwhile, and nobody looks after it (I4).
+        """
+        now_s = self._services.monotonic()
+        try:
+            await self._restorer.reopen(trade_id, reason)
+        except Exception as error:
+            # Whatever ails it: an error that nobody knows would only end the bell that rang.
+            since_s = self._failing_since_s.setdefault(trade_id, now_s)
+            if now_s - since_s >= RESTART_LATE_S and trade_id not in self._failing_told:
+                self._failing_told.add(trade_id)
+                text = f"{reason}, and it is not started again: {error!r}"
+                await report(self._services, "RESTORE_FAILED", text, trade_id)
+            raise Transient(f"{trade_id} was not started again: {error!r}") from error
+        self._failing_since_s.pop(trade_id, None)
+        self._failing_told.discard(trade_id)
 
     async def _ring_always(self) -> None:
         """The outbox, once a second: one small query."""

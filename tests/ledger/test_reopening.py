@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from temporalio.client import Client
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.doorbell import Doorbell
+from activities.health_watch import REOPEN_MAX, HealthWatch
 from activities.restore import Restorer
-from activities.services import note_stage
+from activities.services import StreamInput, note_stage
 from activities.stream_events import StreamBooker
+from activities.streams import FillStream
 from domain import trade_state as ts
 from domain.control import KillMode
+from domain.errors import Transient
+from domain.facts import FillReported
 from domain.fold import apply_all
 from domain.fold_orders import PROVEN_ABSENT
-from domain.ids import Purpose
+from domain.ids import Purpose, trade_workflow_id
 from domain.messages import TradeInput
 from domain.order import BrokerOrderStatus, OrderIntent, Side
 from ledger.errors import LedgerDown
@@ -288,3 +297,129 @@ async def test_trade_that_comes_back_hears_of_the_kill_that_stands(
         assert begun.state is not None
         state = apply_all(begun.state, begun.carried.facts, NOW)
         assert ts.wants_exit(state) is gets_out
+
+
+# --- restarts that fail --------------------------------------------------------------------------
+
+
+class OfAnotherBuild(Server):
+    """A server that keeps a history which this build cannot read."""
+
+    data_converter = pydantic_data_converter
+
+    def get_workflow_handle(self, name: str) -> Any:
+        return Unreadable(name)
+
+
+class Unreadable(Untold):
+    async def fetch_history_events(self, **_: Any) -> AsyncIterator[Any]:
+        (payload,) = await pydantic_data_converter.encode([{"plan": "of another build"}])
+        begun = WorkflowExecutionStartedEventAttributes(input=Payloads(payloads=[payload]))
+        yield HistoryEvent(workflow_execution_started_event_attributes=begun)
+
+
+@pytest.mark.covers("D9")
+async def test_trade_whose_history_this_build_cannot_read_is_rebuilt_from_the_ledger(
+    armed: Ledger,
+) -> None:
+    """It was never restarted, however often the late fill was rung, and nobody was told."""
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        await armed.update_trade(TRADE, stage="not_filled", closed=True)
+        server = OfAnotherBuild()
+        assert await restorer_of(lane, server).reopen(TRADE, "a fill came late")
+        assert server.started[0].state is not None
+
+
+class Refusing(Server):
+    """A server that takes no new workflow while `is_refusing`."""
+
+    is_refusing = True
+
+    async def start_workflow(self, _name: str, input: TradeInput, **more: Any) -> None:
+        if self.is_refusing:
+            raise RPCError("blob size exceeds limit", RPCStatusCode.INVALID_ARGUMENT, b"")
+        await super().start_workflow(_name, input, **more)
+
+
+@pytest.mark.covers("D9")
+async def test_restart_that_keeps_failing_is_told_once(armed: Ledger) -> None:
+    """I4: what the late fill bought is bare, and only the log of a worker said so."""
+    now_s, server = [0.0], Refusing()
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        await armed.update_trade(TRADE, stage="not_filled", closed=True)
+        services = replace(lane.services, monotonic=lambda: now_s[0])
+        given = StreamInput(account=ACCOUNT)
+        stream = FillStream(services, cast(Client, server), given)
+        late = FillReported(at=NOW, fill=fill("late", quantity="10"))
+
+        async def told_at(at_s: float) -> int:
+            now_s[0] = at_s
+            with suppress(Transient):
+                await stream._closed(TRADE, (late,))
+            alerts = await armed.list_alerts(trade_id=TRADE)
+            return sum(each.occurrences for each in alerts if each.code == "RESTORE_FAILED")
+
+        assert [await told_at(each) for each in (0, 5, 10, 11, 700)] == [0, 0, 1, 1, 1]
+        server.is_refusing = False
+        assert await told_at(701) == 1
+        assert len(server.started) == 1
+        server.is_refusing = True
+        assert [await told_at(each) for each in (702, 711, 712)] == [1, 1, 2]
+
+
+class Ending(Server):
+    """A server on which every run of the trade ends at once, as failed."""
+
+    status = WorkflowExecutionStatus.FAILED
+
+    def list_workflows(self, query: str, **_: Any) -> AsyncIterator[Any]:
+        return self._ended() if "CloseTime" in query else no_runs()
+
+    def get_workflow_handle(self, name: str) -> Any:
+        return Described(name, self.status)
+
+    async def _ended(self) -> AsyncIterator[Any]:
+        yield SimpleNamespace(id=trade_workflow_id(TRADE), status=WorkflowExecutionStatus.FAILED)
+
+
+class Described(Untold):
+    def __init__(self, name: str, status: WorkflowExecutionStatus) -> None:
+        super().__init__(name)
+        self._status = status
+
+    async def describe(self, **_: Any) -> Any:
+        return SimpleNamespace(status=self._status)
+
+
+async def no_runs() -> AsyncIterator[Any]:
+    none: list[Any] = []
+    for each in none:
+        yield each
+
+
+@pytest.mark.covers("K7")
+async def test_trade_that_ends_after_each_restart_is_left_to_a_person_who_is_told(
+    armed: Ledger,
+) -> None:
+    """I18: the last word was that it had been restored; its workflow was gone for good."""
+    server = Ending()
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        watch = HealthWatch(lane.services, cast(Client, server))
+        for _ in range(REOPEN_MAX):
+            await watch.look()
+        failed = {"RESTORE_FAILED", "TRADE_RESTORED"}
+        told = await armed.list_alerts(trade_id=TRADE)
+        assert {each.code for each in told} & failed == {"TRADE_RESTORED"}
+        server.status = WorkflowExecutionStatus.RUNNING
+        await watch.look()
+        told = await armed.list_alerts(trade_id=TRADE)
+        assert "RESTORE_FAILED" not in {each.code for each in told}
+        server.status = WorkflowExecutionStatus.FAILED
+        for _ in range(3):
+            await watch.look()
+        assert len(server.started) == REOPEN_MAX
+        told = await armed.list_alerts(trade_id=TRADE)
+        assert [each.occurrences for each in told if each.code == "RESTORE_FAILED"] == [1]
