@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -29,6 +29,7 @@ from deploy.local.kill_journal import JournalKill
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.ids import TRADE_QUEUE, trade_prefix
+from ledger.records import EXTERNAL, TradePosition
 from ledger.repository import Ledger
 from observability.payload_codec import PayloadRefused
 from settings import Settings
@@ -206,7 +207,7 @@ async def close_positions(
     reasons += [f"entry {each.client_id} is not proven dead" for each in alive]
     reasons += [f"{fault} could not be read" for fault in sweep.faults]
     if foreign:
-        reasons.append(f"not ours, left alone: {', '.join(foreign)}")
+        reasons.append(f"of no trade, left alone: {', '.join(foreign)}")
     is_flat = all(line.is_flat for line in lines) and not alive and not sweep.faults
     return FlattenReceipt(
         command_id=kill.command_id,
@@ -228,17 +229,20 @@ async def _held(
     """Ours inside the scope: by the ledger's trades where it is up, else by our order ids."""
     account, installation = settings.account.name, settings.account.installation
     if ledger is not None:
-        covered = [
-            trade.trade_id
-            for trade in await ledger.list_trades(account=account, open_only=True)
-            if scope.covers(
+        owned = [row for row in await ledger.positions_by_trade(account) if row.quantity != 0]
+        covered: list[str] = []
+        for trade_id in dict.fromkeys(row.trade_id for row in owned):
+            # Ended ones too: a late fill restarts nothing without Temporal (D9).
+            trade = await ledger.trade(trade_id)
+            if trade is not None and scope.covers(
                 account=account,
                 strategy=trade.strategy,
                 symbols=(trade.symbol, *(leg.instrument.symbol for leg in trade.plan.legs)),
-                trade_id=trade.trade_id,
-            )
-        ]
-        return await held_by_trades(ledger, account, installation, covered), ()
+                trade_id=trade_id,
+            ):
+                covered.append(trade_id)
+        ours = await held_by_trades(ledger, account, installation, covered)
+        return ours, await _of_no_trade(broker, owned, scope)
     held, foreign = await held_by_us(broker, installation)
     match scope.kind:
         case KillScopeKind.SYMBOL:
@@ -252,6 +256,20 @@ async def _held(
             return (), (*foreign, *named)
         case _:
             return held, foreign
+
+
+async def _of_no_trade(
+    broker: Broker, owned: Sequence[TradePosition], scope: KillScope
+) -> tuple[str, ...]:
+    """What the broker holds inside the scope beyond the trades: named, never closed (K2)."""
+    if scope.kind not in (KillScopeKind.ALL, KillScopeKind.ACCOUNT, KillScopeKind.SYMBOL):
+        return ()
+    rest = {position.symbol: position.quantity for position in await broker.positions()}
+    for row in owned:
+        if row.trade_id != EXTERNAL and row.symbol in rest:
+            rest[row.symbol] -= row.quantity
+    is_inside = {scope.value} if scope.kind is KillScopeKind.SYMBOL else set(rest)
+    return tuple(f"{rest[each]:f} {each}" for each in sorted(is_inside & rest.keys()) if rest[each])
 
 
 def show_receipt(receipt: FlattenReceipt, *, as_json: bool) -> None:

@@ -6,23 +6,29 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from activities.emergency import DirectFlatten, HeldLeg
 from activities.executions import book_executions
+from activities.flatten import FlattenReceipt
 from activities.reconcile import ReconcileInput, ReconcilePass
 from brokers.port import Accepted
+from cli.flatten import close_positions
 from cli.verify import broker_orders, ledger_orders
+from domain.control import KillMode
 from domain.facts import FactEnvelope, OrderNotSent
 from domain.ids import IntentKey, Purpose, client_id_of_prefix, trade_prefix
 from domain.order import OrderIntent, Side
 from ledger.repository import Ledger
 from report.records import Book
 from report.verify import compare
+from settings import Settings
 from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order, order_lane
-from tests.ledger.samples import ACCOUNT
+from tests.ledger.samples import ACCOUNT, kill
 
 
 @pytest.fixture
@@ -112,3 +118,46 @@ async def differences(lane: Lane, since: datetime) -> list[str]:
     ours = await ledger_orders(lane.ledger, ACCOUNT, since)
     ours = tuple(row for row in ours if row.client_id.startswith(installation))
     return [item.line() for item in compare(Book(orders=ours), Book(orders=theirs)).items]
+
+
+def settings_of(lane: Lane) -> Settings:
+    """As much of the settings as a flatten without Temporal reads."""
+    account = SimpleNamespace(name=ACCOUNT, installation=lane.services.installation)
+    named = SimpleNamespace(account=account, limits=SimpleNamespace(collar_fraction=Decimal("0.2")))
+    return cast(Settings, named)
+
+
+async def flatten(lane: Lane) -> FlattenReceipt:
+    """A flatten of the account with the ledger up and Temporal away."""
+    wanted = kill(mode=KillMode.FLATTEN)
+    return await close_positions(lane.services.broker, lane.ledger, settings_of(lane), wanted)
+
+
+@pytest.mark.covers("K2", "D9")
+async def test_flatten_without_temporal_closes_what_an_ended_trade_holds(lane: Lane) -> None:
+    """Its late fill could not restart it, and the receipt said that the broker is flat."""
+    await lane.open_trade()
+    await lane.ledger.update_trade("trade-1", stage="not_filled", closed=True)
+    receipt = await flatten(lane)
+    assert receipt.is_flat, receipt
+    assert [(line.trade_id, line.filled) for line in receipt.lines] == [("trade-1", Decimal(100))]
+    assert await lane.services.broker.positions() == ()
+
+
+@pytest.mark.covers("K2")
+async def test_flatten_without_temporal_names_what_is_of_no_trade(lane: Lane) -> None:
+    """It said "the broker says flat" of an account that held a position of somebody else."""
+    await lane.open_trade()
+    foreign = OrderIntent.derive(
+        "ffff",
+        IntentKey(trade_id="somebody", purpose=Purpose.ENTRY, sequence=1),
+        order(quantity="7").body,
+        increasing=True,
+        reason="test",
+    )
+    assert isinstance(await lane.services.broker.place(foreign), Accepted)
+    receipt = await flatten(lane)
+    assert not receipt.is_flat
+    assert "7 AAPL" in receipt.pending
+    (left,) = await lane.services.broker.positions()
+    assert left.quantity == 7

@@ -48,7 +48,7 @@ def test_execution_that_was_read_counts_like_the_streamed_one() -> None:
         (True, "", "0", True),
         (False, "HALTED", "0", False),
         (True, "", "42", False),
-        (True, "not ours, left alone: 42 AAPL", "0", False),
+        (True, "of no trade, left alone: 42 AAPL", "0", False),
     ],
 )
 def test_flatten_that_leaves_what_is_of_no_trade_does_not_end_well(
