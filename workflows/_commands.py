@@ -202,6 +202,7 @@ class CommandTasks:
                     life.WALK_TIMEOUT,
                     once,
                     summary=command.summary,
+                    queue_wait=life.CHANGE_QUEUE_TIMEOUT,
                 )
             case WalkStep():
                 return await self._on_order_lane(

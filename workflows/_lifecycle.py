@@ -13,6 +13,7 @@ from datetime import timedelta
 from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 
 from domain.commands import Urgency
+from domain.trade_state import KNOWLEDGE_MAX_AGE_S
 
 SEND_TIMEOUT = timedelta(seconds=5)
 WALK_TIMEOUT = timedelta(seconds=6)
@@ -21,6 +22,9 @@ READ_TIMEOUT = timedelta(seconds=10)
 BOOKKEEPING_TIMEOUT = timedelta(seconds=10)
 BEAT_TIMEOUT = timedelta(seconds=2)
 ENTRY_QUEUE_TIMEOUT_MIN = timedelta(seconds=1)
+# A stop's move that waits for longer was decided on knowledge too old to decide on, and an exit
+# must not wait for it: it stood bare for 44 s behind one in a lane at 60 requests a minute (I4).
+CHANGE_QUEUE_TIMEOUT = timedelta(seconds=KNOWLEDGE_MAX_AGE_S)
 # A strategy may hang for its answer timeout at each of a page of bars.
 DECIDE_TIMEOUT = timedelta(seconds=120)
 TASK_TIMEOUT = timedelta(seconds=3)

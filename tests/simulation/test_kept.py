@@ -24,6 +24,7 @@ from tests.simulation.shrinking import shrunk
 from tests.simulation.world import run_scenario
 
 LEFT_BEHIND = "liquidation-behind-a-lost-commit"
+QUEUED_MOVE = "exit-behind-a-stops-move-in-a-slow-lane"
 PARKED = "cancels-refused-by-a-network-that-was-away"
 HIDDEN = "protection-that-rests-listed-twelve-seconds-late"
 REFUSED_ONCE = "refused-once-and-hidden-beyond-the-settle-window"
@@ -82,6 +83,12 @@ def test_position_that_once_waited_bare_is_bare_for_a_moment(name: str) -> None:
     """I4, M8: each of them was bare for two to four seconds."""
     outcome = run_scenario(kept.read(kept.FOLDER / f"{name}.json"))
     assert max(span.beyond_entry_s for span in outcome.bare) <= 1.0
+
+
+def test_exit_does_not_wait_for_a_stops_move_that_waits_in_a_slow_lane() -> None:
+    """I4, K3: 56 s bare at 60 requests a minute, behind a step that everything else passed."""
+    outcome = run_scenario(kept.read(kept.FOLDER / f"{QUEUED_MOVE}.json"))
+    assert max(span.counted_s for span in outcome.bare) <= 20.0
 
 
 def test_hidden_exit_that_rests_is_doubled_but_for_the_venues_refusal() -> None:
