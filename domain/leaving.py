@@ -65,14 +65,12 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     state, commands, can_trade = can_trade_now(state, now, busy)
     if not can_trade:
         return state, commands, is_asking(state, now)
-    # What was known when the stop was released holds as long as the quote that went with it: in a
-    # slow lane each read between cancels and exit is two more steps bare (I4).
-    if not is_fresh(state, now, QUOTE_BARE_S if _is_releasing(state, busy) else 0.0):
+    if not _knows_enough(state, now, busy):
         state, commands = read_orders(state, now, busy, "before the exit")
         return state, commands, True
     resting = state.live(Role.STOP, Role.TARGET)
     if resting:
-        state = _goes_by_what_it_knows(state)
+        state = _goes_by_what_it_knows(state, now, busy)
         state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
         state, more = _keep_quote(state, now, busy)
         return state, (*commands, *more), True
@@ -158,13 +156,28 @@ def _is_good(
     return (now - read_at).total_seconds() <= QUOTE_BARE_S
 
 
-def _goes_by_what_it_knows(state: TradeState) -> TradeState:
-    """A quote that was fresh when the exit began releases it, whoever had asked for it."""
-    read = (state.quote_read_at, state.hours.read_at)
-    known = [at for at in read if at is not None]
-    if state.exit.asking_since is not None or not known:
-        return state
-    return state.changed(exit=state.exit.model_copy(update={"asking_since": min(known)}))
+def _knows_enough(state: TradeState, now: datetime, busy: Collection[str]) -> bool:
+    """True if the account is known well enough for an exit.
+
+    What was known when the exit released the stop holds as long as the quote that went with it: in
+    a slow lane each read between cancels and exit is two more steps bare (I4). A stop that is gone
+    without us is another matter: who took it down may have sold the position, too (I2).
+    """
+    at = state.exit.released_at
+    if at is None or (now - at).total_seconds() > QUOTE_BARE_S or not _is_releasing(state, busy):
+        return is_fresh(state, now)
+    return is_fresh(state, at)
+
+
+def _goes_by_what_it_knows(state: TradeState, now: datetime, busy: Collection[str]) -> TradeState:
+    """What the exit knows as it releases the stop is what it goes by, whoever had asked for it."""
+    known: dict[str, datetime] = {}
+    if state.exit.released_at is None or not _is_releasing(state, busy):
+        known["released_at"] = now
+    read = [at for at in (state.quote_read_at, state.hours.read_at) if at is not None]
+    if state.exit.asking_since is None and read:
+        known["asking_since"] = min(read)
+    return state.changed(exit=state.exit.model_copy(update=known)) if known else state
 
 
 def _is_releasing(state: TradeState, busy: Collection[str]) -> bool:

@@ -43,16 +43,16 @@ def read_orders(
         ),
         symbols=tuple(leg.instrument.symbol for leg in state.plan.legs),
         reason=reason,
-        urgency=Urgency.EXIT if _is_leaving_bare(state) else Urgency.PROTECT,
+        urgency=Urgency.EXIT if _is_naked(state) else Urgency.PROTECT,
     )
     if command.key in busy:
         return state, ()
     return state.changed(read_after=now + timedelta(seconds=_pause_s(state))), (command,)
 
 
-def _is_leaving_bare(state: TradeState) -> bool:
-    """Nothing protects the position, and its exit waits for what is read (I4)."""
-    return ts.wants_exit(state) and ts.protection(state) is ts.Protection.NAKED
+def _is_naked(state: TradeState) -> bool:
+    """Its stop or its exit waits for what is read: not behind what protected trades ask (I4)."""
+    return ts.protection(state) is ts.Protection.NAKED
 
 
 def _pause_s(state: TradeState) -> float:
@@ -60,8 +60,7 @@ def _pause_s(state: TradeState) -> float:
 
     An exit under way and a position without its stop ask on quickly, unless a person must act.
     """
-    is_naked = ts.protection(state) is ts.Protection.NAKED
-    if not state.needs_operator and (ts.wants_exit(state) or is_naked):
+    if not state.needs_operator and (ts.wants_exit(state) or _is_naked(state)):
         return READ_AGAIN_S
     return min(READ_AGAIN_S * 2.0 ** min(state.reads_in_vain, 8), READ_AGAIN_MAX_S)
 
@@ -72,11 +71,11 @@ def waits_for_person(state: TradeState, now: datetime) -> bool:
     return is_quiet and not is_due(state.read_after, now)
 
 
-def is_fresh(state: TradeState, now: datetime, older_s: float = 0.0) -> bool:
-    """True if orders and position were read at most `KNOWLEDGE_MAX_AGE_S` and `older_s` ago."""
+def is_fresh(state: TradeState, now: datetime) -> bool:
+    """True if orders and position were read at most `KNOWLEDGE_MAX_AGE_S` ago."""
     if state.knowledge_at is None:
         return False
-    return (now - state.knowledge_at).total_seconds() <= ts.KNOWLEDGE_MAX_AGE_S + older_s
+    return (now - state.knowledge_at).total_seconds() <= ts.KNOWLEDGE_MAX_AGE_S
 
 
 def cancel_orders(

@@ -146,7 +146,8 @@ class WalkProgress(Frozen):
 class ExitProgress(Frozen):
     """A reducing exit on its way. `reason` empty means none. `rung` widens the collar.
 
-    `asking_since` is since when it lacks a quote; a read after it ends that.
+    `asking_since` is since when it lacks a quote; a read after it ends that. `released_at` is when
+    it began to take down what protects.
     `keep` > 0 makes it a part close: the units that shall stay. `releasing` is True while the
     resting exits stand back to those units, so that the rest of them can be sold.
     """
@@ -161,6 +162,7 @@ class ExitProgress(Frozen):
     began_at: AwareDatetime | None = None
     asked_at: AwareDatetime | None = None
     asking_since: AwareDatetime | None = None
+    released_at: AwareDatetime | None = None
     pending: str = ""
 
 

@@ -15,8 +15,16 @@ from decimal import Decimal
 import pytest
 
 from domain import trade_state as ts
-from domain.commands import Command, PlaceOrder, ReadQuote, ResolveOrder, Urgency, WalkStep
-from domain.facts import Fact, FlattenRequested, OrderUnknown
+from domain.commands import (
+    Command,
+    PlaceOrder,
+    ReadBroker,
+    ReadQuote,
+    ResolveOrder,
+    Urgency,
+    WalkStep,
+)
+from domain.facts import Fact, FlattenRequested, OrderReported, OrderUnknown
 from domain.steps import decide, next_deadline
 from tests.unit.test_trade_fold import THREE, make_plan, start
 from tests.unit.toy_broker import ToyBroker, Trade
@@ -197,6 +205,38 @@ def test_account_is_not_read_again_between_the_cancels_of_an_exit_and_its_order(
     kinds = [command.kind for command in lane.sent]
     assert kinds[:4] == ["cancel_order", "cancel_order", "cancel_order", "place_order"], kinds
     assert member.bare <= 3 * TRADIER_GAP + timedelta(seconds=1)
+
+
+def without_its_stops(since_read_s: float) -> Member:
+    """A rested trade whose exits somebody else took down, so long after its last read."""
+    (member,) = rested(1)
+    trade, broker = member.trade, member.broker
+    trade.state = trade.state.changed(knowledge_at=trade.now - timedelta(seconds=since_read_s))
+    for order in broker.orders:
+        if broker.cancel(order):
+            for gone in broker.group_of(order):
+                trade.tell(OrderReported(at=trade.now, order=broker.snapshot(gone)))
+    assert ts.protection(trade.state) is ts.Protection.NAKED
+    return member
+
+
+@pytest.mark.covers("K3")
+def test_exit_whose_stop_somebody_else_took_down_looks_at_the_account_first() -> None:
+    """I2: who closed it by hand took its exits down too; selling again turned it round."""
+    member = without_its_stops(since_read_s=30)
+    lane = CrowdedLane([member], TRADIER_GAP)
+    trade = member.trade
+    trade.tell(*trade.answer(ReadQuote(legs=trade.state.plan.legs)))
+    member.flatten()
+    lane.run(2)
+    assert [command.kind for command in lane.sent] == ["read_broker"]
+
+
+def test_stop_of_a_bare_position_waits_for_a_read_that_passes_those_of_protected_ones() -> None:
+    """At 60 requests a minute it stood behind the proofs and looks of all the others (I4)."""
+    trade = without_its_stops(since_read_s=30).trade
+    _, commands = decide(trade.state, trade.now, [])
+    assert [c.urgency for c in commands if isinstance(c, ReadBroker)] == [Urgency.EXIT]
 
 
 @pytest.mark.covers("K3")
