@@ -25,6 +25,8 @@ from temporalio.worker import (
 
 FULL_AGAIN_S = 0.02
 """How soon a lane whose slots are all at work is looked at again."""
+LOOK_AGAIN_S = 1.0
+"""How long at most nobody looks: a poll that brings nothing gives its permit back meanwhile."""
 
 
 class LanePermit(SlotPermit):
@@ -101,7 +103,7 @@ class LanePace(CustomSlotSupplier):
                 return FULL_AGAIN_S
             free = self._tokens - self._held
             if free < 1:
-                return max((1 - free) / self._per_second, FULL_AGAIN_S)
+                return min(max((1 - free) / self._per_second, FULL_AGAIN_S), LOOK_AGAIN_S)
             self._held += 1
             return 0.0
 

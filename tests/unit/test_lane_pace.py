@@ -73,6 +73,24 @@ def test_poll_that_brings_nothing_costs_nothing() -> None:
     assert play(work, *TRADIER).began_s == [0.0] * 6
 
 
+def test_lane_is_not_deaf_until_its_next_token_when_a_poll_gives_its_permit_back() -> None:
+    """At a step in a hundred seconds nobody polled for up to that long, a token in the bucket."""
+
+    async def work(lane: Lane) -> None:
+        await asyncio.gather(lane.step(), lane.step())
+        await asyncio.sleep(150.0)
+        polling = await lane.hold()
+        waiting = asyncio.create_task(lane.hold())
+        await asyncio.sleep(1.0)
+        assert not waiting.done()
+        lane.release(polling)
+        await asyncio.sleep(1.1)
+        assert waiting.done()
+        waiting.cancel()
+
+    play(work, D("0.01"), 2)
+
+
 def test_waiting_polls_hold_no_more_than_may_go_at_once() -> None:
     async def work(lane: Lane) -> None:
         held = [asyncio.create_task(lane.hold()) for _ in range(10)]
