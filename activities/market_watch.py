@@ -87,6 +87,13 @@ class MarketWatch:
         read_at = services.now()
         self._on_clock(clock)
         before = await self._told() if self._known is None else self._known
+        if before is not None and clock.halts_unread:
+            # What cannot be read has not ended: an exit would take the stop off in a halt (I4).
+            halted = {*clock.halted_symbols, *before.halted_symbols}
+            update = {"halted_symbols": tuple(halted), "halts_unread": before.halts_unread}
+            clock = clock.model_copy(update=update)
+        elif before is not None and before.halts_unread:
+            before = None
         if before is not None and _same(before, clock):
             self._known, self._known_at = clock, read_at
             await self._keep(clock)
@@ -137,7 +144,7 @@ def _facts(
         halted = symbol in clock.halted_symbols
         if halted and symbol not in was:
             facts.append(TradingHalted(at=at, symbol=symbol))
-        if not halted and (before is None or symbol in was):
+        if not halted and not clock.halts_unread and (before is None or symbol in was):
             facts.append(TradingResumed(at=at, symbol=symbol))
     return facts
 

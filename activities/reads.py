@@ -151,9 +151,10 @@ class ReadActivities:
             )
         )
         for symbol in input.trade.symbols:
-            halted = symbol in clock.halted_symbols
-            change = TradingHalted if halted else TradingResumed
-            facts.append(change(at=now, symbol=symbol))
+            if symbol in clock.halted_symbols:
+                facts.append(TradingHalted(at=now, symbol=symbol))
+            elif not clock.halts_unread:
+                facts.append(TradingResumed(at=now, symbol=symbol))
         return FactBatch(facts=tuple(facts))
 
     async def _quotes(self, legs: Sequence[PlanLeg]) -> tuple[dict[str, Quote], datetime]:

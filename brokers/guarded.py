@@ -109,8 +109,8 @@ class GuardedBroker:
     async def market_clock(self) -> MarketClock:
         """The venue's clock with the halts that were told elsewhere.
 
-        Where these cannot be read the clock stands alone: exits go on, and entries are refused by
-        the gate, which needs the same ledger.
+        Where these cannot be read the clock stands alone and says so: exits go on but in a halt
+        that is known, and entries are refused by the gate, which needs the same ledger.
         """
         return await self._read_together("market_clock", self._clock_with_halts)
 
@@ -121,7 +121,7 @@ class GuardedBroker:
         try:
             halted = {*clock.halted_symbols, *await self._halted()}
         except Transient:
-            return clock
+            return clock.model_copy(update={"halts_unread": True})
         return clock.model_copy(update={"halted_symbols": tuple(sorted(halted))})
 
     async def asset(self, symbol: str) -> AssetInfo:

@@ -43,7 +43,8 @@ class MarketClock(Frozen):
     """The venue's clock; instants are market time, UTC.
 
     `session_date` is the trading date at the exchange, `opened_at` the open of the session that
-    is running; both are None where the venue did not say.
+    is running; both are None where the venue did not say. `halts_unread`: more symbols than
+    `halted_symbols` may be halted, as those told elsewhere could not be read.
     """
 
     market_now: AwareDatetime
@@ -53,6 +54,7 @@ class MarketClock(Frozen):
     halted_symbols: tuple[str, ...] = ()
     session_date: date | None = None
     opened_at: AwareDatetime | None = None
+    halts_unread: bool = False
 
 
 class AssetInfo(Frozen):

@@ -10,11 +10,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
 from activities import market_watch
 from activities.doorbell import WAITING_FACTS_MAX, Doorbell
 from activities.market_watch import AGAIN_EVERY_S, MarketWatch, hours_cursor
+from activities.reads import ReadActivities
+from activities.services import QuoteInput
 from domain.account import MarketClock
+from domain.commands import ReadQuote
 from domain.errors import Transient
 from domain.facts import (
     DiscrepancyFound,
@@ -26,9 +30,11 @@ from domain.facts import (
 from ledger.repository import Ledger
 from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order_lane
+from tests.ledger.samples import plan
 
 OPEN = MarketClock(market_now=MARKET_NOW, is_open=True, next_close=MARKET_NOW + timedelta(hours=2))
 HALTED = OPEN.model_copy(update={"halted_symbols": ("AAPL",)})
+UNREAD = OPEN.model_copy(update={"halts_unread": True})
 CLOSED = MarketClock(
     market_now=MARKET_NOW, is_open=False, next_open=MARKET_NOW + timedelta(hours=20)
 )
@@ -145,6 +151,39 @@ async def test_halt_that_ended_before_it_was_told_to_all_leaves_nobody_halted(la
         await dies.look(HALTED)
     async with leads(lane) as second:
         assert {"trade-1 resumed", "trade-2 resumed"} <= set(await second.look(OPEN))
+
+
+async def test_halts_that_cannot_be_read_have_not_ended(lane: Lane) -> None:
+    """I4, H5: "resumed" let an exit take the stop off in the middle of the halt."""
+    async with leads(lane) as first:
+        await first.look(OPEN)
+        assert await first.look(HALTED) == ["trade-1 halted", "trade-2 halted"]
+        assert await first.look(UNREAD) == []
+        assert not [word for word in await first.again() if "resumed" in word]
+        assert await first.look(HALTED) == []
+        assert await first.look(OPEN) == ["trade-1 resumed", "trade-2 resumed"]
+
+
+@pytest.mark.parametrize(
+    ("clock", "told"), [(OPEN, ["resumed"]), (HALTED, ["halted"]), (UNREAD, [])]
+)
+async def test_quote_of_an_exit_tells_no_end_of_a_halt_that_cannot_be_read(
+    lane: Lane, clock: MarketClock, told: list[str]
+) -> None:
+    _shows(lane, clock)
+    command = ReadQuote(legs=plan().legs)
+    given = QuoteInput(trade=lane.reference(), command=command)
+    batch = await ActivityEnvironment().run(ReadActivities(lane.services).read_quote, given)
+    halts = [each for each in batch.facts if isinstance(each, TradingHalted | TradingResumed)]
+    assert [_words(each) for each in halts] == told
+
+
+async def test_first_look_without_halts_tells_them_as_soon_as_they_are_read(lane: Lane) -> None:
+    async with leads(lane) as first:
+        assert await first.look(UNREAD) == ["trade-1 open", "trade-2 open"]
+        assert await first.again() == ["trade-1 open", "trade-2 open"]
+        assert {"trade-1 resumed", "trade-2 resumed"} <= set(await first.look(OPEN))
+        assert await first.look(OPEN) == []
 
 
 async def test_streamer_that_leads_again_goes_by_what_the_other_one_told(lane: Lane) -> None:

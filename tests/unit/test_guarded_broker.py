@@ -122,6 +122,8 @@ async def test_halts_told_elsewhere_come_with_the_clock_and_a_dead_ledger_hides_
 
     inner = cast(Broker, Halting(Rejected(code="X")))
     broker = GuardedBroker(inner, on_change, Clock(), halted=halted)
-    assert (await broker.market_clock()).halted_symbols == ("AAA", "BBB", "CCC")
+    clock = await broker.market_clock()
+    assert (clock.halted_symbols, clock.halts_unread) == (("AAA", "BBB", "CCC"), False)
     told.clear()
-    assert (await broker.market_clock()).halted_symbols == ("BBB",)
+    alone = await broker.market_clock()
+    assert (alone.halted_symbols, alone.halts_unread) == (("BBB",), True)
