@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from datetime import datetime, timedelta
 
 from temporalio import activity
@@ -100,7 +99,7 @@ class Doorbell:
         self._waiting: dict[tuple[str, str], list[Fact]] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._free = asyncio.Semaphore(SIGNALS_AT_ONCE)
-        self._free_for_news = asyncio.Semaphore(NEWS_AT_ONCE)
+        self._places_of_news = _Places(NEWS_AT_ONCE)
 
     def ring(self, trade_id: str, *facts: Fact, signal: str = FACTS_SIGNAL) -> None:
         """Queues the facts for the trade and returns at once."""
@@ -109,6 +108,8 @@ class Doorbell:
         key = (trade_id, signal)
         waiting = self._waiting.setdefault(key, [])
         waiting.extend(facts)
+        if not _is_news(facts):
+            self._places_of_news.let_through(key)
         if len(waiting) > WAITING_FACTS_MAX:
             # A look at the broker brings everything back but what only the watch of hours tells.
             text = f"{len(waiting)} facts waited"
@@ -163,17 +164,59 @@ class Doorbell:
     async def _in_turn(self, key: tuple[str, str]) -> tuple[tuple[Fact, ...], bool]:
         """Sends what waits by then; answers it and whether the trade has an open workflow."""
         trade_id, signal = key
-        is_news = all(isinstance(fact, NEWS) for fact in self._waiting[key])
-        async with self._free_for_news if is_news else nullcontext(), self._free:
-            batch = tuple(self._waiting[key][:ENVELOPE_FACTS_MAX])
-            envelope = FactEnvelope.of(*batch, sender=self._sender)
-            return batch, await self._send(trade_id, signal, envelope)
+        has_place = _is_news(self._waiting[key]) and await self._places_of_news.take(key)
+        try:
+            async with self._free:
+                batch = tuple(self._waiting[key][:ENVELOPE_FACTS_MAX])
+                envelope = FactEnvelope.of(*batch, sender=self._sender)
+                return batch, await self._send(trade_id, signal, envelope)
+        finally:
+            if has_place:
+                self._places_of_news.give_back()
 
     async def _after(self, trade_id: str, batch: tuple[Fact, ...], is_open: bool) -> None:
         try:
             await (self._on_delivered if is_open else self._on_closed)(trade_id, batch)
         except HoldfastError as error:
             activity.logger.warning("after the doorbell of %s: %s", trade_id, error)
+
+
+class _Places:
+    """Places of news on the wire, in the order of asking. Who must act needs none (I4)."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._asking: dict[tuple[str, str], asyncio.Future[bool]] = {}
+
+    async def take(self, key: tuple[str, str]) -> bool:
+        """Waits for a place; False if it was let through without one."""
+        if self._free:
+            self._free -= 1
+            return True
+        asked = self._asking[key] = asyncio.get_running_loop().create_future()
+        try:
+            has_place: bool = await asked
+            return has_place
+        finally:
+            del self._asking[key]
+
+    def give_back(self) -> None:
+        """The place goes to who asked first."""
+        for asked in self._asking.values():
+            if not asked.done():
+                asked.set_result(True)
+                return
+        self._free += 1
+
+    def let_through(self, key: tuple[str, str]) -> None:
+        """More than news waits behind this key by now."""
+        asked = self._asking.get(key)
+        if asked is not None and not asked.done():
+            asked.set_result(False)
+
+
+def _is_news(facts: Sequence[Fact]) -> bool:
+    return all(isinstance(fact, NEWS) for fact in facts)
 
 
 def _newest_news(facts: Sequence[Fact]) -> list[Fact]:

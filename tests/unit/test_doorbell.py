@@ -191,3 +191,21 @@ async def test_news_for_every_trade_goes_out_a_few_at_a_time_and_a_fact_of_one_o
     first = [facts for _, _, facts in wire.sent[:SIGNALS_AT_ONCE]]
     news = sum(isinstance(one, SessionChanged) for facts in first for one in facts)
     assert news == NEWS_AT_ONCE
+
+
+@pytest.mark.covers("F5")
+async def test_fact_of_one_does_not_wait_behind_the_news_that_its_trade_has_yet_to_hear() -> None:
+    """I4: at the open a stop fills; its trade stood in the queue of a thousand that hear hours."""
+    wire = Recorder()
+    wire.gate.clear()
+    doorbell = bell(wire)
+    hours = SessionChanged(at=NOW, is_open=True, next_open=None, next_close=None)
+    for number in range(100):
+        doorbell.ring(f"t{number}", hours)
+    await wire.until_in_flight(NEWS_AT_ONCE)
+    doorbell.ring("t99", fact(1))
+    await wire.until_in_flight(1)
+    wire.gate.set()
+    await doorbell.drain()
+    assert ("t99", "facts", (hours, fact(1))) in wire.sent[: NEWS_AT_ONCE + 1]
+    assert len(wire.sent) == 100
