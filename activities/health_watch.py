@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -52,6 +52,9 @@ ENDED = (
     " AND CloseTime > '{since}'"
 )
 ENDED_WITHIN = timedelta(minutes=15)
+"""Behind the last look that came through: a restart may fail, and an end be listed late."""
+ENDED_BEFORE = timedelta(days=7)
+"""Before the first look: nobody may have looked for a while."""
 REOPEN_MAX = 3
 LIST_TIMEOUT = timedelta(seconds=3)
 NET_BATCH, NET_BATCHES_MAX = 500, 20
@@ -70,6 +73,7 @@ class HealthWatch:
         self._restorer = Restorer(services, client, task_queue)
         self._reopened: Counter[str] = Counter()
         self._left: set[str] = set()
+        self._ended_until: datetime | None = None
         self._began_s = services.monotonic()
         self._stuck: frozenset[str] = frozenset()
         self._bare_since_s: dict[str, float] = {}
@@ -210,10 +214,14 @@ class HealthWatch:
 
     async def _look_for_ended(self) -> None:
         """Trades that the ledger has open and whose workflow came to no end of its own."""
-        since = (self._services.now() - ENDED_WITHIN).strftime("%Y-%m-%dT%H:%M:%SZ")
-        found = self._client.list_workflows(ENDED.format(since=since), rpc_timeout=LIST_TIMEOUT)
+        now = self._services.now()
+        since = (self._ended_until or now - ENDED_BEFORE) - ENDED_WITHIN
+        found = self._client.list_workflows(
+            ENDED.format(since=f"{since:%Y-%m-%dT%H:%M:%SZ}"), rpc_timeout=LIST_TIMEOUT
+        )
         ended = {each.id: each.status async for each in found}
         if not ended:
+            self._ended_until = now
             return
         trades = await self._services.ledger.list_trades(
             account=self._services.account, open_only=True
@@ -233,6 +241,7 @@ class HealthWatch:
             except HoldfastError as error:
                 self._reopened[trade.trade_id] += 1
                 await report(self._services, "RESTORE_FAILED", error.text, trade.trade_id)
+        self._ended_until = now
 
     async def _leave_to_a_person(self, trade: TradeRecord) -> None:
         """Tells once that a trade whose every restart ended is started no more.

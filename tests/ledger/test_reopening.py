@@ -399,6 +399,39 @@ async def no_runs() -> AsyncIterator[Any]:
         yield each
 
 
+class EndedAt(Ending):
+    """A server that lists the run only in looks that reach back to its end."""
+
+    def __init__(self, ended_at: datetime) -> None:
+        super().__init__()
+        self.ended_at = ended_at
+
+    def list_workflows(self, query: str, **_: Any) -> AsyncIterator[Any]:
+        since = query.partition("CloseTime > ")[2]
+        is_listed = bool(since) and self.ended_at > datetime.fromisoformat(since.strip("'"))
+        return self._ended() if is_listed else no_runs()
+
+
+@pytest.mark.covers("K7")
+async def test_trade_that_was_ended_while_nobody_looked_is_restored(armed: Ledger) -> None:
+    """I11: terminated in an hour without a streams worker, it stayed open for ever."""
+    now = datetime.now(UTC)
+    clock = [now]
+    async with order_lane(armed) as lane:
+        await lane.open_trade(TRADE)
+        services = replace(lane.services, now=lambda: clock[0])
+        server = EndedAt(now - timedelta(hours=1))
+        watch = HealthWatch(services, cast(Client, server))
+        await watch.look()
+        assert len(server.started) == 1
+        await watch.look()
+        assert len(server.started) == 1
+        clock[0] = now + timedelta(hours=2)
+        server.ended_at = now + timedelta(minutes=30)
+        await watch.look()
+        assert len(server.started) == 2, "no look came through for two hours"
+
+
 @pytest.mark.covers("K7")
 async def test_trade_that_ends_after_each_restart_is_left_to_a_person_who_is_told(
     armed: Ledger,
