@@ -24,13 +24,16 @@ RUNNING_SESSIONS = "WorkflowType = 'Session' AND ExecutionStatus = 'Running'"
 
 
 async def nothing_known_by(target: Target, ledger: Ledger, broker: Broker, scope: KillScope) -> str:
-    """Words if no trade, order, position, session or configuration has the scope's name.
+    """Words if no trade, order, position, session or configuration has the scope's name, or if it
+    is of another account.
 
     Empty if one has it, and where not all could be read: not knowing is no accusation.
     """
     if scope.kind in (KillScopeKind.ALL, KillScopeKind.ACCOUNT):
         return ""
     try:
+        if elsewhere := await _account_of(ledger, scope, target.settings().account.name):
+            return f"{scope.text} is of account {elsewhere}: kill it there"
         seen = await _Seen.read(target, ledger, broker)
         names = seen.names(scope.kind)
         if scope.value in names or await _is_remembered(target, ledger, broker, scope):
@@ -86,6 +89,19 @@ class _Seen:
         legs = {leg.instrument.symbol for each in self._trades for leg in each.plan.legs}
         worked = {part.symbol for order in self._orders for part in (order, *order.legs)}
         return legs | worked | {each.symbol for each in self._trades} | set(self._positions)
+
+
+async def _account_of(ledger: Ledger, scope: KillScope, account: str) -> str:
+    """The other account that the ledger has this trade or order under; empty if there is none.
+
+    The kill stands in the row of the account that it was given to, and stops nothing there.
+    """
+    found = ""
+    if scope.kind is KillScopeKind.TRADE and (trade := await ledger.trade(scope.value)):
+        found = trade.account
+    if scope.kind is KillScopeKind.ORDER and (order := await ledger.intent(scope.value)):
+        found = order.owner.account
+    return "" if found == account else found
 
 
 async def _is_remembered(target: Target, ledger: Ledger, broker: Broker, scope: KillScope) -> bool:
