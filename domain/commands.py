@@ -122,6 +122,7 @@ class ReadBroker(Frozen):
     symbols: tuple[str, ...]
     reason: str
     urgency: Urgency = Urgency.PROTECT
+    is_bare: bool = False
 
     @property
     def key(self) -> str:

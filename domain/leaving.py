@@ -63,11 +63,14 @@ def get_out(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     if waits_for_person(state, now):
         return state, (), True
     state, commands, can_trade = can_trade_now(state, now, busy)
-    if not can_trade:
+    knows_enough = _knows_enough(state, now, busy)
+    # Of many bare trades in a slow lane none got out: each quote had aged when its read was in.
+    asks_both = not knows_enough and any(isinstance(c, ReadQuote) and c.is_bare for c in commands)
+    if not can_trade and not asks_both:
         return state, commands, is_asking(state, now)
-    if not _knows_enough(state, now, busy):
-        state, commands = read_orders(state, now, busy, "before the exit")
-        return state, commands, True
+    if not knows_enough:
+        state, read = read_orders(state, now, busy, "before the exit", is_bare=is_bare(state))
+        return state, (*commands, *read), True
     resting = state.live(Role.STOP, Role.TARGET)
     if resting:
         state = _goes_by_what_it_knows(state, now, busy)
@@ -248,17 +251,30 @@ def _is_recent(at: datetime | None, now: datetime) -> bool:
 
 def wait_for_exit(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     """A working exit gets `EXIT_WAIT_S`, then it is cancelled and the next rung follows."""
-    sent_at = state.exit.sent_at
+    state = _counts_from_its_answer(state)
+    sent_at, live = state.exit.sent_at, state.live(Role.EXIT)
     waited_s = (now - sent_at).total_seconds() if sent_at is not None else EXIT_WAIT_S
     market = all(
-        o.intent is not None and o.intent.body.order_type is OrderType.MARKET
-        for o in state.live(Role.EXIT)
+        o.intent is not None and o.intent.body.order_type is OrderType.MARKET for o in live
     )
-    if waited_s < EXIT_WAIT_S or market:
+    # What waits in the lane cannot be cancelled yet; a quote for the next rung would age with it.
+    is_queued = all(o.state is OrderState.PENDING_NEW for o in live)
+    if waited_s < EXIT_WAIT_S or market or is_queued:
         return state, (), True
-    state, commands = cancel_orders(state, state.live(Role.EXIT), now, busy, Urgency.EXIT)
+    state, commands = cancel_orders(state, live, now, busy, Urgency.EXIT)
     state, more = _keep_quote(state, now, busy)
     return state, (*commands, *more), True
+
+
+def _counts_from_its_answer(state: TradeState) -> TradeState:
+    """An exit whose step waited in a slow lane could not fill meanwhile: its time begins then."""
+    sent_at = state.exit.sent_at
+    working = [o.changed_at for o in state.live(Role.EXIT) if o.state is OrderState.WORKING]
+    if sent_at is None or not working:
+        return state
+    if (max(working) - sent_at).total_seconds() < EXIT_WAIT_S:
+        return state
+    return state.changed(exit=state.exit.model_copy(update={"sent_at": max(working)}))
 
 
 def _refused_in_a_row(state: TradeState) -> int:

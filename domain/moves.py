@@ -31,9 +31,17 @@ Step = tuple[TradeState, tuple[Command, ...], bool]
 
 
 def read_orders(
-    state: TradeState, now: datetime, busy: Collection[str], reason: str
+    state: TradeState,
+    now: datetime,
+    busy: Collection[str],
+    reason: str,
+    *,
+    is_bare: bool = False,
 ) -> tuple[TradeState, tuple[Command, ...]]:
-    """The read of what lives, and of dead orders of which something has not been told."""
+    """The read of what lives, and of dead orders of which something has not been told.
+
+    `is_bare`: the exit of a bare position waits for nothing else, and it goes before all others.
+    """
     asked = (*ts.missing_fills(state), *ts.untold_groups(state))
     watched = [o for o in state.orders if o.is_live or o in asked]
     command = ReadBroker(
@@ -44,6 +52,7 @@ def read_orders(
         symbols=tuple(leg.instrument.symbol for leg in state.plan.legs),
         reason=reason,
         urgency=Urgency.EXIT if _is_naked(state) else Urgency.PROTECT,
+        is_bare=is_bare,
     )
     if command.key in busy:
         return state, ()

@@ -142,6 +142,7 @@ class CommandTasks:
                     life.READ_TIMEOUT,
                     life.READ_RETRY,
                     summary=f"read broker: {command.reason}",
+                    is_bare=command.is_bare,
                 )
             case ReadQuote():
                 return await self._on_order_lane(

@@ -7,6 +7,7 @@ give. A position must not stand bare because questions take the place of its exi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,7 +25,9 @@ from domain.commands import (
     Urgency,
     WalkStep,
 )
-from domain.facts import Fact, FlattenRequested, OrderReported, OrderUnknown
+from domain.facts import Fact, FlattenRequested, OrderAccepted, OrderReported, OrderUnknown
+from domain.fold import apply
+from domain.order import BrokerOrderStatus, OrderState
 from domain.steps import decide, next_deadline
 from tests.unit.test_trade_fold import THREE, make_plan, start
 from tests.unit.toy_broker import ToyBroker, Trade
@@ -144,7 +147,7 @@ def priority_of(command: Command) -> int:
     if isinstance(command, ReadQuote):
         key = life.PRIORITY[Urgency.EXIT].priority_key
     first = isinstance(command, PlaceOrder) and not command.intent.increasing
-    if first or (isinstance(command, ReadQuote) and command.is_bare):
+    if first or (isinstance(command, ReadQuote | ReadBroker) and command.is_bare):
         key = life.BARE_PRIORITY.priority_key
     assert key is not None
     return key
@@ -230,6 +233,45 @@ def test_exit_whose_stop_somebody_else_took_down_looks_at_the_account_first() ->
     member.flatten()
     lane.run(2)
     assert [command.kind for command in lane.sent] == ["read_broker"]
+
+
+@pytest.mark.covers("K3")
+@pytest.mark.parametrize("count", [2, 6, 12])
+def test_many_bare_trades_get_out_with_three_steps_each(count: int) -> None:
+    """Each quote had aged when its read was in: of twelve none got out in eight minutes (I4)."""
+    members = [without_its_stops(since_read_s=60) for _ in range(count)]
+    lane = CrowdedLane(members, timedelta(seconds=4))
+    for member in members:
+        member.flatten()
+    lane.run(3 * 4 * count)
+    assert {member.broker.position for member in members} == {D(0)}
+    kinds = Counter(command.kind for command in lane.sent)
+    assert kinds == {"read_quote": count, "read_broker": count, "place_order": count}
+
+
+def test_exit_that_waited_in_the_lane_has_its_time_to_fill() -> None:
+    """It was cancelled as soon as it stood at the venue: a step for nothing, or its fill lost."""
+    (member,) = rested(1)
+    broker, lane = member.broker, CrowdedLane([member], timedelta(seconds=4))
+    member.flatten()
+    lane.run(60, until=lambda: any(isinstance(c, PlaceOrder) for c in lane.sent))
+    (place,) = [c for c in lane.sent if isinstance(c, PlaceOrder)]
+    order = broker.by_client(place.intent.client_id)
+    assert order is not None
+    state = member.trade.state.changed(
+        exit=member.trade.state.exit.model_copy(update={"sent_at": broker.now})
+    )
+    assert [o.state for o in state.live(ts.Role.EXIT)] == [OrderState.PENDING_NEW]
+    late = broker.now + timedelta(seconds=20)
+    assert decide(state, late, [place.key])[1] == ()
+    working = broker.snapshot(order).model_copy(
+        update={"status": BrokerOrderStatus.WORKING, "filled_quantity": D(0)}
+    )
+    fact = OrderAccepted(at=late, client_id=place.intent.client_id, order=working)
+    state, commands = decide(apply(state, fact, late), late)
+    assert commands == ()
+    _, commands = decide(state, late + timedelta(seconds=3.1))
+    assert "cancel_order" in [command.kind for command in commands]
 
 
 def test_stop_of_a_bare_position_waits_for_a_read_that_passes_those_of_protected_ones() -> None:
