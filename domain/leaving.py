@@ -184,10 +184,18 @@ def _goes_by_what_it_knows(state: TradeState, now: datetime, busy: Collection[st
 
 
 def _is_releasing(state: TradeState, busy: Collection[str]) -> bool:
-    """True from the first cancel on until the exit is out or protection stands again."""
-    return is_bare(state) or any(
-        o.state is OrderState.PENDING_CANCEL or f"order/{o.client_id}" in busy
-        for o in state.live(Role.STOP, Role.TARGET)
+    """True from the first cancel on until the exit is out or protection stands again.
+
+    Where a process watches the stop, targets are all that rests: they count as well.
+    """
+    resting = state.live(Role.STOP, Role.TARGET)
+    is_released = state.exit.released_at is not None and not resting
+    return (
+        is_released
+        or is_bare(state)
+        or any(
+            o.state is OrderState.PENDING_CANCEL or f"order/{o.client_id}" in busy for o in resting
+        )
     )
 
 
