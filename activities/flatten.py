@@ -159,13 +159,20 @@ class FlattenActivities:
         )
 
     async def _trades(self, step: FlattenStep) -> list[TradeRecord]:
-        """Open trades in the scope and those found by an earlier look."""
-        listed = await self._services.ledger.list_trades(account=step.account, open_only=True)
+        """Trades in the scope that are open, or ended and hold or work, and those found earlier.
+
+        A late fill and an entry that works after all restart their trade a moment later (D9, C5).
+        """
+        ledger = self._services.ledger
+        listed = await ledger.list_trades(account=step.account, open_only=True)
         found = {trade.trade_id: trade for trade in listed if _covers(step.scope, trade)}
-        for trade_id in step.trade_ids:
+        known = {trade.trade_id for trade in listed} | set(step.trade_ids)
+        holding = {row.trade_id for row in await ledger.positions_by_trade(step.account)}
+        late = holding | set((await ledger.open_after_the_end(step.account)).values())
+        for trade_id in (*step.trade_ids, *sorted(late - known)):
             if trade_id not in found:
-                trade = await self._services.ledger.trade(trade_id)
-                if trade is not None:
+                trade = await ledger.trade(trade_id)
+                if trade is not None and (trade_id in known or _covers(step.scope, trade)):
                     found[trade_id] = trade
         return list(found.values())
 

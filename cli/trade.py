@@ -301,7 +301,8 @@ def flatten(
 async def _checked(target: Target, trade_id: str) -> tuple[str, str, str]:
     """The id; if the trade is over, how it ended; if it was released, what lies bare of it.
 
-    Refused if a ledger that answers has never heard of it: nothing found is not flat.
+    Refused if a ledger that answers has never heard of it, or has it under another account:
+    nothing found is not flat.
 
     Raises:
         BadInput: ID_FORMAT, `TRADE_UNKNOWN`.
@@ -311,13 +312,23 @@ async def _checked(target: Target, trade_id: str) -> tuple[str, str, str]:
         async with target.ledger() as ledger:
             known = await ledger.trade(trade_id)
             bare = "" if known is None else await _bare_of(ledger, known)
+            holds = known is not None and await _holds(ledger, known)
     except HoldfastError:
         return trade_id, "", ""
-    if known is not None and known.closed_at is not None:
+    if known is not None and known.closed_at is not None and not holds:
         return trade_id, f"trade {trade_id} ended: {known.result}", bare
     if known is None:
         raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, KNOWN_TRADES)
+    if known.account != target.settings().account.name:
+        text = f"a trade of the configured account; it is of account {known.account}"
+        raise BadInput("TRADE_UNKNOWN", "trade_id", trade_id, text)
     return trade_id, "", ""
+
+
+async def _holds(ledger: Ledger, trade: TradeRecord) -> bool:
+    """True of an ended trade, too, until its late fill has restarted it (D9)."""
+    owned = await ledger.positions_by_trade(trade.account)
+    return any(each.trade_id == trade.trade_id for each in owned)
 
 
 async def _bare_of(ledger: Ledger, trade: TradeRecord) -> str:

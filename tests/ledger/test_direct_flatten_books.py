@@ -10,15 +10,18 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
 
 from activities.emergency import DirectFlatten, HeldLeg
 from activities.executions import book_executions
-from activities.flatten import FlattenReceipt
+from activities.flatten import FlattenActivities, FlattenReceipt, FlattenStep
 from activities.reconcile import ReconcileInput, ReconcilePass
 from brokers.port import Accepted
 from cli.flatten import close_positions
 from cli.verify import broker_orders, ledger_orders
-from domain.control import KillMode
+from domain.control import KillMode, KillScope, KillScopeKind
 from domain.facts import FactEnvelope, OrderNotSent
 from domain.ids import IntentKey, Purpose, client_id_of_prefix, trade_prefix
 from domain.order import OrderIntent, Side
@@ -28,7 +31,7 @@ from report.verify import compare
 from settings import Settings
 from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order, order_lane
-from tests.ledger.samples import ACCOUNT, kill
+from tests.ledger.samples import ACCOUNT, NOW, kill, plan
 
 
 @pytest.fixture
@@ -161,3 +164,52 @@ async def test_flatten_without_temporal_names_what_is_of_no_trade(lane: Lane) ->
     assert "7 AAPL" in receipt.pending
     (left,) = await lane.services.broker.positions()
     assert left.quantity == 7
+
+
+class Nowhere:
+    """A Temporal server that has no workflow any more."""
+
+    def get_workflow_handle(self, _name: str) -> Nowhere:
+        return self
+
+    async def describe(self) -> None:
+        raise RPCError("not found", RPCStatusCode.NOT_FOUND, b"")
+
+
+@pytest.mark.covers("K2", "D9")
+@pytest.mark.parametrize(
+    "scope",
+    [
+        KillScope(kind=KillScopeKind.TRADE, value="trade-1"),
+        KillScope(kind=KillScopeKind.SYMBOL, value="AAPL"),
+    ],
+    ids=["trade", "symbol"],
+)
+async def test_flatten_sees_what_an_ended_trade_holds(lane: Lane, scope: KillScope) -> None:
+    """Its late fill had not restarted it yet: of the trade it said flat, of the symbol nobody's."""
+    await lane.open_trade()
+    await lane.ledger.update_trade("trade-1", stage="not_filled", closed=True)
+    step = FlattenStep(
+        command_id="f", account=ACCOUNT, scope=scope, by="ann", reason="out", since=NOW
+    )
+    environment = ActivityEnvironment(client=cast(Client, Nowhere()))
+    look = await environment.run(FlattenActivities(lane.services).look_for_flat, step)
+    assert not look.is_flat
+    assert [(line.trade_id, line.left) for line in look.lines] == [("trade-1", Decimal(100))]
+    assert look.wedged == ("trade-1",)
+
+
+@pytest.mark.covers("K2", "C5")
+async def test_flatten_is_not_done_while_an_entry_works_whose_trade_has_ended(lane: Lane) -> None:
+    """It was called absent, and what it buys would be held behind the word that all is flat."""
+    await lane.ledger.create_trade(plan())
+    await lane.place(order(price="90"))
+    await lane.ledger.update_trade("trade-1", stage="not_filled", closed=True)
+    scope = KillScope(kind=KillScopeKind.ACCOUNT, value=ACCOUNT)
+    step = FlattenStep(
+        command_id="f", account=ACCOUNT, scope=scope, by="ann", reason="out", since=NOW
+    )
+    environment = ActivityEnvironment(client=cast(Client, Nowhere()))
+    look = await environment.run(FlattenActivities(lane.services).look_for_flat, step)
+    assert look.working_entries == (order(price="90").client_id,)
+    assert not look.is_flat

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +17,9 @@ from typer.testing import CliRunner
 from activities.protective_orders import protection_by_ledger, protective_orders
 from cli.context import Target, demo_config
 from cli.session_calls import entries_refused
+from cli.trade import _checked
 from deploy.local import control
+from domain.errors import BadInput
 from domain.ids import Purpose
 from domain.order import Side
 from ledger.records import IntentState
@@ -66,6 +72,45 @@ async def test_flatten_of_a_released_trade_names_what_lies_bare_and_fails(
     await armed.record_fill(ACCOUNT, fill("f-2", broker_order_id="b-2", side=Side.SELL))
     result = await asyncio.to_thread(CliRunner().invoke, app, asked)
     assert result.exit_code == 0, result.output
+
+
+class Configured:
+    """As much of a target as the check of a trade's id asks for."""
+
+    def __init__(self, ledger: Ledger, account: str) -> None:
+        self._ledger = ledger
+        self._account = SimpleNamespace(account=SimpleNamespace(name=account))
+
+    def settings(self) -> object:
+        return self._account
+
+    @asynccontextmanager
+    async def ledger(self) -> AsyncIterator[Ledger]:
+        yield self._ledger
+
+
+async def checked(ledger: Ledger, account: str = ACCOUNT) -> tuple[str, str, str]:
+    return await _checked(cast(Target, Configured(ledger, account)), "trade-1")
+
+
+@pytest.mark.covers("D9")
+async def test_flatten_of_an_ended_trade_with_a_late_fill_is_not_answered_as_over(
+    signalled: Ledger,
+) -> None:
+    """It said done, exit 0, of a position whose trade had not been restarted."""
+    await signalled.open_gate(intent(), owner(), "t1", NOW)
+    await signalled.update_trade("trade-1", stage="not_filled", result="time", closed=True)
+    assert (await checked(signalled))[1] == "trade trade-1 ended: time"
+    await signalled.record_fill(ACCOUNT, fill(client_id=intent().client_id))
+    assert await checked(signalled) == ("trade-1", "", "")
+
+
+@pytest.mark.covers("K8")
+async def test_flatten_of_a_trade_of_another_account_is_refused(signalled: Ledger) -> None:
+    """The flatten looked at the configured account, found nothing there and said flat."""
+    assert await checked(signalled) == ("trade-1", "", "")
+    with pytest.raises(BadInput, match=f"of account {ACCOUNT}"):
+        await checked(signalled, "other")
 
 
 async def test_trade_whose_workflow_is_silent_shows_what_rests_by_the_ledger(
