@@ -9,6 +9,7 @@ from domain.commands import Alert, AlertSeverity
 from domain.money import ZERO
 from domain.order import (
     OrderEvent,
+    OrderState,
     next_order_state,
 )
 from domain.trade_state import OrderRecord, TradeState
@@ -109,7 +110,12 @@ def _shape(state: TradeState) -> tuple[object, ...]:
 
 
 def move(record: OrderRecord, event: OrderEvent, now: datetime, **update: Any) -> OrderRecord:
-    """Record after the event of the table; `changed_at` moves only if the state did."""
+    """Record after the event of the table; `changed_at` moves only if the state did.
+
+    Looks for an order in doubt are counted as `refusals`; once it is known, nothing was refused.
+    """
     after = next_order_state(record.state, event)
+    if record.state is OrderState.UNKNOWN and after is not OrderState.UNKNOWN:
+        update = {"refusals": 0, **update}
     changed_at = now if after is not record.state else record.changed_at
     return record.model_copy(update={"state": after, "changed_at": changed_at, **update})

@@ -209,6 +209,43 @@ def test_ratchets_refused_long_ago_do_not_count_against_a_new_stop() -> None:
     assert ts.protection(trade.state) is ts.Protection.RESTING
 
 
+def test_stop_whose_move_was_unknown_for_some_looks_moves_again() -> None:
+    """E2, C5: looks for an order are no refusals (chaos: a cut line ended the ratchet for good)."""
+
+    class Cut(Trade):
+        looks_in_vain = 0
+
+        def _resolved(self, command: ResolveOrder) -> list[Fact]:
+            if self.looks_in_vain:
+                self.looks_in_vain -= 1
+                client_id = command.intent.client_id
+                return [OrderUnknown(at=self.now, client_id=client_id, reason="not seen yet")]
+            return super()._resolved(command)
+
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.00"))
+    lost: list[Command] = []
+
+    def mischief(command: Command) -> str:
+        if command.kind != "replace_order" or lost:
+            return ""
+        lost.append(command)
+        return "lost"
+
+    trade = Cut(make_plan(), broker, mischief=mischief)
+    trade.pass_time(5)
+    trade.looks_in_vain = 4
+    operator(trade, OperatorVerb.MOVE_STOP, 1, price=D("98"))
+    trade.pass_time(30)
+    assert lost
+    broker_stop = [o.stop_price for o in broker.orders if o.live and o.stop_price]
+    assert broker_stop == [D("98")]
+    (stop,) = [o for o in trade.state.live() if o.stop_price is not None]
+    assert stop.refusals == 0
+    operator(trade, OperatorVerb.MOVE_STOP, 2, price=D("98.50"))
+    trade.pass_time(10)
+    assert [o.stop_price for o in broker.orders if o.live and o.stop_price] == [D("98.50")]
+
+
 def test_stop_moved_again_by_the_operator_is_tried_after_refusals() -> None:
     refused = [True]
 
