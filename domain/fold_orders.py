@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from domain import trade_state as ts
 from domain.changes import CANCEL_REFUSALS_MAX, alert, move
 from domain.commands import AlertSeverity
 from domain.evidence import FILL_INCONSISTENT
@@ -57,6 +58,7 @@ _EVENT_OF_STATUS = {
     BrokerOrderStatus.REPLACED: OrderEvent.REPLACED,
     BrokerOrderStatus.REJECTED: OrderEvent.REJECTED,
 }
+_LEADER_IS_GONE = (OrderState.CANCELED, OrderState.EXPIRED)
 
 
 def order_accepted(state: TradeState, fact: OrderAccepted, now: datetime) -> TradeState:
@@ -254,7 +256,21 @@ def see_order(
     if not state.plan.is_combo:
         for number, child in enumerate(seen.legs):
             state = _see_child(state, record, child, number, now)
-    return state
+    return _ask_for_members(state, record)
+
+
+def _ask_for_members(state: TradeState, before: OrderRecord) -> TradeState:
+    """A group whose end is told before anybody named its members may leave one at work.
+
+    A stop-limit that triggers takes its target down and works on; the answer with its id was lost
+    (C2). What it may sell must not be covered a second time (I4).
+    """
+    after = state.order(before.client_id)
+    if after is None or after.state not in _LEADER_IS_GONE or not before.is_live:
+        return state
+    if not ts.is_untold_group(state, after):
+        return state
+    return state.changed(read_needed=state.read_needed or "members of a group are untold")
 
 
 def take_back(state: TradeState, record: OrderRecord, told: str, now: datetime) -> TradeState:

@@ -436,6 +436,12 @@ def untold_groups(state: TradeState) -> tuple[OrderRecord, ...]:
     return tuple(o for o in state.orders if _has_members(o) and o.client_id not in parents)
 
 
+def is_untold_group(state: TradeState, record: OrderRecord) -> bool:
+    """True for a group that the broker took, of which no member is known here."""
+    children = (o for o in state.orders if o.parent_client_id == record.client_id)
+    return _has_members(record) and not any(children)
+
+
 def _has_members(record: OrderRecord) -> bool:
     if record.intent is None or record.broker_order_id is None or record.replaces is not None:
         return False

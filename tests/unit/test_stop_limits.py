@@ -7,14 +7,14 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from domain import trade_state as ts
-from domain.commands import Alert, PlaceOrder, WatchExits
+from domain.commands import Alert, Command, PlaceOrder, ReadBroker, WatchExits
 from domain.exits.rules import Triggered, WatchState, evaluate
 from domain.facts import ExitTriggered, OrderReported
-from domain.order import OrderType, Side
+from domain.order import OrderState, OrderType, Side
 from domain.plan import ExitRule, RuleKind, StopPlan, TradePlan
 from domain.trade_state import Role, Stage
 from tests.unit.test_trade_fold import RATCHET, THREE, make_plan, start
@@ -106,6 +106,32 @@ def test_plain_stop_limit_is_known_to_have_triggered_by_the_market_at_its_price(
     assert ts.exit_reason(trade.state) == "stop_unfilled"
 
 
+def test_stop_limit_that_triggers_behind_a_lost_answer_is_found_before_more_is_covered() -> None:
+    """C2, I4: the frame of the target's end names no stop; a second pair would sell it twice."""
+    plan = limited(make_plan(targets=THREE[:1]))
+    broker = ToyBroker(symbol="AAPL", bid=D("99.75"), ask=D(100))
+
+    def lose_pair(command: Command) -> str:
+        is_pair = isinstance(command, PlaceOrder) and command.intent.key.purpose == "oco"
+        return "lost" if is_pair else ""
+
+    trade = Trade(plan, broker, mischief=lose_pair)
+    while not trade.state.live(Role.TARGET):
+        broker.move(broker.bid, broker.ask)
+        trade.deliver()
+        assert trade.look()
+    broker.move(D("94.00"), D("94.25"))
+    tell_orders(trade)
+    trade.look()
+    assert isinstance(trade.commands[-1], ReadBroker), trade.commands[-1]
+    assert [o.state for o in trade.state.live(Role.STOP)] == [OrderState.WORKING]
+    trade.pass_time(10)
+    assert broker.position == 0
+    pairs = {o.group for o in broker.orders if o.group is not None}
+    assert len(pairs) == 1
+    assert [c.intent.body.quantity for c in exits_of(trade)] == [D(10)]
+
+
 def test_market_that_comes_back_in_time_fills_the_stop_and_nothing_else_is_sent() -> None:
     trade, broker = entered(make_plan())
     broker.move(D("95.00"), D("95.25"))
@@ -169,6 +195,9 @@ def test_watch_on_a_stop_limit_waits_for_no_grace_and_no_confirmation(
     rate=st.sampled_from([0.0, 0.1, 0.3]),
     size=st.sampled_from([1, 3, 100]),
 )
+@example(seed=23017, three=True, rate=0.3, size=3)
+@example(seed=659, three=True, rate=0.3, size=3)
+@example(seed=857, three=True, rate=0.3, size=3)
 def test_any_seeded_life_with_a_stop_limit_keeps_the_invariants_and_ends_flat(
     seed: int, three: bool, rate: float, size: int
 ) -> None:
