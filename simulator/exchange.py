@@ -36,7 +36,7 @@ from simulator.orders import (
 )
 from simulator.perpetuals import Perpetuals
 from simulator.refusals import Reason, Refusal
-from simulator.replacing import Replacer
+from simulator.replacing import Asked, Replacer
 from simulator.state import Listener, MarketListener, State
 from simulator.tape import TapeEvent, TapeKind
 
@@ -217,8 +217,8 @@ class Exchange:
             new.replaces = old.id
             self.state.orders[new.id] = new
             self.state.by_client[new.client_id] = new
-            filled = old.filled
-            self.state.schedule(latency_s, lambda: self._replace_later(old, new, filled))
+            asked = Asked(old.quantity, old.filled)
+            self.state.schedule(latency_s, lambda: self._replace_later(old, new, asked))
             if observer is not None:
                 observer(new)
         else:
@@ -502,8 +502,8 @@ class Exchange:
                 rule.seconds("delay_s", 1.0), lambda: self.matcher.fill_late(order, quantity)
             )
 
-    def _replace_later(self, old: SimOrder, new: SimOrder, filled: Decimal) -> None:
-        """After the venue's latency: what the old order has filled meanwhile counts too (D2).
+    def _replace_later(self, old: SimOrder, new: SimOrder, asked: Asked) -> None:
+        """After the venue's latency: what became of the old order meanwhile counts too (D2).
 
         A new order that was cancelled before it took over leaves the old one at work.
         """
@@ -512,7 +512,7 @@ class Exchange:
                 self.lifecycle.keep(old)
                 self.lifecycle.tell_failed(old, "order_replace_rejected")
             return
-        if not old.is_done and not self._replacer.count_fills_since(filled, old, new):
+        if not old.is_done and not self._replacer.count_since(asked, old, new):
             self.lifecycle.keep(old)
             self.lifecycle.admit(new)
             self.lifecycle.reject(new, "the order to replace has filled that much")

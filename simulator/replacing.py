@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from dataclasses import replace as changed
 from decimal import Decimal
 
@@ -12,6 +13,14 @@ from simulator.margin import Margin
 from simulator.orders import ReplaceRequest, Role, SimOrder, Status
 from simulator.refusals import Reason, Refusal
 from simulator.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the old order stood when its replace was asked for."""
+
+    quantity: Decimal
+    filled: Decimal
 
 
 class Replacer:
@@ -58,14 +67,19 @@ class Replacer:
         self._check_replacement(old, new)
         return new
 
-    def count_fills_since(self, filled: Decimal, old: SimOrder, new: SimOrder) -> bool:
-        """Counts what `old` filled beyond `filled` into `new`.
+    def count_since(self, asked: Asked, old: SimOrder, new: SimOrder) -> bool:
+        """Counts into `new` what has happened to `old` since the replace was asked for.
 
-        False if that leaves nothing, or if a leg has traded alone.
+        What its partner in a group filled has made `old` smaller: a pair never grows by itself,
+        whatever a quantity means at this venue. False if nothing is left, or if a leg has traded
+        alone.
         """
         if old.has_leg_ahead:
             return False
-        meanwhile = old.filled - filled
+        new.quantity -= asked.quantity - old.quantity
+        if new.remaining <= 0:
+            return False
+        meanwhile = old.filled - asked.filled
         meaning = self._state.config.matching.replace_quantity
         if meanwhile == 0 or meaning is ReplaceQuantity.FRESH:
             return True

@@ -79,3 +79,39 @@ def test_first_frame_of_a_pair_shows_its_partner_held() -> None:
     venue.subscribe(see)
     venue.submit(oco(10, "105.00", "95.00"))
     assert shown == [Status.HELD]
+
+
+@pytest.mark.covers("D2", "D3")
+@pytest.mark.parametrize("meaning", list(ReplaceQuantity))
+def test_pair_does_not_grow_when_its_target_fills_during_a_slow_replace_of_its_stop(
+    meaning: ReplaceQuantity,
+) -> None:
+    """I2, I4: the new stop was for all four again, and the target grew with it to six."""
+    venue = exchange(matching=MatchingConfig(replace_latency_s=D("0.3"), replace_quantity=meaning))
+    quote(venue, "99.00", "99.25")
+    venue.submit(order("buy", 4))
+    target = venue.submit(oco(4, "105.00", "95.00"))
+    assert target.group is not None
+    stop = target.group.stop_loss
+    assert stop is not None
+    new = venue.replace(stop.id, ReplaceRequest(stop_price=D("96.00")))
+    quote(venue, "105.00", "105.25", size=2)
+    assert (target.filled, target.remaining, stop.remaining) == (D(2), D(2), D(2))
+    advance_s(venue, 1)
+    assert (stop.status, target.group.stop_loss) == (Status.REPLACED, new)
+    assert (target.quantity, target.remaining, new.remaining) == (D(4), D(2), D(2))
+
+
+def test_smaller_stop_that_its_target_has_filled_meanwhile_is_rejected() -> None:
+    venue = exchange(matching=MatchingConfig(replace_latency_s=D("0.3")))
+    quote(venue, "99.00", "99.25")
+    venue.submit(order("buy", 4))
+    target = venue.submit(oco(4, "105.00", "95.00"))
+    assert target.group is not None
+    stop = target.group.stop_loss
+    assert stop is not None
+    new = venue.replace(stop.id, ReplaceRequest(quantity=D(2)))
+    quote(venue, "105.00", "105.25", size=2)
+    advance_s(venue, 1)
+    assert new.status is Status.REJECTED
+    assert (stop.remaining, target.remaining) == (D(2), D(2))
