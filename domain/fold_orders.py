@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 from domain import trade_state as ts
@@ -254,8 +255,8 @@ def see_order(
         record = _with_legs(record, seen.legs)
     state = state.with_order(move(record, _EVENT_OF_STATUS[seen.status], now, **update))
     if not state.plan.is_combo:
-        for number, child in enumerate(seen.legs):
-            state = _see_child(state, record, child, number, now)
+        for child in seen.legs:
+            state = _see_child(state, record, child, now)
     return _ask_for_members(state, record)
 
 
@@ -377,8 +378,18 @@ def _is_older(record: OrderRecord, seen: OrderSnapshot) -> bool:
     return seen.updated_at < record.broker_updated_at
 
 
+def _name_of_child(state: TradeState, parent: OrderRecord) -> str:
+    """The first free number in the group, wherever the broker lists the child.
+
+    A rebuilt trade sees the stop behind what replaced it, and must name it as it was named in
+    life: orders of ours are tied to it by that name (D9).
+    """
+    names = (f"{parent.client_id}.{number}" for number in count(1))
+    return next(name for name in names if state.order(name) is None)
+
+
 def _see_child(
-    state: TradeState, parent: OrderRecord, child: OrderSnapshot, number: int, now: datetime
+    state: TradeState, parent: OrderRecord, child: OrderSnapshot, now: datetime
 ) -> TradeState:
     """Children that the broker made belong to the parent by its id (architecture §5.1)."""
     known = state.find(child.client_id, child.broker_order_id)
@@ -388,7 +399,7 @@ def _see_child(
     if known is None:
         is_stop = child.order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
         known = OrderRecord(
-            client_id=f"{parent.client_id}.{number + 1}",
+            client_id=_name_of_child(state, parent),
             role=Role.STOP if is_stop else Role.TARGET,
             state=OrderState.PENDING_NEW,
             symbol=child.symbol or parent.symbol,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from domain import trade_state as ts
 from domain.entry import EntryTicket
 from domain.facts import FillReported
-from domain.order import OrderState
+from domain.order import OrderState, OrderType
 from domain.restore import KnownOrder, SendState, rebuild
 from domain.steps import decide
 from domain.trade_state import TradeState
@@ -42,8 +43,19 @@ def known_orders(trade: Trade, broker: ToyBroker) -> list[KnownOrder]:
     return found
 
 
+def predecessors(state: TradeState) -> dict[str | None, str | None]:
+    """Broker's id of each order that took over from another, and of that one."""
+    moved = [o for o in state.orders if o.replaces is not None]
+    before = {o.broker_order_id: state.order(o.replaces or "") for o in moved}
+    return {each: None if old is None else old.broker_order_id for each, old in before.items()}
+
+
 def rebuilt(
-    trade: Trade, broker: ToyBroker, ticket: EntryTicket | None, settled: bool
+    trade: Trade,
+    broker: ToyBroker,
+    ticket: EntryTicket | None,
+    settled: bool,
+    listed: Callable[[KnownOrder], KnownOrder] = lambda known: known,
 ) -> TradeState:
     state = trade.state
     return rebuild(
@@ -51,7 +63,7 @@ def rebuilt(
         state.installation,
         state.clock,
         ticket=ticket,
-        orders=known_orders(trade, broker),
+        orders=[listed(known) for known in known_orders(trade, broker)],
         fills=broker.fills,
         now=trade.now,
         settled=settled,
@@ -115,6 +127,35 @@ def test_open_trade_rebuilds_protected_and_goes_on_to_its_end() -> None:
     trade.pass_time(25)
     assert broker.position == 0
     assert ts.stage(trade.state) == ts.Stage.CLOSED
+
+
+@pytest.mark.covers("D9")
+def test_rebuild_ties_a_moved_stop_to_the_one_it_took_over_from_however_the_group_is_listed() -> (
+    None
+):
+    """I11: seed 85570; it carries fills of the old one, which counted as missing for ever."""
+    trade, broker = walked(three=True)
+    broker.replace_mode = "total"
+    trade.pass_time(25)
+    filled = next(o for o in broker.orders if o.live and o.order_type is OrderType.STOP)
+    broker._fill(filled, D(1))
+    trade.settle_down()
+    broker.move(D("104.50"), D("104.75"))
+    trade.settle_down()
+    moved = [o for o in trade.state.orders if o.replaces is not None]
+    assert moved
+
+    def newest_first(known: KnownOrder) -> KnownOrder:
+        if known.snapshot is None:
+            return known
+        legs = known.snapshot.legs[::-1]
+        return known.model_copy(
+            update={"snapshot": known.snapshot.model_copy(update={"legs": legs})}
+        )
+
+    state = rebuilt(trade, broker, trade.state.ticket, settled=False, listed=newest_first)
+    assert predecessors(state) == predecessors(trade.state)
+    assert ts.missing_fills(state) == ()
 
 
 @pytest.mark.covers("D9")
