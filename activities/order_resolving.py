@@ -62,7 +62,7 @@ class OrderResolver:
                 facts = await self._answers.facts_of(input.trade, intent, outcome)
                 return FactBatch(facts=(*facts, *old))
         if order is not None:
-            await self._sender.record(intent, None, Accepted(order=order))
+            await self._sender.record_found(input.trade, intent, order, command.sent_at)
             resolved = OrderResolved(
                 at=services.now(), client_id=intent.client_id, order=order, evidence="look-up"
             )

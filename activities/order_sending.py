@@ -7,6 +7,7 @@ and its answer is recorded before it is told. Whatever cannot be known is told a
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from temporalio import activity
 
@@ -222,6 +223,29 @@ class OrderSender:
             )
 
         # What was refused or not sent is in no read of the broker: nobody else could tell it.
+        await self._late_rows.book(intent.client_id, write)
+
+    async def record_found(
+        self, trade: TradeRef, intent: OrderIntent, order: OrderSnapshot, sent_at: datetime
+    ) -> None:
+        """Books an order that the broker shows, with its row if it has none.
+
+        It went out while the ledger was away, and its process died before it could write the row:
+        without one the executions of a stop that hangs on it would be nobody's (H5, I12).
+        """
+        token, now = attempt_token(), self._services.now()
+
+        async def write() -> None:
+            await self._services.ledger.book_sent_intent(
+                intent,
+                trade.owner,
+                token,
+                IntentState.ACCEPTED,
+                sent_at,
+                snapshot=order,
+                answered_at=now,
+            )
+
         await self._late_rows.book(intent.client_id, write)
 
     async def _book_unsent(
