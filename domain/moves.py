@@ -67,9 +67,11 @@ def _is_naked(state: TradeState) -> bool:
 def _pause_s(state: TradeState) -> float:
     """Seconds to the next read: doubles while reads bring nothing, to spare the request budget.
 
-    An exit under way and a position without its stop ask on quickly, unless a person must act.
+    An exit under way and a position without its stop ask on quickly, unless a person must act. An
+    exit that has sold everything is under way no more, whatever is still missing.
     """
-    if not state.needs_operator and (ts.wants_exit(state) or _is_naked(state)):
+    is_leaving = ts.wants_exit(state) and not ts.is_flat(state)
+    if not state.needs_operator and (is_leaving or _is_naked(state)):
         return READ_AGAIN_S
     return min(READ_AGAIN_S * 2.0 ** min(state.reads_in_vain, 8), READ_AGAIN_MAX_S)
 

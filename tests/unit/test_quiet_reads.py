@@ -7,9 +7,17 @@ from decimal import Decimal
 
 import pytest
 
+from domain import trade_state as ts
 from domain.commands import CancelOrder, ReadBroker
-from domain.facts import BrokerSnapshot, DiscrepancyFound, Fact, FlattenRequested
+from domain.facts import (
+    BrokerSnapshot,
+    DiscrepancyFound,
+    Fact,
+    FlattenRequested,
+    OrderReported,
+)
 from domain.moves import READ_AGAIN_MAX_S
+from domain.order import OrderType
 from domain.trade_state import Role
 from tests.unit.test_operator_fold import told
 from tests.unit.test_part_close import entered
@@ -126,6 +134,21 @@ def test_exit_under_way_keeps_asking_quickly_while_reads_are_incomplete() -> Non
     trade.pass_time(10)
     assert broker.position == Decimal(0)
     assert not trade.state.live(Role.STOP, Role.TARGET)
+
+
+def test_exit_that_has_sold_all_asks_more_rarely_for_what_the_broker_still_owes() -> None:
+    """I14: one such trade asked each second and used up 200 requests a minute (seed 88717)."""
+    trade, broker = entered()
+    trade.tell(FlattenRequested(at=trade.now, command_id="f", by="ann", reason="enough"))
+    while not ts.is_flat(trade.state):
+        trade.look()
+        trade.deliver()
+    stop = next(o for o in broker.orders if o.order_type is OrderType.STOP)
+    stop.filled = Decimal(1)
+    trade.tell(OrderReported(at=trade.now, order=broker.snapshot(stop)))
+    assert ts.missing_fills(trade.state)
+    asked = pass_long(trade, MINUTES_S)
+    assert 0 < asked["read_broker"] <= ASKS_MAX, asked
 
 
 def discrepancy(trade: Trade) -> tuple[Fact, ...]:
