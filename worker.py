@@ -47,6 +47,7 @@ from activities.day_report import DayReportActivities
 from activities.flatten import FlattenActivities
 from activities.gateway import GatewaySweeper
 from activities.health_watch import HealthWatch
+from activities.late_answers import tell_late
 from activities.meter import NoMeter
 from activities.operations import OperationActivities
 from activities.orders import OrderActivities
@@ -271,7 +272,7 @@ def gateway_worker(
             flatten.take_over_legs,
         ],
         build_id=build_id(),
-        interceptors=[Beating()],
+        interceptors=[Beating(tell_late(client))],
         # Else a beat waits for 0.8 of the timeout.
         max_heartbeat_throttle_interval=timedelta(seconds=BEAT_EVERY_S),
         tuner=WorkerTuner.create_composite(

@@ -36,6 +36,8 @@ from temporalio.worker._workflow_instance import (
     WorkflowInstanceDetails,
 )
 
+from activities.doorbell import FACTS_SIGNAL
+from activities.late_answers import late_answer
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.lane import RatedQueue
 from tests.simulation.processes import Process
@@ -519,8 +521,14 @@ class Server:
         finally:
             temporalio.activity._Context.reset(token)
         await asyncio.sleep(self._lag_s("completion"))
-        if process.is_alive and not answer.done():
+        if not process.is_alive:
+            return
+        if not answer.done():
             answer.set_result((result, error))
+        elif step.run.kind == "Trade" and not self.is_down and self.is_open(step.run.workflow_id):
+            # As the gateway's interceptor does for a step that the server has given up.
+            late = late_answer(_info_of(step, attempt), self._loop.now())
+            self.signal(step.run.workflow_id, FACTS_SIGNAL, late)
 
     def _dead(self, step: Step, answer: asyncio.Future[Any], _task: asyncio.Task[None]) -> None:
         """The attempt has ended. Without an answer its process has died: beats are due in vain."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.activity import ActivityCancellationDetails
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
@@ -42,8 +44,12 @@ def environment(beats: list[object], timeout_s: float | None = 1) -> ActivityEnv
     return made
 
 
-async def run(step: Step) -> str:
-    interceptor = Beating().intercept_activity(step)
+async def run(step: Step, late: list[str] | None = None) -> str:
+    async def on_late(info: activity.Info) -> None:
+        if late is not None:
+            late.append(info.activity_type)
+
+    interceptor = Beating(on_late).intercept_activity(step)
     told = await interceptor.execute_activity(None)  # type: ignore[arg-type]
     return str(told)
 
@@ -94,3 +100,28 @@ async def test_worker_that_shuts_down_ends_its_steps() -> None:
     made.cancel(ActivityCancellationDetails(worker_shutdown=True))
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, 30)
+
+
+@pytest.mark.covers("C8")
+@pytest.mark.parametrize("how", ["in time", "too long", "stood still", "not found"])
+async def test_step_that_the_server_may_have_given_up_is_told(how: str) -> None:
+    """I7: nobody hears its answer, and what it booked counts as told by it."""
+    step, made = Step(), environment([], 0.04 if how == "stood still" else 60)
+    late: list[str] = []
+    limit_s = 0.02 if how == "too long" else 60
+    made.info = dataclasses.replace(
+        made.info, start_to_close_timeout=timedelta(seconds=limit_s), activity_type="walk_step"
+    )
+    running = asyncio.create_task(made.run(run, step, late))
+    await step.began.wait()
+    if how == "too long":
+        await asyncio.sleep(0.03)
+    elif how == "stood still":
+        time.sleep(0.05)  # noqa: ASYNC251 - the whole process stands
+    elif how == "not found":
+        made.cancel(ActivityCancellationDetails(not_found=True))
+        await asyncio.sleep(0)
+    step.goes_on.set()
+    assert await running == "told"
+    await asyncio.sleep(0)
+    assert late == ([] if how == "in time" else ["walk_step"])
