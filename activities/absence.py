@@ -19,8 +19,6 @@ from ledger.records import DUPLICATE, IntentRecord, IntentState
 
 LIST_MARGIN_S = 60.0
 NOT_SEEN = "NOT_SEEN"
-LAG_MAX_S = 300.0
-"""For so long a venue that promises nothing may show no trace of an order that it has (C5)."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
-from activities.absence import LAG_MAX_S, LIST_MARGIN_S, NOT_SEEN, bar_senders, look_for
+from activities.absence import LIST_MARGIN_S, NOT_SEEN, bar_senders, look_for
 from activities.order_answers import OrderAnswers
 from activities.order_facts import has_prices, is_same_exchange_day, named
 from activities.order_sending import OrderSender
 from activities.services import ResolveInput, Services, attempt_token
 from brokers.port import Accepted, NotExecuted, UnknownOutcome
+from domain.commands import ResolveOrder
 from domain.errors import HoldfastError
 from domain.facts import (
     Fact,
@@ -153,8 +154,7 @@ class OrderResolver:
 
         Sooner is not, and never for an id that the venue has called a duplicate: it has the
         order. An order that only the list shows is found. Where lists may lag for longer, an entry
-        waits for all of it, as nothing is bare meanwhile. So does one that its trade still wants
-        although each post is refused: the next one would go out under another id. An exit does not
+        waits for all of it, as nothing is bare meanwhile (`_waits_for_lists`). An exit does not
         wait, for what it protects may be bare, if the account holds what was booked: a hidden exit
         that fills shows there (C5, ADR 0020).
         """
@@ -178,7 +178,7 @@ class OrderResolver:
         waited_s = (services.now() - barred_at).total_seconds()
         if waited_s < settled_s:
             return (unknown,)
-        would_double = command.intent.increasing and command.may_repost and not never_sent
+        waits_for_lists = not never_sent and self._waits_for_lists(command)
         lists_may_lag = waited_s < listed_by_s + services.request_timeout_s
         clock = input.trade.clock
         if services.broker.capabilities.lists_orders_of_today_only and not is_same_exchange_day(
@@ -203,7 +203,7 @@ class OrderResolver:
                 at=services.now(), client_id=client_id, order=found, evidence="order list"
             )
             return (resolved, *await self._answers.fills_behind(input.trade, found))
-        if not evidence.is_absent or (would_double and waited_s < LAG_MAX_S):
+        if not evidence.is_absent or (waits_for_lists and waited_s < services.lag_max_s):
             return (unknown,)
         stands = await services.ledger.record_answer(
             client_id, None, IntentState.NOT_SENT, code=PROVEN_ABSENT, at=services.now()
@@ -214,6 +214,18 @@ class OrderResolver:
             at=services.now(), client_id=client_id, order=None, evidence="absent after settling"
         )
         return (absent,)
+
+    def _waits_for_lists(self, command: ResolveOrder) -> bool:
+        """True for an entry at a venue that promises nothing of its lists, whose proof is a post.
+
+        One that its trade still wants although each post is refused: the next one would go out
+        under another id. One that it wants no more is not posted again, and could work for a trade
+        that has ended (I3). If something is bare, its exits wait for this and it may not (I4).
+        """
+        if not command.intent.increasing:
+            return False
+        has_proof = self._services.broker.capabilities.client_id_unique_for_ever
+        return command.may_repost or (has_proof and not command.is_bare)
 
     async def _told_by_row(
         self, input: ResolveInput, record: IntentRecord

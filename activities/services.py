@@ -35,6 +35,8 @@ from domain.risk.limits import Limits, RestrictedList
 from ledger.records import OrderOwner
 from ledger.repository import Ledger
 
+LAG_MAX_S = 300.0
+
 
 def wall_now() -> datetime:
     return datetime.now(UTC)
@@ -49,7 +51,8 @@ class Services:
     steps (faults.md §2.1) and does nothing outside of crash tests. `broker_name` is the venue's
     name in the ledger; `peers` are the other accounts of a process that serves several;
     `market` is the market-data stream, None where the venue's adapter has none;
-    `universe` are the symbols whose data must be fresh as a batch (requirement 181).
+    `universe` are the symbols whose data must be fresh as a batch (requirement 181). For
+    `lag_max_s` a venue that promises nothing may show no trace of an order that it has (C5).
     """
 
     ledger: Ledger
@@ -68,6 +71,7 @@ class Services:
     fees: FeeRates = field(default_factory=FeeRates)
     request_timeout_s: float = 3.0
     settle_window_s: float = 2.0
+    lag_max_s: float = LAG_MAX_S
     failpoint: Callable[[str], None] = field(default=lambda name: None)
     entry_blocked: Callable[[], str] = field(default=lambda: "")
     meter: Meter = field(default_factory=NoMeter)

@@ -70,14 +70,15 @@ class StuckIntents:
         if barred is None or barred.attempt_token != token or not self._is_stuck(barred):
             return False
         barred_at = barred.answered_at or services.now()
-        if services.now() - barred_at < self._settle_window():
+        waited = services.now() - barred_at
+        if waited < self._settle_window():
             return False
         has_own_id = services.broker.capabilities.replace_makes_new_id
         if row.intent.replaces is not None and not has_own_id:
             code = await self._fate_of_change(barred)
         else:
             code = await self._fate_of_order(barred, market_now)
-        if not code:
+        if not code or (code == PROVEN_ABSENT and waited < self._lists_may_lag(barred)):
             return False
         # By our own token: should somebody be sending it again by now, the row is his (C8).
         stands = await services.ledger.record_answer(
@@ -96,6 +97,12 @@ class StuckIntents:
         return timedelta(
             seconds=max(services.settle_window_s, listed_s) + services.request_timeout_s
         )
+
+    def _lists_may_lag(self, row: IntentRecord) -> timedelta:
+        """How long an entry may be hidden where a second post is the proof: none is made here."""
+        posts = self._services.broker.capabilities.client_id_unique_for_ever
+        waits = row.intent.increasing and posts
+        return timedelta(seconds=self._services.lag_max_s if waits else 0.0)
 
     async def _fate_of_order(self, row: IntentRecord, market_now: datetime) -> str:
         """The code of a row that is proven absent; empty if it is there or nothing is known."""

@@ -99,13 +99,17 @@ class CancelOrder(Frozen):
 
 
 class ResolveOrder(Frozen):
-    """Find out by broker evidence what became of an unknown order (architecture §5.5)."""
+    """Find out by broker evidence what became of an unknown order (architecture §5.5).
+
+    `is_bare`: something is held and no exit goes before this is known (I4).
+    """
 
     kind: Literal["resolve_order"] = "resolve_order"
     intent: OrderIntent
     replaces_broker_id: str | None = None
     sent_at: AwareDatetime
     may_repost: bool
+    is_bare: bool = False
     urgency: Urgency
 
     @property

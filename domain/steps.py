@@ -216,6 +216,7 @@ def _resolve_unknown(state: TradeState, now: datetime, busy: Collection[str]) ->
             may_repost=capabilities.client_id_unique_for_ever
             and _is_still_wanted(state, record, now),
             # Neither stop nor exit goes before the entry's fate is known (I4).
+            is_bare=ts.held_units(state) != 0,
             urgency=Urgency.EXIT if is_pressing else urgency_of(record.role),
         )
         if command.key not in busy and is_due(record.retry_at, now):

@@ -60,6 +60,11 @@ class Times:
         return 4.0 * self.pace
 
     @property
+    def lag_max_s(self) -> float:
+        """How long an entry stays in doubt that nobody may post again; no list here lags at all."""
+        return 20.0 * self.pace
+
+    @property
     def cell_s(self) -> float:
         """A trade that has not ended by then does not get on (I11)."""
         return 180.0 * self.pace

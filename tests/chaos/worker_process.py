@@ -98,6 +98,7 @@ async def _serve(spec: WorkerSpec, points: ChaosPoints) -> None:
         limits=spec.limits,
         restricted=RestrictedList(as_of=datetime.now(UTC)),
         request_timeout_s=spec.times.request_s,
+        lag_max_s=spec.times.lag_max_s,
         failpoint=points.hit,
     )
     sweeper = GatewaySweeper(services, _broker(spec, None), client=client, trade_queue=spec.queue)

@@ -28,7 +28,11 @@ async def look(lane: Lane, later: timedelta, intent: OrderIntent | None = None) 
     """One look for the order that was asked to be sent at `ASKED`, so much later."""
     services: Services = replace(lane.services, now=lambda: ASKED + later)
     command = ResolveOrder(
-        intent=intent or order(), sent_at=ASKED, may_repost=False, urgency=Urgency.PROTECT
+        intent=intent or order(),
+        sent_at=ASKED,
+        may_repost=False,
+        is_bare=True,
+        urgency=Urgency.PROTECT,
     )
     clock = ClockMap(wall0=MARKET_NOW, market0=MARKET_NOW)
     given = ResolveInput(trade=TradeRef.of(plan(), clock), command=command)

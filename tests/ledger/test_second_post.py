@@ -9,11 +9,10 @@ from decimal import Decimal
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.absence import LAG_MAX_S
 from activities.doorbell import Doorbell
 from activities.order_sending import REPOST_REFUSED
 from activities.orders import OrderActivities
-from activities.services import ResolveInput, TradeRef
+from activities.services import LAG_MAX_S, ResolveInput, TradeRef
 from activities.stream_events import StreamBooker
 from domain.clock import ClockMap
 from domain.commands import ResolveOrder, Urgency
@@ -58,12 +57,21 @@ async def place(lane: Lane, intent: OrderIntent) -> None:
 
 
 async def look(
-    lane: Lane, intent: OrderIntent, later_s: float, *, may_repost: bool = True
+    lane: Lane,
+    intent: OrderIntent,
+    later_s: float,
+    *,
+    may_repost: bool = True,
+    is_bare: bool = False,
 ) -> tuple[Fact, ...]:
     """One look of the trade's resolver, so long after the sending."""
     services = replace(lane.services, now=lambda: SENT + timedelta(seconds=later_s))
     command = ResolveOrder(
-        intent=intent, sent_at=SENT, may_repost=may_repost, urgency=Urgency.PROTECT
+        intent=intent,
+        sent_at=SENT,
+        may_repost=may_repost,
+        is_bare=is_bare,
+        urgency=Urgency.PROTECT,
     )
     trade = TradeRef.of(plan(), ClockMap(wall0=SENT, market0=MARKET_NOW))
     given = ResolveInput(trade=trade, command=command)
@@ -245,35 +253,38 @@ async def test_exit_that_shows_up_after_it_was_called_absent_is_told_to_its_trad
 
 
 @pytest.mark.covers("C5")
-async def test_wanted_entry_whose_every_post_is_refused_waits_for_all_that_lists_may_lag(
-    armed: Ledger,
+@pytest.mark.parametrize("may_repost", [True, False], ids=["every post is refused", "given up"])
+async def test_entry_without_a_second_posts_proof_waits_for_all_that_lists_may_lag(
+    armed: Ledger, may_repost: bool
 ) -> None:
-    """I1: a venue may look at what money is free before it looks at the id; nothing is bare."""
+    """I1, I3, I10: a venue may look at what money is free before it looks at the id, and what its
+    trade wants no more is not posted at all; nothing is bare."""
     async with order_lane(armed) as lane:
         await lane.open_trade()
         await hide(lane, ENTRY)
         lane.exchange.state.faults.add({**REFUSED, "match": {"count": None}})
         for later_s in (1.0, SETTLED_S, LAG_MAX_S - 1):
-            assert isinstance((await look(lane, ENTRY, later_s))[0], OrderUnknown)
+            (told,) = await look(lane, ENTRY, later_s, may_repost=may_repost)
+            assert isinstance(told, OrderUnknown)
         lane.exchange.advance_to(lane.exchange.now + timedelta(seconds=LAG_MAX_S))
-        found, *_ = await look(lane, ENTRY, LAG_MAX_S + 1)
+        found, *_ = await look(lane, ENTRY, LAG_MAX_S + 1, may_repost=may_repost)
         assert isinstance(found, OrderResolved)
         assert found.order is not None
 
 
 @pytest.mark.covers("C5")
-@pytest.mark.parametrize("may_repost", [True, False], ids=["wanted", "given up"])
-async def test_entry_that_never_arrived_ends_sooner_once_its_trade_wants_no_more(
-    armed: Ledger, may_repost: bool
+@pytest.mark.parametrize("is_bare", [False, True], ids=["nothing held", "bare"])
+async def test_given_up_entry_that_never_arrived_ends_sooner_if_something_is_bare(
+    armed: Ledger, is_bare: bool
 ) -> None:
+    """I4: the stop of what was bought goes when the fate of the entry is known."""
     async with order_lane(armed) as lane:
         await lane.open_trade()
         lane.exchange.state.faults.add(LOST_REQUEST)
         await place(lane, ENTRY)
-        lane.exchange.state.faults.add({**REFUSED, "match": {"count": None}})
-        (soon,) = await look(lane, ENTRY, SETTLED_S, may_repost=may_repost)
-        assert isinstance(soon, OrderUnknown if may_repost else OrderResolved)
-        (late,) = await look(lane, ENTRY, LAG_MAX_S + SETTLED_S, may_repost=may_repost)
+        (soon,) = await look(lane, ENTRY, SETTLED_S, may_repost=False, is_bare=is_bare)
+        assert isinstance(soon, OrderResolved if is_bare else OrderUnknown)
+        (late,) = await look(lane, ENTRY, LAG_MAX_S + SETTLED_S, may_repost=False, is_bare=is_bare)
         assert isinstance(late, OrderResolved)
         assert late.order is None
 
@@ -349,6 +360,6 @@ async def test_gate_that_does_not_answer_does_not_move_the_settle_window(
         for later_s in (1.0, 2.0, 3.0):
             assert isinstance((await look(lane, intent, later_s))[0], OrderUnknown)
         wanted = intent is EXIT
-        (absent,) = await look(lane, intent, SETTLED_S, may_repost=wanted)
+        (absent,) = await look(lane, intent, SETTLED_S, may_repost=wanted, is_bare=True)
     assert isinstance(absent, OrderResolved)
     assert absent.order is None

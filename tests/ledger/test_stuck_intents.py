@@ -10,11 +10,13 @@ from typing import Any, cast
 import pytest
 
 from activities.doorbell import Doorbell
+from activities.services import LAG_MAX_S
 from activities.stuck_intents import StuckIntents
 from brokers.port import Accepted
 from domain.facts import FactEnvelope, OrderNotSent
 from domain.fold_orders import PROVEN_ABSENT
-from domain.order import OrderSnapshot
+from domain.ids import Purpose
+from domain.order import OrderSnapshot, Side
 from ledger.errors import LedgerDown
 from ledger.records import GatePermit, IntentExists, IntentRecord, IntentState
 from ledger.repository import Ledger
@@ -25,6 +27,8 @@ from tests.ledger.samples import owner, plan
 SENT_AT = datetime.now(UTC) - timedelta(seconds=40)
 ATTEMPT = "run-1/5/1"
 SETTLED = timedelta(seconds=30)
+LISTED = timedelta(seconds=LAG_MAX_S + 1)
+"""When an entry would be in every list of a venue that promises nothing of them."""
 
 
 class LosesCommits:
@@ -92,11 +96,21 @@ async def test_stuck_order_is_barred_first_and_absent_when_all_would_have_arrive
     assert isinstance(late, IntentExists)
     assert late.record.attempt_token.startswith("run-1/"), "another run is a rewound trade (K7)"
     assert await settle(lane, timedelta(seconds=2)) == 0, "a request may still be under way"
-    assert await settle(lane, SETTLED) == 1
+    assert await settle(lane, SETTLED) == 0, "no list may show it yet"
+    assert await settle(lane, LISTED) == 1
     ended = await row(lane)
     assert (ended.state, ended.code) == (IntentState.NOT_SENT, PROVEN_ABSENT)
     again = await lane.ledger.open_gate(order(), owner(), ATTEMPT, SENT_AT)
     assert isinstance(again, IntentExists)
+
+
+@pytest.mark.covers("C5")
+async def test_stuck_exit_is_absent_after_the_settle_window(lane: Lane) -> None:
+    """I4, R7: what it would protect may be bare, and an open row hides what happens meanwhile."""
+    leaving = order(purpose=Purpose.EXIT, side=Side.SELL, price="101")
+    await lane.ledger.open_gate(leaving, owner(), ATTEMPT, SENT_AT)
+    await settle(lane)
+    assert await settle(lane, SETTLED) == 1
 
 
 @pytest.mark.covers("C5")
@@ -139,5 +153,5 @@ async def test_order_that_is_sent_again_during_the_proof_is_not_called_absent(
             assert isinstance(await gate, GatePermit)
             return tuple(listed)
 
-    assert await settle(lane, SETTLED, broker=SendsAgain()) == 0
+    assert await settle(lane, LISTED, broker=SendsAgain()) == 0
     assert (await row(lane)).state is IntentState.SENDING

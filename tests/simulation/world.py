@@ -109,6 +109,8 @@ RECONCILE_EVERY_S = 10.0
 """Five minutes in production; here a day is three minutes long."""
 QUICK_GUARDS = Guards(scan_interval_s=D(2), grace_s=D(4))
 """The guards of the exit watch, as much shorter as the day is."""
+LAG_MAX_S = 60.0
+"""Five minutes in production; no simulated list lags for longer than 20 s."""
 WATCHED_ENDS = ("stop", "target", RULE_ID)
 LIMITS = roomy_limits(max_order_notional="1000000", max_total_notional="10000000")
 NOT_OURS = frozenset({*EVENTS, *OPTION_EVENTS, "replace_doubles", "oco_both", "fresh"})
@@ -375,6 +377,7 @@ class World:
             limits=LIMITS,
             restricted=RestrictedList(as_of=START),
             failpoint=lambda step: self.mishaps.failpoint(process, step),
+            lag_max_s=LAG_MAX_S,
             now=self.loop.now,
             monotonic=self.loop.time,
         )

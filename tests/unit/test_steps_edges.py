@@ -173,6 +173,16 @@ def test_unknown_entry_is_posted_again_only_while_the_trade_still_walks(
     assert [c.may_repost for c in asked(state.changed(**change), trade.now)] == [may]
 
 
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_unknown_entry_tells_whether_exits_wait_for_it(is_bare: bool) -> None:
+    """I4: with nothing held it may stay in doubt for all that a venue's lists may lag."""
+    trade = opened() if is_bare else start()[0]
+    trade.pass_time(0 if is_bare else 1)
+    state = with_order(trade, Role.ENTRY, state=OrderState.UNKNOWN, changed_at=trade.now)
+    (found,) = asked(state.changed(walk=BARE), trade.now)
+    assert (found.may_repost, found.is_bare) == (False, is_bare)
+
+
 @pytest.mark.parametrize(("quantity", "may"), [("9", True), ("10", True), ("11", False)])
 def test_unknown_protection_is_posted_again_up_to_what_is_held(quantity: str, may: bool) -> None:
     """I2: beyond it the exit would open a position the other way round."""
