@@ -17,6 +17,7 @@ CORE_TRADES = frozenset({"gt01", "gt05", "gt07", "gt20"})
 """Played at every index in each run; of the others every third index, another third each time."""
 SHARES = 3
 RESETTING_TRADES = frozenset({"gt12"})
+WITHOUT_IDEMPOTENCY = frozenset({"tradier"})
 
 
 class Fault(StrEnum):
@@ -27,8 +28,8 @@ class Fault(StrEnum):
     successor), `raise`, `hang`, `lose` (the reply of a request). Around it: `temporal_kill`
     (SIGKILL and restart on the same store), `postgres_stop`, `postgres_slow`,
     `postgres_read_only`, `broker_cut`, `broker_slow`, `broker_twice` (what is sent arrives
-    twice), and a person: `kill_switch` (cancel-entries), `flatten`. Played in this order: what
-    kills a process comes first.
+    twice; where client ids are unique), and a person: `kill_switch` (cancel-entries), `flatten`.
+    Played in this order: what kills a process comes first.
     """
 
     KILL = "kill"
@@ -106,10 +107,16 @@ class Cell:
         return f"{self.trade}/{self.broker}/{self.fault.value}/{self.failpoint}"
 
 
-def is_possible(trade: str, fault: Fault, place: str) -> bool:
-    """A reply can be lost only where there is one, and a kill that a script resets is no kill."""
+def is_possible(trade: str, broker: str, fault: Fault, place: str) -> bool:
+    """A reply can be lost only where there is one, and a kill that a script resets is no kill.
+
+    A request that arrives twice at a venue without idempotency is two orders: no connection does
+    that, and nobody could keep it from doubling.
+    """
     if fault is Fault.KILL_SWITCH:
         return trade not in RESETTING_TRADES
+    if fault is Fault.BROKER_TWICE:
+        return broker not in WITHOUT_IDEMPOTENCY
     return fault is not Fault.LOSE or place.startswith("reply.")
 
 
@@ -123,7 +130,7 @@ def cells_of(
     for fault in faults:
         for number, failpoint in enumerate(index):
             place, _, nth = failpoint.rpartition(":")
-            if is_possible(trade, fault, place):
+            if is_possible(trade, broker, fault, place):
                 yield Cell(trade, broker, fault, number, place, int(nth))
 
 
