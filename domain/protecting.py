@@ -40,6 +40,8 @@ from domain.trade_state import OrderRecord, Role, TradeState
 PROTECTION_REJECTED = "protection_rejected"
 PROTECTION_REJECTIONS_MAX = 2
 RATCHET_REFUSALS_MAX = 3
+UNTOLD_READS_MAX = 3
+"""Reads that name no member of a pair, after which it counts as a target without a stop."""
 
 
 def protect(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
@@ -123,6 +125,12 @@ def _protect_tranche(
         return cancel_orders(state, live, now, busy, Urgency.PROTECT)
     stops = [o for o in live if o.role is Role.STOP]
     if wanted.stop_price is not None and not stops:
+        untold = any(ts.is_untold_group(state, record) for record in live)
+        if untold and state.reads_in_vain < UNTOLD_READS_MAX:
+            # The venue took a pair and the look behind the send failed: its stop may well rest.
+            return state.changed(
+                read_needed=state.read_needed or "members of a group are untold"
+            ), ()
         # A target without its stop is not protection: take it down and place the pair.
         return cancel_orders(state, live, now, busy, Urgency.PROTECT)
     if _has_moved_target(state, live, wanted) or _is_stop_of_slices(state, live, wanted):

@@ -15,6 +15,7 @@ from domain.facts import (
     FlattenRequested,
     OperatorCommand,
     OperatorVerb,
+    OrderAccepted,
     OrderRejected,
     OrderReported,
     OrderUnknown,
@@ -206,6 +207,32 @@ def test_ratchets_refused_long_ago_do_not_count_against_a_new_stop() -> None:
     trade.tell(*(OrderReported(at=trade.now, order=trade._flat(o)) for o in members))
     trade.pass_time(5)
     assert not trade.state.exit.reason
+    assert ts.protection(trade.state) is ts.Protection.RESTING
+
+
+def test_pair_whose_members_are_not_named_yet_is_read_and_not_taken_down() -> None:
+    """I4, C4: a throttled look behind the send named no stop, and good pairs were cancelled."""
+
+    class Unnamed(Trade):
+        def _placed(self, intent: OrderIntent, fault: str) -> list[Fact]:
+            return [
+                fact.model_copy(update={"order": fact.order.model_copy(update={"legs": ()})})
+                if isinstance(fact, OrderAccepted)
+                else fact
+                for fact in super()._placed(intent, fault)
+            ]
+
+    broker = ToyBroker(symbol="AAPL", bid=D("99.90"), ask=D("100.00"))
+    asked: list[str] = []
+
+    def mischief(command: Command) -> str:
+        asked.append(command.kind)
+        return ""
+
+    trade = Unnamed(make_plan(targets=THREE), broker, mischief=mischief)
+    trade.pass_time(30)
+    assert "cancel_order" not in asked
+    assert sum(o.quantity for o in broker.orders if o.live and o.stop_price) == 10
     assert ts.protection(trade.state) is ts.Protection.RESTING
 
 
