@@ -142,7 +142,7 @@ class BrokerSection(Section):
         " mode 0600, relative to this file",
     )
     requests_per_minute: Annotated[
-        Count, Field(description="the broker's limit; the order lane takes half of it")
+        Count, Field(description="the broker's limit; the order lane takes half of it, two a step")
     ]
     fee_per_share: Annotated[
         Amount, Field(description="worst fee of one share bought, account currency", ge=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.context import positive
@@ -19,6 +20,13 @@ NO_MARKET = (
 )
 
 
+def _start(text: str) -> datetime:
+    """An instant, or NOW as `init` and `up` themselves propose it."""
+    if text.upper() == "NOW":
+        return datetime.now(UTC)
+    return instant_of(text, "exchange-start")
+
+
 def exchange_arguments(config: Path | None, tape: Path | None, speed: str, start: str) -> list[str]:
     """The options as the exchange's program takes them.
 
@@ -31,7 +39,7 @@ def exchange_arguments(config: Path | None, tape: Path | None, speed: str, start
         "--config": _file("exchange-config", config),
         "--tape": _file("tape", tape),
         "--speed": speed,
-        "--start": instant_of(start, "exchange-start").isoformat() if start else "",
+        "--start": _start(start).isoformat() if start else "",
     }
     arguments = [text for name, value in named.items() if value for text in (name, value)]
     file = config or tape

@@ -184,9 +184,10 @@ class ExchangeConfig:
 
     With `daily_fees` a day's fees are one row after the close that names no order (Alpaca); else
     one row per execution. `requests_per_minute` is the budget of the wire face, multiplied by the
-    clock's speed; None or a stepped clock means no limit. `mode` names the venue that this exchange
-    plays: a key of the other mode is refused. `account` names the first account; ids are made of it
-    where it is given.
+    clock's speed; None or a stepped clock means no limit. At Tradier it counts what writes orders;
+    market data and the rest have twice as much each. At Alpaca market data counts apart. `mode`
+    names the venue that this exchange plays: a key of the other mode is refused. `account` names
+    the first account; ids are made of it where it is given.
     """
 
     listings: tuple[Listing, ...] = (Listing(Instrument(symbol="ESX")),)

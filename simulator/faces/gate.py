@@ -48,11 +48,30 @@ class Voice(Protocol):
 
     def server_error(self, status: int) -> Response: ...
 
+    def budget(self, scope: Scope) -> tuple[str, int]:
+        """Which of the venue's budgets a request counts in, and how many times the number it is."""
+        ...
+
     def budget_headers(self, limit: int, used: int, rest_s: float) -> dict[str, str]: ...
 
     def facts(self, scope: Scope, body: bytes) -> dict[str, str]:
         """Method, path, client id and symbol of a request: what fault rules match on."""
         ...
+
+
+class Window:
+    """One budget of requests, by the minute."""
+
+    def __init__(self) -> None:
+        self.end_s = 0.0
+        self.used = 0
+
+    def count(self, now_s: float) -> int:
+        """How many with this one."""
+        if now_s >= self.end_s:
+            self.end_s, self.used = now_s + WINDOW_S, 0
+        self.used += 1
+        return self.used
 
 
 class Gate:
@@ -75,8 +94,7 @@ class Gate:
         self._clock = clock
         self._voice = voice
         self._drop_error = drop_error
-        self._window_end_s = 0.0
-        self._used = 0
+        self._windows: dict[str, Window] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,40 +111,43 @@ class Gate:
         if answer is None:
             await self._drop(scope, receive)
             return
-        await answer.with_headers(self._budget_headers()).replay(send)
+        await answer.with_headers(self._budget_headers(scope)).replay(send)
 
     def _refused_early(self, scope: Scope) -> Response | None:
         """Wrong keys or an empty request budget."""
         refused = self._voice.refused(scope)
         if refused is not None:
             return refused
-        limit = self._budget()
+        limit = self._budget(scope)
         if limit is None:
             return None
         now_s = asyncio.get_running_loop().time()
-        if now_s >= self._window_end_s:
-            self._window_end_s = now_s + WINDOW_S
-            self._used = 0
-        self._used += 1
-        if self._used <= limit:
+        window = self._window(scope)
+        if window.count(now_s) <= limit:
             return None
-        rest_s = max(1, round(self._window_end_s - now_s))
+        rest_s = max(1, round(window.end_s - now_s))
         self._exchange.state.record("throttled", limit=limit)
-        return self._voice.too_many({"Retry-After": str(rest_s), **self._budget_headers()})
+        return self._voice.too_many({"Retry-After": str(rest_s), **self._budget_headers(scope)})
 
-    def _budget(self) -> int | None:
+    def _window(self, scope: Scope) -> Window:
+        name, _ = self._voice.budget(scope)
+        return self._windows.setdefault(name, Window())
+
+    def _budget(self, scope: Scope) -> int | None:
         """Requests per wall minute: the venue's number, scaled by speed; None in step mode."""
         limit, speed = self._exchange.config.requests_per_minute, self._clock.speed
         if limit is None or speed is None:
             return None
-        return max(limit, int(limit * speed))
+        _, times = self._voice.budget(scope)
+        return max(limit, int(limit * speed)) * times
 
-    def _budget_headers(self) -> dict[str, str]:
-        limit = self._budget()
+    def _budget_headers(self, scope: Scope) -> dict[str, str]:
+        limit = self._budget(scope)
         if limit is None:
             return {}
-        rest_s = max(0.0, self._window_end_s - asyncio.get_running_loop().time())
-        return self._voice.budget_headers(limit, self._used, rest_s)
+        window = self._window(scope)
+        rest_s = max(0.0, window.end_s - asyncio.get_running_loop().time())
+        return self._voice.budget_headers(limit, window.used, rest_s)
 
     async def _failed_before(self, facts: dict[str, str]) -> Response | None:
         """Faults that strike before anything is done."""

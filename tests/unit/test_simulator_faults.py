@@ -12,9 +12,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from simulator.app import AlpacaFace, build_app
+from simulator.app import AlpacaFace, TradierFace, build_app
 from simulator.clock import SimClock
-from simulator.config import ApiKey, MatchingConfig, ReplaceQuantity
+from simulator.config import ApiKey, MatchingConfig, ReplaceQuantity, WireFace
 from simulator.exchange import Exchange
 from simulator.faults import FaultBoard, FaultKind
 from simulator.orders import ReplaceRequest, SimOrder, Status
@@ -230,6 +230,27 @@ async def test_budget_answers_429_on_a_running_clock_and_scales_with_speed() -> 
         left = [int(answer.headers["x-ratelimit-remaining"]) for answer in answers]
         assert left == [*range(allowed - 1, -1, -1), 0]
         assert int(answers[-1].headers["retry-after"]) in range(1, 61)
+
+
+async def test_tradier_counts_orders_market_data_and_the_rest_apart() -> None:
+    """tradier.md §8: trading 60, market data 120, everything else 120 a minute."""
+    venue = exchange(requests_per_minute=2, face=WireFace.TRADIER)
+    face = TradierFace(venue, SimClock(venue.now, D(1)))
+    key = venue.config.keys[0]
+    transport = httpx.ASGITransport(app=face.app)
+    headers = {"Authorization": f"Bearer {key.secret}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://sim", headers=headers
+    ) as client:
+        home = f"/v1/accounts/{key.key}"
+        orders = [await client.post(f"{home}/orders", data={}) for _ in range(3)]
+        reads = [await client.get(f"{home}/orders") for _ in range(5)]
+        quotes = [await client.get("/v1/markets/clock") for _ in range(5)]
+    assert [each.status_code == 429 for each in orders] == [False, False, True]
+    for answers in (reads, quotes):
+        assert [each.status_code == 429 for each in answers] == [False] * 4 + [True]
+    assert orders[-1].headers["x-ratelimit-allowed"] == "2"
+    assert reads[-1].headers["x-ratelimit-allowed"] == "4"
 
 
 async def test_dropped_reply_in_process_raises_the_error_of_the_client() -> None:

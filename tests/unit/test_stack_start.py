@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,6 @@ def test_options_of_the_exchange_are_handed_on_as_it_reads_them() -> None:
         *("--config", str(example), "--speed", "2", "--start", "2026-03-02T15:00:00+00:00")
     ]
     assert exchange_arguments(None, None, "", "") == []
+    # As `init` and `up` print it.
+    _, start = exchange_arguments(None, None, "", "NOW")
+    assert abs(datetime.fromisoformat(start) - datetime.now(UTC)) < timedelta(minutes=1)

@@ -12,6 +12,8 @@ from starlette.types import Scope
 from simulator.exchange import Exchange
 from simulator.faces.gate import Keys
 
+DATA_PATHS = ("/v2/stocks/", "/v1beta1/", "/v1beta3/")
+
 
 class AlpacaVoice:
     """The gate's answers in Alpaca's words (alpaca.md §9)."""
@@ -37,6 +39,11 @@ class AlpacaVoice:
     def server_error(self, status: int) -> Response:
         body = {"code": status * 100_000, "message": "internal server error"}
         return JSONResponse(body, status)
+
+    def budget(self, scope: Scope) -> tuple[str, int]:
+        """Market data has a limit of its own, of the same number."""
+        is_data = scope["path"].startswith(DATA_PATHS)
+        return ("market data" if is_data else "trading"), 1
 
     def budget_headers(self, limit: int, used: int, rest_s: float) -> dict[str, str]:
         return {

@@ -13,6 +13,7 @@ from simulator.faces.tradier.parse import form_of
 from simulator.faces.tradier.render import Ids
 
 ACCOUNTS = "/v1/accounts/"
+MARKETS = "/v1/markets/"
 
 
 class TradierVoice:
@@ -45,6 +46,13 @@ class TradierVoice:
     def server_error(self, status: int) -> Response:
         fault = {"faultstring": "Datastore Error", "detail": {"errorcode": "datastore.Error"}}
         return JSONResponse({"fault": fault}, status)
+
+    def budget(self, scope: Scope) -> tuple[str, int]:
+        """Trading is what writes orders; market data and everything else have twice its number."""
+        if scope["path"].startswith(MARKETS):
+            return "market data", 2
+        is_order = "/orders" in scope["path"] and scope["method"] != "GET"
+        return ("trading", 1) if is_order else ("standard", 2)
 
     def budget_headers(self, limit: int, used: int, rest_s: float) -> dict[str, str]:
         return {
