@@ -7,9 +7,7 @@ Tests keep apart by workflow ids and task queues of their own, not by servers.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import gc
-import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,14 +66,6 @@ class TemporalServer:
     namespace: str
 
 
-STDERR = pytest.StashKey[int]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """What the watchdog tells must not end in the file that catches a test's output."""
-    config.stash[STDERR] = os.dup(2)
-
-
 def pytest_report_header() -> list[str]:
     return [] if SHARED_DATA.is_dir() else [f"NOTE: {SHARED_DATA_MISSING}"]
 
@@ -126,51 +116,11 @@ async def _wait_until_it_serves(server: TemporalServer) -> None:
     raise TimeoutError(f"Temporal at {server.address} did not serve its namespace in 10 s")
 
 
-TEARDOWN_MAX_S = 180.0
-OVERTIME_MAX_S = 60.0
-
-
 def pytest_collection_finish() -> None:
     """Thousands of collected tests are looked through by every full collection else: a pause of
     seconds in a process that plays worker and exchange at once."""
     gc.collect()
     gc.freeze()
-
-
-def _time_limit_s(item: pytest.Item) -> float:
-    """The test's own time-out: its marker, else the one of pyproject.toml."""
-    marker = item.get_closest_marker("timeout")
-    if marker is not None and marker.args:
-        return float(marker.args[0])
-    return float(item.config.getini("timeout"))
-
-
-def _ends_the_process_after(limit_s: float, item: pytest.Item) -> Iterator[None]:
-    """Tells where every thread stands and ends the process; pytest-xdist goes on with another.
-
-    A run that hangs tells nobody anything, and a time-out alone does not end it: it raises once,
-    in whatever task of the event loop runs just then, and that task may keep it to itself.
-    """
-    faulthandler.dump_traceback_later(limit_s, exit=True, file=item.config.stash[STDERR])
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    yield from _ends_the_process_after(_time_limit_s(item) + OVERTIME_MAX_S, item)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    yield from _ends_the_process_after(_time_limit_s(item) + OVERTIME_MAX_S, item)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    yield from _ends_the_process_after(TEARDOWN_MAX_S, item)
 
 
 @pytest.fixture
