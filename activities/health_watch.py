@@ -1,4 +1,5 @@
-"""What nobody reports about itself: trades that are stuck or were ended, a reconcile that stopped.
+"""What nobody reports about itself: trades that are stuck, were ended or set back, a reconcile that
+stopped.
 
 Runs beside the alert sender and looks every few seconds. A wedged workflow task is seen by
 Temporal's own search attribute; the ledger says which trades are this account's. A trade that
@@ -23,6 +24,7 @@ from activities.protective_orders import protection_by_ledger, protective_orders
 from activities.reconcile import reconcile_age_s
 from activities.reporting import report
 from activities.restore import Restorer
+from activities.rewound import RewoundWatch
 from activities.services import Services
 from domain.account import AccountSnapshot
 from domain.errors import HoldfastError, Transient
@@ -71,6 +73,7 @@ class HealthWatch:
         self._services = services
         self._client = client
         self._restorer = Restorer(services, client, task_queue)
+        self._rewound = RewoundWatch(services, client)
         self._reopened: Counter[str] = Counter()
         self._left: set[str] = set()
         self._ended_until: datetime | None = None
@@ -90,6 +93,8 @@ class HealthWatch:
             try:
                 await self.look()
             except (HoldfastError, RPCError, RuntimeError) as error:
+                if isinstance(error, RPCError):
+                    self._rewound.begin_again()
                 _log.warning("health of %s was not seen: %s", self._services.account, error)
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -98,6 +103,7 @@ class HealthWatch:
         await self._look_for_bare()
         await self._look_for_stuck()
         await self._look_for_ended()
+        await self._rewound.look()
         await self._look_at_reconcile()
         now_s = self._services.monotonic()
         if self._valued_s is None or now_s - self._valued_s >= VALUE_EVERY_S:

@@ -28,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.fold import apply_all
     from domain.forgetting import carried
+    from domain.knowledge import TradeKnowledge, knowledge_of
     from domain.messages import (
         CommandAnswer,
         OperatorRequest,
@@ -202,6 +203,11 @@ class TradeWorkflow:
             version=state.version,
             hand=ts.hand(state),
         )
+
+    @workflow.query
+    def known(self) -> TradeKnowledge:
+        """For the comparison with the ledger after Temporal's store was lost or set back (H3)."""
+        return knowledge_of(self._state, busy=bool(self._inbox) or not self._running.is_quiet)
 
     @workflow.query
     def outcome(self, command_id: str) -> CommandAnswer:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 
 import worker
+from activities import health_watch
+from activities.health_watch import HealthWatch
 from activities.services import StreamInput
 from deploy.local.processes import Child, free_port
 from deploy.local.temporal import NAMESPACE, server_spec
@@ -25,8 +29,12 @@ from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
 from tests.workflow.test_trade_thread import plan_of
 from workflows.streams import StreamsWorkflow
+from workflows.trade import TradeWorkflow
 
 READY_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 0.3
+Handle = WorkflowHandle[TradeWorkflow, TradeResult]
+When = Callable[[Rig, Handle], Awaitable[bool]]
 
 
 class Server:
@@ -67,6 +75,11 @@ class Server:
         return await connect_when_ready(address, NAMESPACE, timeout_s=READY_TIMEOUT_S)
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_watch, "LOOK_EVERY_S", LOOK_EVERY_S)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     made = Server(tmp_path)
@@ -79,7 +92,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @asynccontextmanager
 async def serving(rig: Rig, client: Client) -> AsyncIterator[None]:
-    """Every worker of the account, as one process has them."""
+    """Every worker of the account and the health watch, as the processes have them."""
     services = rig.services
     async with AsyncExitStack() as stack:
         name = services.account
@@ -88,40 +101,57 @@ async def serving(rig: Rig, client: Client) -> AsyncIterator[None]:
         await set_current_version(client, build_id(), deployment=name)
         await stack.enter_async_context(worker.gateway_worker(client, services))
         await stack.enter_async_context(worker.streams_worker(client, services))
+        watch = HealthWatch(services, client, task_queue=rig.queue)
+        watching = asyncio.create_task(watch.run())
+        stack.callback(watching.cancel)
         yield
 
 
-def entry_works(rig: Rig) -> bool:
+async def entry_works(rig: Rig, handle: Handle) -> bool:
     return any(order.side == "buy" for order in rig.exchange.open_orders)
 
 
-def is_protected(rig: Rig) -> bool:
+async def is_protected(rig: Rig, handle: Handle) -> bool:
     return any(order.stop_price is not None for order in rig.exchange.open_orders)
 
 
+async def knows_its_stop(rig: Rig, handle: Handle) -> bool:
+    """Nothing is on its way: a trade that is set back to here waits for news of its orders."""
+    known = await handle.query(TradeWorkflow.known)
+    return await is_protected(rig, handle) and bool(known.fills) and not known.busy
+
+
+async def start_streams(rig: Rig) -> None:
+    account = rig.services.account
+    await rig.client.start_workflow(
+        StreamsWorkflow.run,
+        StreamInput(account=account, compare_interval_s=2.0, quote_interval_s=0.2),
+        id=streams_workflow_id(account),
+        task_queue=rig.queue,
+    )
+
+
 @pytest.mark.covers("H3")
-@pytest.mark.parametrize("copied_when", [entry_works, is_protected], ids=lambda when: when.__name__)
+@pytest.mark.parametrize(
+    "copied_when", [entry_works, is_protected, knows_its_stop], ids=lambda when: when.__name__
+)
 async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
-    server: Server, ledger: Ledger, unique: str, copied_when: Callable[[Rig], bool]
+    server: Server, ledger: Ledger, unique: str, copied_when: When
 ) -> None:
     """The trade lives on to its end; then Temporal knows only the first half of it."""
     client = await server.client()
-    account = f"acct-{unique}"
-    async with running_rig(client, ledger, account, workers=False) as rig:
+    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
         play.calm_market(rig)
         async with serving(rig, client):
-            streams = StreamInput(account=account, compare_interval_s=2.0, quote_interval_s=0.2)
-            await client.start_workflow(
-                StreamsWorkflow.run, streams, id=streams_workflow_id(account), task_queue=rig.queue
-            )
+            await start_streams(rig)
             handle = await rig.start_trade(plan_of(rig))
-            await rig.until(lambda: entry_works(rig), "the entry works")
-            if copied_when is is_protected:
+            await rig.until_async(lambda: entry_works(rig, handle), "the entry works")
+            if copied_when is not entry_works:
                 rig.quote("ESX", "99.75", "100.25")
-            await rig.until(lambda: copied_when(rig), "the moment of the backup")
+            await rig.until_async(lambda: copied_when(rig, handle), "the moment of the backup")
             server.back_up()
             rig.quote("ESX", "99.75", "100.25")
-            await rig.until(lambda: is_protected(rig), "protected")
+            await rig.until_async(lambda: is_protected(rig, handle), "protected")
             rig.quote("ESX", "103.50", "103.75")
             first = await handle.result()
         accepted = len(rig.journal("accepted"))
@@ -130,10 +160,54 @@ async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
         again = await server.client()
         async with serving(rig, again):
             rewound = again.get_workflow_handle(handle.id, result_type=TradeResult)
-            second = await rewound.result()
-            await again.get_workflow_handle(streams_workflow_id(account)).signal("stop")
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                second = await rewound.result()
+            await again.get_workflow_handle(streams_workflow_id(rig.services.account)).signal(
+                "stop"
+            )
         assert len(rig.journal("accepted")) == accepted, "nothing was sent twice"
         assert (second.outcome, second.quantity) == (first.outcome, first.quantity)
         assert second.realised == first.realised
         play.assert_one_order_per_intent(rig)
         assert rig.exchange.holdings() == []
+
+
+@pytest.mark.covers("H3")
+async def test_trade_set_back_behind_a_moved_stop_is_built_again_and_the_stop_stays(
+    server: Server, ledger: Ledger, unique: str
+) -> None:
+    """Its first target was taken and two stops have moved since the copy (I2, I4, I6)."""
+    client = await server.client()
+    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
+        play.calm_market(rig)
+        async with serving(rig, client):
+            await start_streams(rig)
+            handle = await rig.start_trade(play.plan_of(rig, "1"))
+            await play.enter_protected(rig)
+            await rig.until_async(lambda: knows_its_stop(rig, handle), "it knows its stops")
+            server.back_up()
+            await play.take_first_target(rig)
+        sent = len(play.own_orders(rig))
+
+        server.rewind()
+        again = await server.client()
+        async with serving(rig, again):
+            rebuilt = again.get_workflow_handle(handle.id, result_type=TradeResult)
+
+            async def knows() -> bool:
+                return (await rebuilt.query(TradeWorkflow.status)).held == 7
+
+            await rig.until_async(knows, "it knows what the first target left")
+            assert play.stops_at(rig, play.BREAK_EVEN) == 2
+            assert len(play.own_orders(rig)) == sent
+            play.fall(rig)
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                result = await play.newest_run(rig, handle).result()
+            await again.get_workflow_handle(streams_workflow_id(rig.services.account)).signal(
+                "stop"
+            )
+        assert (result.outcome, result.quantity) == ("closed", Decimal(10))
+        codes = {alert.code for alert in await ledger.list_alerts(trade_id=result.trade_id)}
+        assert codes >= {"HISTORY_REWOUND", "TRADE_RESTORED"}
+        play.assert_one_order_per_intent(rig)
+        play.assert_nothing_left(rig)

@@ -1,0 +1,135 @@
+"""Finds trades that know less than the ledger: Temporal's store came back from an older copy.
+
+A power cut may cost the store its last commits, a person may put a backup back (faults.md H3). The
+server notices nothing. A fill that was told before is never told again, so a trade would wait for
+ever for an order that is long gone, or move a stop that has moved since. So each trade is asked
+what it knows: after a start, after the server was away, and every ten minutes. One that lacks an
+order of its own gives up and is built again from the ledger (`HealthWatch`); one that lacks fills
+or its own end reads the broker first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from datetime import timedelta
+
+from temporalio.client import Client, WorkflowQueryFailedError
+from temporalio.service import RPCError
+
+from activities.doorbell import FACTS_SIGNAL, temporal_sender
+from activities.services import Services
+from domain.facts import DiscrepancyFound, FactEnvelope
+from domain.ids import trade_workflow_id
+from domain.knowledge import Lack, TradeKnowledge, lack_of
+from domain.trade_state import HISTORY_REWOUND
+
+TRADE_BEHIND = "TRADE_BEHIND"
+KNOWN_QUERY = "known"
+RUNNING = "WorkflowType = 'Trade' AND ExecutionStatus = 'Running'"
+AGAIN_EVERY_S = 600.0
+LOOKS_TO_BELIEVE = 2
+"""A fill is booked a moment before it is told."""
+LOOKS_TO_GIVE_UP = 8
+"""What reading the broker has not brought half a minute later is taken from the ledger."""
+LOOKS_MAX = 20
+"""How often a trade that is busy or does not answer is asked in one round."""
+ASKED_PER_LOOK = 100
+ASKED_AT_ONCE = 8
+RPC_TIMEOUT = timedelta(seconds=2)
+
+_log = logging.getLogger(__name__)
+
+
+class RewoundWatch:
+    """Asks every running trade of the account until it knows what the ledger does.
+
+    Args:
+        services: ledger and clocks of the account.
+        client: where the trades run.
+    """
+
+    def __init__(self, services: Services, client: Client) -> None:
+        self._services = services
+        self._client = client
+        self._send = temporal_sender(client)
+        self._left: dict[str, int] = {}
+        """Trades of this round that are not yet found sound, and how often each was asked."""
+        self._lacking: dict[str, tuple[Lack, int]] = {}
+        self._given_up: set[str] = set()
+        self._began_s = -math.inf
+
+    def begin_again(self) -> None:
+        """The server was away: it may have come back with an older store."""
+        self._began_s = -math.inf
+
+    async def look(self) -> None:
+        """One look at some of the trades that are left; a round begins when it is time.
+
+        Raises:
+            HoldfastError: the ledger did not answer, or a signal was not taken.
+            RPCError: Temporal did not list its trades.
+        """
+        now_s = self._services.monotonic()
+        if now_s - self._began_s >= AGAIN_EVERY_S:
+            found = self._client.list_workflows(RUNNING, rpc_timeout=RPC_TIMEOUT)
+            ids = [each.id.removeprefix(trade_workflow_id("")) async for each in found]
+            self._left, self._lacking, self._began_s = dict.fromkeys(ids, 0), {}, now_s
+        asked = list(self._left)[:ASKED_PER_LOOK]
+        places = asyncio.Semaphore(ASKED_AT_ONCE)
+        lacks = await asyncio.gather(*(self._ask(each, places) for each in asked))
+        for trade_id, lack in zip(asked, lacks, strict=True):
+            looks = self._left.pop(trade_id) + 1
+            if lack is not Lack.NOTHING and looks < LOOKS_MAX:
+                # Behind the others: one that does not answer keeps none of them waiting.
+                self._left[trade_id] = looks
+            await self._weigh(trade_id, lack)
+
+    async def _ask(self, trade_id: str, places: asyncio.Semaphore) -> Lack | None:
+        """What the trade lacks; None if that cannot be said now."""
+        async with places:
+            book = await self._services.ledger.trade_book(trade_id)
+            if book is None or book.trade.account != self._services.account:
+                return Lack.NOTHING
+            handle = self._client.get_workflow_handle(trade_workflow_id(trade_id))
+            try:
+                known: TradeKnowledge = await handle.query(
+                    KNOWN_QUERY, result_type=TradeKnowledge, rpc_timeout=RPC_TIMEOUT
+                )
+            except (RPCError, WorkflowQueryFailedError) as error:
+                # It has just ended, no worker of its build runs, or that build knows no such query.
+                _log.info("%s did not tell what it knows: %s", trade_id, error)
+                return None
+        if known.busy:
+            return None
+        return lack_of(
+            known,
+            sent=[order.intent.client_id for order in book.orders],
+            filled=[row.fill.fill_key for row in book.fills if not row.is_reversal],
+            has_ended=book.trade.closed_at is not None,
+        )
+
+    async def _weigh(self, trade_id: str, lack: Lack | None) -> None:
+        """Tells a trade that lacked the same at several looks in a row."""
+        if lack is None or lack is Lack.NOTHING:
+            self._lacking.pop(trade_id, None)
+            return
+        before, count = self._lacking.get(trade_id, (lack, 0))
+        count = count + 1 if before is lack else 1
+        self._lacking[trade_id] = (lack, count)
+        # One whose end is booked is not built again: it reads that it is flat and ends as it had.
+        # Should building it again not help, it must not be ended again and again.
+        may_give_up = lack is not Lack.END and trade_id not in self._given_up
+        if count == LOOKS_TO_BELIEVE:
+            await self._tell(trade_id, lack, give_up=may_give_up and lack is Lack.ORDERS)
+        elif count == LOOKS_TO_GIVE_UP and may_give_up:
+            await self._tell(trade_id, lack, give_up=True)
+
+    async def _tell(self, trade_id: str, lack: Lack, *, give_up: bool) -> None:
+        code = HISTORY_REWOUND if give_up else TRADE_BEHIND
+        if give_up:
+            self._given_up.add(trade_id)
+        text = f"the ledger knows {lack}, this run does not"
+        fact = DiscrepancyFound(at=self._services.now(), code=code, text=text)
+        await self._send(trade_id, FACTS_SIGNAL, FactEnvelope.of(fact, sender="health watch"))

@@ -1,0 +1,146 @@
+"""Which trades are told that the ledger knows more than they do, and how often (faults.md H3)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.rewound import (
+    AGAIN_EVERY_S,
+    LOOKS_MAX,
+    LOOKS_TO_GIVE_UP,
+    TRADE_BEHIND,
+    RewoundWatch,
+)
+from activities.services import Services
+from domain.facts import DiscrepancyFound, FactEnvelope
+from domain.ids import Purpose, client_id_of_prefix, trade_prefix, trade_workflow_id
+from domain.knowledge import TradeKnowledge
+from domain.trade_state import HISTORY_REWOUND
+
+NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
+MINE = "acct-1"
+STOP = client_id_of_prefix(trade_prefix("abcd", MINE), 0, Purpose.STOP, 1, "0" * 8)
+MOVED = client_id_of_prefix(trade_prefix("abcd", MINE), 0, Purpose.STOP, 2, "0" * 8)
+SOUND = TradeKnowledge(orders=(STOP, MOVED), fills=("f1",))
+BUSY = TradeKnowledge(busy=True)
+
+
+@dataclass
+class World:
+    """One trade in Temporal and in the ledger; every other workflow is of another account."""
+
+    known: TradeKnowledge | None = SOUND
+    account: str = "acct"
+    closed_at: datetime | None = None
+    monotonic_s: float = 0.0
+    asked: int = 0
+    told: list[str] = field(default_factory=list)
+
+    async def list_workflows(self, query: str, **_: Any) -> AsyncIterator[Any]:
+        for trade_id in (MINE, "unknown-1"):
+            yield SimpleNamespace(id=trade_workflow_id(trade_id))
+
+    def get_workflow_handle(self, workflow_id: str) -> World:
+        assert workflow_id == trade_workflow_id(MINE)
+        return self
+
+    async def query(self, name: str, **_: Any) -> TradeKnowledge:
+        self.asked += 1
+        if self.known is None:
+            raise RPCError("nobody answers", RPCStatusCode.DEADLINE_EXCEEDED, b"")
+        return self.known
+
+    async def signal(self, name: str, envelope: FactEnvelope, **_: Any) -> None:
+        for fact in envelope.as_facts(NOW):
+            assert isinstance(fact, DiscrepancyFound)
+            self.told.append(fact.code)
+
+    async def trade_book(self, trade_id: str) -> Any:
+        if trade_id != MINE:
+            return None
+        rows = [SimpleNamespace(intent=SimpleNamespace(client_id=each)) for each in (STOP, MOVED)]
+        fills = [SimpleNamespace(is_reversal=False, fill=SimpleNamespace(fill_key="f1"))]
+        trade = SimpleNamespace(account=self.account, closed_at=self.closed_at)
+        return SimpleNamespace(trade=trade, orders=rows, fills=fills)
+
+    def watch(self) -> RewoundWatch:
+        services = SimpleNamespace(
+            ledger=self, account="acct", now=lambda: NOW, monotonic=lambda: self.monotonic_s
+        )
+        return RewoundWatch(cast(Services, services), cast(Client, self))
+
+
+async def look(watch: RewoundWatch, times: int) -> None:
+    for _ in range(times):
+        await watch.look()
+
+
+async def test_a_trade_that_lacks_an_order_at_two_looks_is_given_up_once() -> None:
+    """Nothing ends a trade twice: should building it again not help, a person reads the alert."""
+    world = World(known=TradeKnowledge(orders=(STOP,), fills=("f1",)))
+    watch = world.watch()
+    await look(watch, 1)
+    assert world.told == []
+    await look(watch, LOOKS_MAX)
+    assert world.told == [HISTORY_REWOUND]
+    world.monotonic_s = AGAIN_EVERY_S
+    await look(watch, LOOKS_MAX)
+    assert world.told == [HISTORY_REWOUND, TRADE_BEHIND]
+
+
+async def test_a_trade_that_lacks_a_fill_reads_the_broker_before_it_is_given_up() -> None:
+    world = World(known=TradeKnowledge(orders=(STOP, MOVED)))
+    watch = world.watch()
+    await look(watch, LOOKS_TO_GIVE_UP - 1)
+    assert world.told == [TRADE_BEHIND]
+    await look(watch, 1)
+    assert world.told == [TRADE_BEHIND, HISTORY_REWOUND]
+
+
+async def test_a_trade_whose_end_is_booked_reads_the_broker_and_is_never_given_up() -> None:
+    """It is not built again: an ended trade that gave up would end as failed."""
+    world = World(known=TradeKnowledge(orders=(STOP,)), closed_at=NOW)
+    await look(world.watch(), LOOKS_MAX)
+    assert world.told == [TRADE_BEHIND]
+
+
+async def test_a_fill_that_is_on_its_way_for_one_look_is_no_lack() -> None:
+    world = World(known=TradeKnowledge(orders=(STOP, MOVED)))
+    watch = world.watch()
+    for known in (TradeKnowledge(orders=(STOP, MOVED)), BUSY) * 5:
+        world.known = known
+        await watch.look()
+    assert world.told == []
+
+
+async def test_a_sound_trade_is_asked_once_in_a_round_and_again_after_the_server_was_away() -> None:
+    world = World()
+    watch = world.watch()
+    await look(watch, 5)
+    assert world.asked == 1
+    watch.begin_again()
+    await look(watch, 5)
+    assert world.asked == 2
+    world.monotonic_s = AGAIN_EVERY_S
+    await look(watch, 5)
+    assert (world.asked, world.told) == (3, [])
+
+
+async def test_a_trade_that_does_not_answer_is_left_alone_after_a_while() -> None:
+    """No worker of its build runs: `TRADE_STUCK` tells of it."""
+    world = World(known=None)
+    await look(world.watch(), 2 * LOOKS_MAX)
+    assert (world.asked, world.told) == (LOOKS_MAX, [])
+
+
+async def test_trades_of_another_account_are_not_asked() -> None:
+    world = World(account="another")
+    await look(world.watch(), 3)
+    assert (world.asked, world.told) == (0, [])
