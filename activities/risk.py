@@ -15,7 +15,14 @@ from temporalio import activity
 from activities.quotes import net_quote
 from activities.self_halt import stop_strategy
 from activities.services import ReserveInput, Services
-from brokers.errors import RATE_LIMITED
+from brokers.errors import (
+    AUTH_NEEDED,
+    BROKER_BAD_BODY,
+    BROKER_ERROR,
+    NO_ANSWER,
+    NOT_CONNECTED,
+    RATE_LIMITED,
+)
 from brokers.port import Broker
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.base import Frozen
@@ -40,6 +47,7 @@ from domain.risk.gate_types import (
     OwnWorkingOrder,
     Portfolio,
     RecentEntry,
+    RiskRefusal,
     StrategyBook,
     SymbolAge,
     SymbolExposure,
@@ -61,6 +69,15 @@ Answer = TypeVar("Answer")
 ROLL_ZONE = ZoneInfo("America/New_York")
 ROLL_HOUR = 17
 ALWAYS_OPEN_CALENDARS = ("24/7",)
+CLOCK = "clock"
+CAUSES = {
+    RATE_LIMITED: "the broker's rate limit",
+    NOT_CONNECTED: "no connection to the broker",
+    NO_ANSWER: "the broker did not answer",
+    BROKER_ERROR: "the broker answered with an error",
+    BROKER_BAD_BODY: "the broker's answer could not be read",
+    AUTH_NEEDED: "the broker did not accept our key",
+}
 
 
 class MarketView(Frozen):
@@ -178,7 +195,7 @@ async def read_market(broker: Broker, plan: TradePlan, universe: Sequence[str] =
     symbols = [*legs, *(symbol for symbol in universe if symbol not in legs)]
     account, clock, quotes, *assets = await asyncio.gather(
         read("account", broker.account),
-        read("clock", broker.market_clock),
+        read(CLOCK, broker.market_clock),
         read("quote", partial(broker.quotes, symbols)),
         *(read("asset", partial(broker.asset, symbol)) for symbol in legs),
     )
@@ -234,9 +251,8 @@ def judge_plan(
         code = size_code or getattr(approved, "code", "REFUSED")
         text = size_text or getattr(approved, "text", "")
         # A refusal that stands earlier in the gate order than the sizing names the reason.
-        first = decision.first_refusal
-        if first is not None and first.name in _BEFORE_SIZING:
-            code, text = first.code, str(first.facts)
+        if isinstance(approved, RiskRefusal) and approved.check in _BEFORE_SIZING:
+            code, text = approved.code, approved.text
         return Judgement(
             gate_input=given,
             decision=decision,
@@ -338,6 +354,7 @@ def _gate_input(
         risk_breaker=_risk_breaker(book, now),
         api_breaker=_api_breaker(book, now),
         market_clock=market.clock,
+        clock_fault=_clock_fault(market.faults),
         session_opened_at=market.clock.opened_at if market.clock is not None else None,
         round_the_clock=plan.instrument.calendar in ALWAYS_OPEN_CALENDARS,
         session_date=market.clock.session_date if market.clock is not None else None,
@@ -355,6 +372,13 @@ def _gate_input(
         recent_entries=_recent(plan, clock, book, now),
         fee_estimate=ZERO if sized is None else entry_fee(plan, sized.quantity, services.fees),
     )
+
+
+def _clock_fault(faults: Sequence[str]) -> str:
+    """Why the venue's clock could not be read, for a person; empty if it was."""
+    found = (fault.partition(": ") for fault in faults)
+    code = next((code for name, _, code in found if name == CLOCK), "")
+    return f"{CAUSES[code]} ({code})" if code in CAUSES else code
 
 
 def look_back_s(limits: Limits, clock: ClockMap) -> float:

@@ -23,7 +23,8 @@ def story_of(state: TradeState) -> str:
         f"- {_plan_line(state)}",
     ]
     if state.refusal_code:
-        lines.append(f"- **refused**: {state.refusal_code} {state.refusal_text}".rstrip())
+        why = state.refusal_text.removeprefix(state.refusal_code).strip()
+        lines.append(f"- **refused**: {state.refusal_code} {why}".rstrip())
     if state.ticket is not None:
         lines.append(_position_line(state))
     progress = slicing(state)

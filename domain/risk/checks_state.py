@@ -76,7 +76,7 @@ def session(given: GateInput) -> Verdict:
     """Open, not halted, outside the blocked first and last minutes (faults.md §3 row 27)."""
     clock, limits = given.market_clock, given.limits
     if clock is None:
-        return refused("session", "SESSION_UNKNOWN")
+        return refused("session", "SESSION_UNKNOWN", why=_hours_not_read(given))
     if limits is None:
         return refused("session", "LIMITS_MISSING")
     if not clock.is_open:
@@ -87,6 +87,10 @@ def session(given: GateInput) -> Verdict:
     if given.round_the_clock:
         return passed("session", hours="round the clock")
     return _blocked_minutes(given, clock, limits)
+
+
+def _hours_not_read(given: GateInput) -> str:
+    return f"market hours not read: {given.clock_fault or 'the broker told no clock'}"
 
 
 def _blocked_minutes(given: GateInput, clock: MarketClock, limits: Limits) -> Verdict:
@@ -126,8 +130,10 @@ def _seconds(start: datetime | None, end: datetime | None) -> Decimal | None:
 def can_exit_today(given: GateInput) -> Verdict:
     """After the longest walk there must be time left to get out before close and `flat_by`."""
     limits, clock, walk = given.limits, given.market_clock, given.plan.walk
-    if limits is None or clock is None:
-        return refused("can_exit_today", "SESSION_UNKNOWN")
+    if clock is None:
+        return refused("can_exit_today", "SESSION_UNKNOWN", why=_hours_not_read(given))
+    if limits is None:
+        return refused("can_exit_today", "SESSION_UNKNOWN", missing="limits")
     needed = walk.max_time_s + limits.exit_time_min_s
     flat_by = _seconds(given.market_now, given.plan.flat_by)
     if flat_by is not None and flat_by < needed:

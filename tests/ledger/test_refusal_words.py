@@ -1,0 +1,63 @@
+"""A refusal for hours that nobody could read says what kept them from being read (row 27, C4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.risk import RiskActivities
+from activities.services import ReserveInput, TradeRef
+from domain.clock import ClockMap
+from domain.facts import RiskRefused
+from ledger.repository import Ledger
+from tests.contract.broker_faces import MARKET_NOW
+from tests.ledger.order_lane import Lane, order_lane
+from tests.ledger.samples import plan
+from tests.rig import roomy_limits
+
+CLOCK_ONLY = {"path": "/v2/clock"}
+EVERY_READ = {"method": "GET"}
+
+
+async def refusal_of(lane: Lane) -> RiskRefused:
+    """What the gate says of an entry; the ledger keeps the same words."""
+    lane.services = replace(lane.services, limits=roomy_limits())
+    clock = ClockMap(wall0=datetime.now(UTC), market0=MARKET_NOW)
+    given = ReserveInput(trade=TradeRef.of(plan("trade-1"), clock), plan=plan("trade-1"))
+    batch = await ActivityEnvironment().run(RiskActivities(lane.services).reserve_risk, given)
+    (fact,) = batch.facts
+    assert isinstance(fact, RiskRefused), fact
+    kept = await lane.ledger.reserved_decision("trade-1")
+    assert kept is not None
+    assert (kept.code, kept.text) == (fact.code, fact.text)
+    return fact
+
+
+@pytest.mark.parametrize(
+    ("kind", "match", "cause"),
+    [
+        ("rate_limited", CLOCK_ONLY, "the broker's rate limit (RATE_LIMITED)"),
+        ("rate_limited", EVERY_READ, "the broker's rate limit (RATE_LIMITED)"),
+        ("error_before", CLOCK_ONLY, "the broker answered with an error (BROKER_ERROR)"),
+    ],
+)
+async def test_hours_that_could_not_be_read_are_refused_with_the_cause_in_words(
+    armed: Ledger, kind: str, match: dict[str, str], cause: str
+) -> None:
+    """`REFUSED SESSION_UNKNOWN {}` sent its reader to the calendar; the broker throttled us."""
+    async with order_lane(armed) as lane:
+        lane.exchange.state.faults.add({"kind": kind, "match": {**match, "count": 50}})
+        fact = await refusal_of(lane)
+    assert fact.code == "SESSION_UNKNOWN"
+    assert fact.text == f"SESSION_UNKNOWN why=market hours not read: {cause}"
+    assert fact.facts == {"why": f"market hours not read: {cause}"}
+
+
+async def test_halted_symbol_is_told_in_words_and_not_as_a_table(armed: Ledger) -> None:
+    async with order_lane(armed) as lane:
+        lane.exchange.halt("AAPL")
+        fact = await refusal_of(lane)
+    assert fact.text == "HALTED symbol=AAPL"
