@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import shlex
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -181,7 +183,24 @@ class Target:
         )
 
 
+    def command(self, words: str) -> str:
+        """A command on this very stack, to be pasted into the shell that ran ours."""
+        python, script = Path(sys.executable), repository_root() / "starter.py"
+        line = [from_here(python), from_here(script)]
+        if self.config != default_config():
+            line += ["--config", str(self.config)]
+        if self.data_dir != default_data_dir().resolve():
+            line += ["--data", from_here(self.data_dir)]
+        return f"{shlex.join(line)} {words}"
+
+
 LOCAL_CONFIG = Path("holdfast.toml")
+
+
+def from_here(path: Path) -> str:
+    """The shortest way to write it in this folder that is still right."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def demo_config() -> Path:

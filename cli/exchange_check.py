@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cli.context import positive
+from cli.context import from_here, positive
 from cli.dates import instant_of
 from domain.errors import BadInput, file_to
 from observability.build import repository_root
 
 CHECK_TIMEOUT_S = 60
-MARKET_OPTIONS = "--exchange-config docs/examples/exchange.json --exchange-start NOW"
-NO_MARKET = (
-    "NO_MARKET no market was given: the simulated exchange has no quotes and refuses every symbol "
-    f"but ESX (SYMBOL_UNKNOWN). Give `up` {MARKET_OPTIONS}, or --tape FILE"
-)
+
+
+def market_options() -> str:
+    """Options of `up` for a market that is open now, as they are pasted in this folder."""
+    example = from_here(repository_root() / "docs" / "examples" / "exchange.json")
+    return f"--exchange-config {shlex.quote(example)} --exchange-start NOW"
+
+
+def no_market() -> str:
+    """What a simulated exchange without a market cannot do, and how to give it one."""
+    return (
+        "NO_MARKET no market was given: the simulated exchange has no quotes and refuses every "
+        f"symbol but ESX (SYMBOL_UNKNOWN). Give `up` {market_options()}, or --tape FILE"
+    )
 
 
 def _start(text: str) -> datetime:

@@ -23,7 +23,7 @@ from brokers.alpaca.config import AlpacaMode
 from cli.config_file import KEY_VARIABLES, check_file, limit_value, rendered
 from cli.context import LOCAL_CONFIG, Target, execute, failed, operator_name, target_of
 from cli.doctor import examine
-from cli.exchange_check import MARKET_OPTIONS
+from cli.exchange_check import market_options
 from cli.output import print_rows
 from domain.errors import BadInput, HoldfastError, file_to
 from domain.risk.limits import Limits
@@ -357,12 +357,10 @@ def _finish(target: Target, *, is_simulated: bool) -> None:
     print_rows(rows, ("check", "verdict", "text"), as_json=False)
     if target.run_info is not None:
         execute(lambda: _disarm(target))
-    market = f" {MARKET_OPTIONS}" if is_simulated else ""
-    typer.echo(
-        "The account is DISARMED: nothing is entered before you arm it. Next:\n"
-        f"  starter.py up --detach{market}\n"
-        "  starter.py preflight; starter.py arm --reason ..."
-    )
+    typer.echo("The account is DISARMED: nothing is entered before you arm it. Next:")
+    up = f"up --detach {market_options()}" if is_simulated else "up --detach"
+    for words in (up, "preflight", 'arm --reason "first morning"'):
+        typer.echo(f"  {target.command(words)}")
 
 
 async def _disarm(target: Target) -> None:

@@ -28,7 +28,7 @@ from cli.context import (
 )
 from cli.deploy import NAMED_MAX, deployed_alone, take_over_workflows
 from cli.doctor import examine
-from cli.exchange_check import NO_MARKET, exchange_arguments
+from cli.exchange_check import exchange_arguments, no_market
 from cli.new_exchange import what_a_new_exchange_forgot
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
@@ -292,7 +292,7 @@ def up(
         payload_codec(target.settings())  # before anything of an earlier run is moved
         simulated = target.settings().broker.mode is AlpacaMode.SIMULATOR
         if simulated and exchange_config is None and tape is None:
-            typer.echo(NO_MARKET, err=True)
+            typer.echo(no_market(), err=True)
         aside = None if resume else set_aside_simulation(target, target.settings())
         if aside is not None:
             typer.echo(f"a new simulated exchange starts empty; the earlier data is in {aside}")
