@@ -182,7 +182,6 @@ class Target:
             wall0=told["wall0"], market0=told["market0"], speed=Decimal(str(told["speed"]))
         )
 
-
     def command(self, words: str) -> str:
         """A command on this very stack, to be pasted into the shell that ran ours."""
         python, script = Path(sys.executable), repository_root() / "starter.py"
