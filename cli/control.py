@@ -18,7 +18,7 @@ from cli.context import (
     target_of,
 )
 from cli.flatten import show_receipt, utc_now
-from cli.kill import KillOutcome, kill_mode, kill_now, kill_scope
+from cli.kill import LEDGER, KillOutcome, kill_mode, kill_now, kill_scope
 from cli.output import print_fields, print_json, print_rows, shown
 from domain.control import Control, KillScope, KillScopeKind
 from domain.errors import BadInput, HoldfastError, Refused
@@ -36,6 +36,11 @@ Secret = Annotated[
     str,
     typer.Option(envvar="HOLDFAST_OPERATOR_SECRET", prompt=True, hide_input=True, help="secret"),
 ]
+JOURNAL_ONLY = (
+    "JOURNAL_ONLY the ledger did not answer: the kill is recorded in {path} of this machine and "
+    "blocks entries of the stack on it. Workers elsewhere hear of it once `up` or the gateway here "
+    "has copied it into the ledger"
+)
 UNKNOWN_NAME_NEXT = "The kill is in force all the same; give the right name, and `reset` this one"
 
 
@@ -131,8 +136,9 @@ def kill(
 ) -> None:
     """Stops new risk now. Never needs approval; works with any server away. Latched.
 
-    Exit 0: everything is proven dead (and flat). 1: the receipt has open ends, or the scope names
-    nothing that is known. 4: conflict.
+    Exit 0: in force everywhere, and everything is proven dead (and flat). 1: the receipt has open
+    ends, the scope names nothing that is known, or the kill is in the local journal alone
+    (`engaged in journal`). 4: conflict.
     """
     target = target_of(context)
     say = (lambda _line: None) if as_json else (lambda line: typer.echo(line, err=True))
@@ -156,12 +162,12 @@ def kill(
     if as_json:
         print_json(outcome)
     else:
-        _show_kill(outcome)
+        _show_kill(outcome, target)
     if not outcome.is_clean:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show_kill(outcome: KillOutcome) -> None:
+def _show_kill(outcome: KillOutcome, target: Target) -> None:
     receipt: KillReceipt = outcome.receipt
     columns = ("client_id", "symbol", "fate", "filled", "text")
     print_rows([each.model_dump() for each in receipt.orders], columns, as_json=False)
@@ -179,6 +185,8 @@ def _show_kill(outcome: KillOutcome) -> None:
         },
         as_json=False,
     )
+    if outcome.engaged_in != LEDGER:
+        typer.echo(JOURNAL_ONLY.format(path=target.kill_journal.path))
     if outcome.unknown_name:
         typer.echo(f"NAME_UNKNOWN {outcome.unknown_name}. {UNKNOWN_NAME_NEXT}")
     elif outcome.flatten is not None:

@@ -44,13 +44,15 @@ from ledger.repository import Ledger
 GATEWAY_HEAD_START_S = 1.0
 RECEIPT_WAIT_S = 8.0
 RECEIPT_POLL_S = 0.2
+LEDGER, JOURNAL_ALONE = "ledger", "journal"
 VALUE_MAX = 64
 
 
 class KillOutcome(Frozen):
     """What the operator is told. `engaged_in` is `ledger` or `journal`.
 
-    `unknown_name`: the kill is in force, but the name that it was given is known to nobody.
+    In the journal it is known on this machine alone: no gateway on another data directory hears
+    of it. `unknown_name`: the kill is in force, but its name is known to nobody.
     """
 
     engaged_in: str
@@ -63,10 +65,10 @@ class KillOutcome(Frozen):
 
     @property
     def is_clean(self) -> bool:
-        """True if nothing is left that may still add risk, or still has to be closed."""
+        """True if it is in force everywhere, nothing may still add risk or has to be closed."""
         is_flat = self.flatten is None or self.flatten.is_flat
         is_dead = not self.receipt.open_ends and not self.receipt.faults
-        return is_dead and is_flat and not self.unknown_name
+        return self.engaged_in == LEDGER and is_dead and is_flat and not self.unknown_name
 
 
 def kill_scope(text: str, account: str) -> KillScope:
@@ -145,8 +147,9 @@ async def kill_now(
             expected_version=expected_version,
         )
         in_flight = _in_flight(engaged)
-        where = "journal" if engaged.answer is None else "ledger"
-        say(f"kill {kill.command_id} is in force ({where}); in flight: {', '.join(in_flight) or 0}")
+        where = JOURNAL_ALONE if engaged.answer is None else LEDGER
+        known = "in force (ledger)" if where == LEDGER else "in the journal of this machine alone"
+        say(f"kill {kill.command_id} is {known}; in flight: {', '.join(in_flight) or 0}")
         book = ledger if engaged.answer is not None else None
         sweeping = Sweeping(target, broker, book, kill)
         receipt, swept_by = await sweeping.run()

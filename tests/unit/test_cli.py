@@ -124,6 +124,22 @@ def test_flatten_with_the_stack_down_says_that_it_is_recorded(
     assert [entry.kill.scope.text for entry in entries] == ["trade:t1", "trade:t1"]
 
 
+@pytest.mark.covers("K8")
+def test_kill_in_the_journal_alone_is_not_told_as_in_force_everywhere(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """It said `is in force (journal)`, exit 0: another machine's gateway knew nothing of it."""
+    asked = ("kill", "--scope", "all", "--mode", "block", "--reason", "r")
+    code, output = run(*asked)
+    assert code == 1, output
+    (line,) = [row for row in output.splitlines() if row.startswith("JOURNAL_ONLY")]
+    assert str(tmp_path) in line
+    assert "is in force (" not in output
+    code, output = run(*asked, "--json")
+    assert (code, json.loads(output)["engaged_in"]) == (1, "journal")
+    assert len(KillJournal(tmp_path).pending()) == 2
+
+
 def test_bad_command_is_one_line_with_its_code_and_exit_2(
     run: Callable[..., tuple[int, str]],
 ) -> None:
