@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -209,24 +210,32 @@ def request_reset(
     """Asks to lift the kills that are engaged now."""
     target, who = target_of(context), operator_name(by)
 
-    async def ask() -> ResetRequest:
+    async def ask() -> tuple[ResetRequest, tuple[str, ...]]:
         async with target.ledger() as ledger:
             await _check_operator(ledger, who, secret)
             account, only = _reset_owner(scope, target.settings().account.name)
-            return await ledger.request_reset(account, who, reason, phrase, utc_now(), scope=only)
+            asked = await ledger.request_reset(account, who, reason, phrase, utc_now(), scope=only)
+            return asked, await ledger.operators()
 
-    asked = execute(ask)
+    asked, operators = execute(ask)
     print_fields(asked.model_dump(), as_json=as_json)
     if not as_json:
-        typer.echo(f"next: {_confirm_command(asked)}")
+        typer.echo("\n".join(_next_step(target, asked, operators)))
 
 
-def _confirm_command(asked: ResetRequest) -> str:
-    """Who may confirm what was asked, and how."""
-    command = f"starter.py reset confirm {asked.request_id} --by"
-    if asked.approvals_needed > 1:
-        return f"{command} NAME (another operator than {asked.requested_by})"
-    return f"{command} {asked.requested_by} (from {shown(asked.confirmable_at)} on)"
+def _next_step(target: Target, asked: ResetRequest, operators: Sequence[str]) -> list[str]:
+    """Who may confirm what was asked, and the command of each."""
+    asker = asked.requested_by
+    who = [name for name in operators if name != asker]
+    told = f"next, by another operator than {asker}:"
+    if asked.approvals_needed == 1:
+        who = [asker]
+        told = (
+            f"next, from {shown(asked.confirmable_at)} on (if a second operator is registered "
+            f"until then, that one confirms, not {asker}):"
+        )
+    confirm = f"reset confirm {asked.request_id} --by"
+    return [told, *(f"  {target.command(f'{confirm} {shlex.quote(name)}')}" for name in who)]
 
 
 @reset_app.command("confirm")

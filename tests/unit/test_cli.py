@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,8 +17,8 @@ from typer.testing import CliRunner
 from activities.kill import covers_order, is_our_entry
 from brokers.port import Broker
 from cli import trade
-from cli.context import demo_config, failed
-from cli.control import _confirm_command, _reset_owner, _show_control
+from cli.context import Target, demo_config, failed
+from cli.control import _next_step, _reset_owner, _show_control
 from cli.kill import kill_mode, kill_scope
 from cli.output import plain, shown
 from cli.plans import check_symbols
@@ -245,10 +246,16 @@ def test_entry_refused_at_once_is_exit_1(
 
 
 @pytest.mark.parametrize(
-    ("needed", "told"),
-    [(2, "--by NAME (another operator than ada)"), (1, "--by ada (from 2026-")],
+    ("needed", "operators", "told", "by"),
+    [
+        (2, ("ada", "bob", "cy d"), "another operator than ada:", ["bob", "cy d"]),
+        (1, ("ada",), "on (if a second operator is registered until then", ["ada"]),
+    ],
 )
-def test_reset_request_ends_with_the_command_that_confirms_it(needed: int, told: str) -> None:
+def test_reset_request_ends_with_the_commands_of_those_who_may_confirm_it(
+    tmp_path: Path, needed: int, operators: tuple[str, ...], told: str, by: list[str]
+) -> None:
+    """With two operators it was `--by NAME (another …)`, which no shell takes."""
     asked = ResetRequest(
         request_id="0a1b",
         account="*",
@@ -260,7 +267,12 @@ def test_reset_request_ends_with_the_command_that_confirms_it(needed: int, told:
         confirmable_at=NOW,
         expires_at=NOW,
     )
-    assert _confirm_command(asked).startswith(f"starter.py reset confirm 0a1b {told}")
+    first, *commands = _next_step(Target(demo_config(), tmp_path), asked, operators)
+    assert told in first
+    for command, name in zip(commands, by, strict=True):
+        words = shlex.split(command)
+        assert words[-5:] == ["reset", "confirm", "0a1b", "--by", name]
+        assert words[words.index("--data") + 1] == str(tmp_path)
 
 
 def test_reset_of_all_names_every_account_with_its_own_switch(
