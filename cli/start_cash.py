@@ -1,16 +1,36 @@
-"""What an account began with, where a simulated exchange tells it."""
+"""What an account began with and what was taken in silence, where a simulated exchange tells it."""
 
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import httpx
 
 from cli.context import Target
+from domain.base import Frozen
+from domain.money import Number
+
+
+class ExchangeCash(Frozen):
+    """The exchange's own figures of one account.
+
+    `fees_paid` left its cash so far; of these `fees_pending` have no row yet (rows by the day).
+    """
+
+    start: Number
+    fees_paid: Number
+    fees_pending: Number
 
 
 async def start_cash(target: Target, account: str) -> Decimal | None:
     """Cash before the first trade, where the simulated exchange tells it; a broker does not."""
+    told = await exchange_cash(target, account)
+    return None if told is None else told.start
+
+
+async def exchange_cash(target: Target, account: str) -> ExchangeCash | None:
+    """The figures of the simulated exchange; None at a broker, or where it does not answer."""
     info = target.run_info
     if info is None or not info.exchange_control_url:
         return None
@@ -21,6 +41,11 @@ async def start_cash(target: Target, account: str) -> Decimal | None:
             answer = await control.get(url, params={"account": account})
             if answer.is_error and own:
                 answer = await control.get(url)
-        return Decimal(str(answer.raise_for_status().json()["start_cash"]))
+        state: dict[str, Any] = answer.raise_for_status().json()
+        return ExchangeCash(
+            start=Decimal(str(state["start_cash"])),
+            fees_paid=Decimal(str(state["fees_paid"])),
+            fees_pending=Decimal(str(state["fees_pending"])),
+        )
     except (httpx.HTTPError, KeyError, ValueError, ArithmeticError):
         return None

@@ -13,7 +13,7 @@ from brokers.port import Broker
 from cli.context import EXIT_FAILED, Target, execute, target_of
 from cli.feed_report import told_fees
 from cli.output import print_json
-from cli.start_cash import start_cash
+from cli.start_cash import ExchangeCash, exchange_cash
 from domain.account import AccountSnapshot
 from domain.errors import Transient
 from domain.ids import parse_client_order_id
@@ -37,7 +37,8 @@ def verify(
 ) -> None:
     """Compares as sets: accepted orders, fills, fees, cash to the cent, positions, audit chain.
 
-    Exit 1 on any difference, each of which is named.
+    Exit 1 on any difference, each of which is named. Fees that the broker tells later or never
+    are none: the last line names what a simulated exchange has taken of them.
     """
     target = target_of(context)
     found, problems = execute(lambda: compared(target))
@@ -67,21 +68,39 @@ async def compared(target: Target) -> tuple[Differences, list[str]]:
         since, first_order = _first_told(market_now), market_now - LOOK_BACK
         fills, fees = await _executions(broker, since)
         orders = await broker_orders(broker, installation, first_order)
-        cash_before = await start_cash(target, account)
+        told = await exchange_cash(target, account)
+        untold = await _untold_fees(ledger, broker, account, told)
         held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
         theirs = Book(
             orders=orders,
             fills=tuple(_fill_row(fill) for fill in fills),
             fees=fees,
-            cash={} if cash_before is None else _cash_of(account_now),
+            cash={} if told is None else _cash_of(account_now),
             positions=held,
         )
+        cash_before = None if told is None else told.start - untold
         ours = await _ledger_book(ledger, account, account_now, cash_before, since, first_order)
         problems = [f"{p.sequence} {p.kind}: {p.text}" for p in await ledger.verify_audit()]
         if not broker.capabilities.executions_have_ids:
             ours = ours.model_copy(update={"fills": _per_order(ours.fills)})
             theirs = theirs.model_copy(update={"fills": _per_order(theirs.fills)})
-    return compare(ours, theirs), problems
+    found = compare(ours, theirs)
+    named = {account_now.currency: untold} if untold else {}
+    return found.model_copy(update={"untold_fees": named}), problems
+
+
+async def _untold_fees(
+    ledger: Ledger, broker: Broker, account: str, told: ExchangeCash | None
+) -> Decimal:
+    """Fees that the exchange has taken and its protocol does not tell, or not before the evening.
+
+    A day's rows that are there and not booked are a difference like any other.
+    """
+    if told is None:
+        return ZERO
+    if broker.capabilities.tells_account_events:
+        return told.fees_pending
+    return told.fees_paid - _total(fee.amount for fee in await ledger.fees(account))
 
 
 def _per_order(fills: Iterable[FillRow]) -> tuple[FillRow, ...]:

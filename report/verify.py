@@ -12,6 +12,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TypeVar
 
+from pydantic import Field
+
 from domain.base import Frozen
 from domain.money import CTX, ZERO, round_to_cent
 from report.records import Book, FeeRow, FillRow, OrderRow
@@ -45,7 +47,10 @@ class Difference(Frozen):
 
 
 class Differences(Frozen):
-    """Result of a comparison with the journal's counts. `against` names the other side."""
+    """Result of a comparison with the journal's counts. `against` names the other side.
+
+    `untold_fees` have left the cash and are told by the broker later or never: no difference.
+    """
 
     items: tuple[Difference, ...]
     orders: int
@@ -54,6 +59,7 @@ class Differences(Frozen):
     cash: dict[str, Decimal]
     positions: int
     against: str = "exchange journal"
+    untold_fees: dict[str, Decimal] = Field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
@@ -66,9 +72,13 @@ class Differences(Frozen):
             f"{self.orders} accepted orders, {self.fills} fills, {self.fees} fees, "
             f"cash {cash or 'none'}, {self.positions} open positions"
         )
+        fees = sorted(self.untold_fees.items())
+        untold = ", ".join(f"{round_to_cent(fee):f} {name}" for name, fee in fees)
+        if untold:
+            untold = f"; fees of {untold} are taken and not (yet) told by the broker"
         if self.equal:
-            return f"ledger equals {self.against}: {counts}"
-        return f"ledger DIFFERS from {self.against} in {len(self.items)} places ({counts})"
+            return f"ledger equals {self.against}: {counts}{untold}"
+        return f"ledger DIFFERS from {self.against} in {len(self.items)} places ({counts}){untold}"
 
 
 def compare(ledger: Book, journal: Book) -> Differences:
