@@ -13,14 +13,10 @@ from domain.money import Number
 
 
 class ExchangeCash(Frozen):
-    """The exchange's own figures of one account.
-
-    `fees_paid` left its cash so far; of these `fees_pending` have no row yet (rows by the day).
-    """
+    """The exchange's own figures of one account; `fees_paid` have left its cash so far."""
 
     start: Number
     fees_paid: Number
-    fees_pending: Number
 
 
 async def start_cash(target: Target, account: str) -> Decimal | None:
@@ -45,7 +41,6 @@ async def exchange_cash(target: Target, account: str) -> ExchangeCash | None:
         return ExchangeCash(
             start=Decimal(str(state["start_cash"])),
             fees_paid=Decimal(str(state["fees_paid"])),
-            fees_pending=Decimal(str(state["fees_pending"])),
         )
     except (httpx.HTTPError, KeyError, ValueError, ArithmeticError):
         return None

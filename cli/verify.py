@@ -13,7 +13,7 @@ from brokers.port import Broker
 from cli.context import EXIT_FAILED, Target, execute, target_of
 from cli.feed_report import told_fees
 from cli.output import print_json
-from cli.start_cash import ExchangeCash, exchange_cash
+from cli.start_cash import exchange_cash
 from domain.account import AccountSnapshot
 from domain.errors import Transient
 from domain.ids import parse_client_order_id
@@ -69,7 +69,10 @@ async def compared(target: Target) -> tuple[Differences, list[str]]:
         fills, fees = await _executions(broker, since)
         orders = await broker_orders(broker, installation, first_order)
         told = await exchange_cash(target, account)
-        untold = await _untold_fees(ledger, broker, account, told)
+        # Taken without a row that could be booked: until the evening, or where none ever comes.
+        untold = ZERO if told is None else account_now.pending_fees
+        if told is not None and not broker.capabilities.tells_account_events:
+            untold = told.fees_paid - _total(fee.amount for fee in await ledger.fees(account))
         held = {p.symbol: p.quantity for p in await broker.positions() if p.quantity != 0}
         theirs = Book(
             orders=orders,
@@ -87,20 +90,6 @@ async def compared(target: Target) -> tuple[Differences, list[str]]:
     found = compare(ours, theirs)
     named = {account_now.currency: untold} if untold else {}
     return found.model_copy(update={"untold_fees": named}), problems
-
-
-async def _untold_fees(
-    ledger: Ledger, broker: Broker, account: str, told: ExchangeCash | None
-) -> Decimal:
-    """Fees that the exchange has taken and its protocol does not tell, or not before the evening.
-
-    A day's rows that are there and not booked are a difference like any other.
-    """
-    if told is None:
-        return ZERO
-    if broker.capabilities.tells_account_events:
-        return told.fees_pending
-    return told.fees_paid - _total(fee.amount for fee in await ledger.fees(account))
 
 
 def _per_order(fills: Iterable[FillRow]) -> tuple[FillRow, ...]:

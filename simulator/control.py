@@ -103,7 +103,6 @@ class ControlPlane:
             "cash": state.account.cash,
             "start_cash": state.account.start_cash,
             "fees_paid": state.account.fees_paid,
-            "fees_pending": state.account.accrued.amount,
             "equity": margin.equity(),
             "buying_power": margin.buying_power(),
             "positions": {h.symbol: h.quantity for h in exchange.holdings()},
