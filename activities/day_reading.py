@@ -138,6 +138,7 @@ async def read_day(ledger: Ledger, broker: Broker, wanted: DayWanted) -> DayRepo
         end=wanted.end,
         read_at=wanted.now,
         gap_fraction=wanted.gap_fraction,
+        stays_open=_stays_open(market),
         held=_held(books, market, wanted),
         working=_working(books, market),
         money=_money(books, market, wanted),
@@ -182,7 +183,7 @@ async def _read(reading: Awaitable[T], part: str, unread: list[str]) -> T | None
 
 def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPosition, ...]:
     trades = {trade.trade_id: trade for trade in books.trades}
-    stops = night_stops(books.intents, books.book.instruments)
+    stops = night_stops(books.intents, books.book.instruments, stays_open=_stays_open(market))
     found = []
     for row in books.owned:
         trade = trades.get(row.trade_id)
@@ -211,6 +212,10 @@ def _held(books: _Books, market: _Market, wanted: DayWanted) -> tuple[HeldPositi
             )
         )
     return tuple(found)
+
+
+def _stays_open(market: _Market) -> bool:
+    return market.clock is not None and market.clock.stays_open
 
 
 def trade_protection(
@@ -293,9 +298,12 @@ def _is_bounded(plan: TradePlan, held: Mapping[str, Decimal]) -> bool:
 
 
 def night_stops(
-    intents: Sequence[IntentRecord], instruments: Mapping[str, Instrument]
+    intents: Sequence[IntentRecord],
+    instruments: Mapping[str, Instrument],
+    *,
+    stays_open: bool = False,
 ) -> dict[str, tuple[NightStop, ...]]:
-    """Working stops by trade; `intents` are the oldest first.
+    """Working stops by trade; `intents` are the oldest first, `stays_open` says their venue.
 
     A tranche has one stop: the newest that was accepted. The order that it took over from, or the
     pair whose stop it was, may be listed as working too.
@@ -321,7 +329,7 @@ def night_stops(
             time_in_force=force,
             is_limit=limited,
             expires_tonight=force is TimeInForce.DAY and not never_sleeps,
-            is_dormant=not never_sleeps,
+            is_dormant=not (never_sleeps or stays_open),
         )
     return {trade_id: tuple(stops.values()) for trade_id, stops in found.items()}
 

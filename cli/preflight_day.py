@@ -28,7 +28,9 @@ def findings(
         simulated: the simulated exchange has hours of its own; the calendar is not judged.
     """
     shown = zone(zone_name)
-    if clock.is_open:
+    if clock.stays_open:
+        market = ok("market", "open, and stays open: this venue has no close")
+    elif clock.is_open:
         market = ok("market", f"open, closes {_local(clock.next_close, shown)}")
     else:
         market = note("market", f"closed, opens {_local(clock.next_open, shown)}")
@@ -54,9 +56,11 @@ def _calendar(
     ]
     if ahead:
         text += f"; ahead: {', '.join(ahead)}"
-    if not simulated and calendar.is_open(now) != clock.is_open:
-        says = "open" if clock.is_open else "closed"
-        return wrong("calendar", f"{text}; but the broker says {says}")
+    says = "open" if clock.is_open else "closed"
+    if calendar.is_open(now) != clock.is_open:
+        if not simulated:
+            return wrong("calendar", f"{text}; but the broker says {says}")
+        text += f"; the simulated exchange has hours of its own: {says} now"
     is_plain = day_kind(calendar, today) == "full day"
     return ok("calendar", text) if is_plain else note("calendar", text)
 

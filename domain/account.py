@@ -56,6 +56,13 @@ class MarketClock(Frozen):
     opened_at: AwareDatetime | None = None
     halts_unread: bool = False
 
+    @property
+    def stays_open(self) -> bool:
+        """True where the next session begins no later than this one ends, as around the clock."""
+        if self.next_open is None or self.next_close is None:
+            return False
+        return self.is_open and self.next_open <= self.next_close
+
 
 class AssetInfo(Frozen):
     """An instrument with what the broker allows on it."""

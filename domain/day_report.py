@@ -115,6 +115,7 @@ class Counted(Frozen):
 class DayReport(Frozen):
     """Everything of the evening. `unread` names the parts that could not be read, with why.
 
+    `stays_open`: the venue has no close tonight, as its own clock says.
     `differences` come from the day's passes and, if the broker was read, from one look now.
     """
 
@@ -138,6 +139,7 @@ class DayReport(Frozen):
     reconciled_at: AwareDatetime | None = None
     signals: tuple[Counted, ...] = ()
     unread: tuple[str, ...] = ()
+    stays_open: bool = False
 
     @property
     def dormant_stops(self) -> tuple[NightStop, ...]:

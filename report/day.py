@@ -24,6 +24,12 @@ th { color: #616e7c; } p.hint { color: #616e7c; font-size: 12px; margin: 4px 0; 
 """
 
 
+_HOURS = {
+    False: "A DAY stop is gone after the close; no stop triggers outside of regular hours.",
+    True: "The venue stays open: no stop sleeps, a DAY stop is gone at the end of the venue's day.",
+}
+
+
 class Part(Frozen):
     """One part of the report: a table, or lines where it has no columns."""
 
@@ -61,7 +67,7 @@ def parts(made: DayReport) -> tuple[Part, ...]:
             title="Dormant stops",
             columns=("order", "symbol", "stop", "quantity", "in force", "tonight"),
             rows=tuple(_stop(each) for each in made.dormant_stops),
-            hint="A DAY stop is gone after the close; no stop triggers outside of regular hours.",
+            hint=_HOURS[made.stays_open],
         ),
         Part(
             title="Working orders",

@@ -321,6 +321,25 @@ def test_half_day_is_named_with_its_close_and_a_contradiction_is_red() -> None:
     assert unknown.verdict == WRONG
 
 
+@pytest.mark.parametrize("closes_h", [12, 36])
+def test_exchange_that_stays_open_is_not_told_to_close(closes_h: int) -> None:
+    """It said `open, closes Sun 19:00` beside `weekend`: the simulated exchange does neither."""
+    sunday = datetime(2026, 11, 29, 12, tzinfo=UTC)
+    midnight = sunday + timedelta(hours=12)
+    open_on = MarketClock(
+        market_now=sunday,
+        is_open=True,
+        next_open=midnight,
+        next_close=sunday + timedelta(hours=closes_h),
+    )
+    market, calendar = preflight_day.findings(open_on, "XNYS", "UTC", simulated=True)
+    assert (market.verdict, market.text) == (OK, "open, and stays open: this venue has no close")
+    assert calendar.verdict == NOTE
+    assert calendar.text == (
+        "XNYS: 2026-11-29 weekend; the simulated exchange has hours of its own: open now"
+    )
+
+
 def test_with_every_part_down_each_has_its_line_and_nothing_is_green_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from temporalio.client import Client, ScheduleOverlapPolicy
 
+from activities.day_reading import DayWanted, read_day
 from activities.day_report import DayReportInput
 from deploy.temporal.schedules import day_report_schedule
 from domain.ids import day_report_workflow_id
 from ledger.repository import Ledger
+from report.day import parts
+from simulator.config import CalendarConfig, ExchangeConfig
 from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
 from workflows.day_report import DayReportWorkflow
@@ -66,6 +69,36 @@ async def test_evening_names_the_position_its_stop_and_its_risk_once(
 
     alerts = [a for a in await rig.ledger.list_alerts(account=account) if a.code == "DAY_REPORT"]
     assert [alert.severity.value for alert in alerts] == ["info"], "a repeat tells nothing twice"
+
+
+async def test_no_stop_sleeps_tonight_where_the_venue_stays_open(
+    temporal_client: Client, ledger: Ledger, unique: str
+) -> None:
+    """It called stops `asleep until the next open` that trigger at any hour."""
+    config = ExchangeConfig(calendar=CalendarConfig(always_open=True))
+    async with running_rig(temporal_client, ledger, f"acct-{unique}", config=config) as rig:
+        play.calm_market(rig)
+        await rig.start_trade(play.plan_of(rig, "1"))
+        await play.enter_protected(rig)
+        now = datetime.now(UTC)
+        wanted = DayWanted(
+            account=rig.services.account,
+            installation=rig.services.installation,
+            venue=rig.services.broker_name,
+            day=rig.exchange.now.date(),
+            begin=rig.exchange.now - timedelta(days=1),
+            end=rig.exchange.now,
+            clock=rig.clock,
+            now=now,
+            max_daily_loss_fraction=Decimal("0.05"),
+        )
+        made = await read_day(rig.ledger, rig.broker, wanted)
+        (held,) = made.held
+        assert held.stops
+        assert made.dormant_stops == ()
+        (sleeping,) = (part for part in parts(made) if part.title == "Dormant stops")
+        assert "regular hours" not in sleeping.hint
+        assert "stays open" in sleeping.hint
 
 
 def _read(page: Path) -> tuple[str, dict[str, Any]]:
