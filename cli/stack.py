@@ -65,6 +65,11 @@ STREAMS = "Streams"
 TRADES_MAX = 100_000
 # A build that is gone does not answer; waiting for it would only delay the override.
 OVERRIDE_WAIT_S = 5.0
+NO_ALERT_CHANNEL = (
+    "NO_ALERT_CHANNEL nobody is called, alerts are only listed and logged: put [[alerts.channels]] "
+    "with a name into {config} and its URL into HOLDFAST_ALERT_URL_<NAME>, then `alert test`; "
+    "docs/operator.md#alerts-and-what-they-want"
+)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -291,6 +296,8 @@ def up(
         arguments = exchange_arguments(exchange_config, tape, speed, exchange_start)
         payload_codec(target.settings())  # before anything of an earlier run is moved
         simulated = target.settings().broker.mode is AlpacaMode.SIMULATOR
+        if not target.settings().alerts.channels:
+            typer.echo(NO_ALERT_CHANNEL.format(config=target.config), err=True)
         if simulated and exchange_config is None and tape is None:
             typer.echo(no_market(), err=True)
         aside = None if resume else set_aside_simulation(target, target.settings())

@@ -102,6 +102,31 @@ def test_start_without_a_market_says_so(
     assert ("NO_MARKET" in result.output) is not given
 
 
+@pytest.mark.parametrize("has_channel", [False, True])
+def test_start_without_an_alert_channel_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_channel: bool
+) -> None:
+    """Nobody would have been called for a position without its stop, and nothing said so."""
+
+    def no_stack(*_: object) -> None:
+        raise StackFailed("not in this test", code="STACK_FAILED")
+
+    monkeypatch.setattr(control, "start_detached", no_stack)
+    config = tmp_path / "mine.toml"
+    channel = '\n[[alerts.channels]]\nname = "chat"\n' if has_channel else ""
+    config.write_text(demo_config().read_text() + channel)
+    asked = ["--config", str(config), "--data", str(tmp_path / "data"), "up", "--detach"]
+    output = CliRunner().invoke(app, asked).output
+    told = [line for line in output.splitlines() if line.startswith("NO_ALERT_CHANNEL")]
+    assert len(told) == (0 if has_channel else 1)
+    for line in told:
+        assert str(config) in line
+        _, _, section = line.rpartition("docs/operator.md#")
+        text = (repository_root() / "docs" / "operator.md").read_text()
+        titles = [t.removeprefix("## ") for t in text.splitlines() if t.startswith("## ")]
+        assert section in [title.lower().replace(" ", "-") for title in titles]
+
+
 def test_options_of_the_exchange_are_handed_on_as_it_reads_them() -> None:
     example = repository_root() / "docs" / "examples" / "exchange.json"
     found = exchange_arguments(example, None, "2", "2026-03-02T15:00:00Z")
