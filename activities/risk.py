@@ -69,7 +69,6 @@ Answer = TypeVar("Answer")
 ROLL_ZONE = ZoneInfo("America/New_York")
 ROLL_HOUR = 17
 ALWAYS_OPEN_CALENDARS = ("24/7",)
-CLOCK = "clock"
 CAUSES = {
     RATE_LIMITED: "the broker's rate limit",
     NOT_CONNECTED: "no connection to the broker",
@@ -195,7 +194,7 @@ async def read_market(broker: Broker, plan: TradePlan, universe: Sequence[str] =
     symbols = [*legs, *(symbol for symbol in universe if symbol not in legs)]
     account, clock, quotes, *assets = await asyncio.gather(
         read("account", broker.account),
-        read(CLOCK, broker.market_clock),
+        read("clock", broker.market_clock),
         read("quote", partial(broker.quotes, symbols)),
         *(read("asset", partial(broker.asset, symbol)) for symbol in legs),
     )
@@ -354,7 +353,7 @@ def _gate_input(
         risk_breaker=_risk_breaker(book, now),
         api_breaker=_api_breaker(book, now),
         market_clock=market.clock,
-        clock_fault=_clock_fault(market.faults),
+        unread=_unread(market.faults),
         session_opened_at=market.clock.opened_at if market.clock is not None else None,
         round_the_clock=plan.instrument.calendar in ALWAYS_OPEN_CALENDARS,
         session_date=market.clock.session_date if market.clock is not None else None,
@@ -374,11 +373,10 @@ def _gate_input(
     )
 
 
-def _clock_fault(faults: Sequence[str]) -> str:
-    """Why the venue's clock could not be read, for a person; empty if it was."""
+def _unread(faults: Sequence[str]) -> dict[str, str]:
+    """What could not be read and why, for a person."""
     found = (fault.partition(": ") for fault in faults)
-    code = next((code for name, _, code in found if name == CLOCK), "")
-    return f"{CAUSES[code]} ({code})" if code in CAUSES else code
+    return {name: f"{CAUSES[code]} ({code})" if code in CAUSES else code for name, _, code in found}
 
 
 def look_back_s(limits: Limits, clock: ClockMap) -> float:

@@ -41,7 +41,7 @@ def restricted_list(given: GateInput) -> Verdict:
 def permissions(given: GateInput) -> Verdict:
     """Tradable, and the account's option level allows the legs."""
     if given.assets is None:
-        return refused("permissions", "ASSET_UNREADABLE")
+        return refused("permissions", "ASSET_UNREADABLE", **given.why_unread("asset"))
     for leg in given.plan.legs:
         asset = _asset(given.assets, leg)
         if asset is None:

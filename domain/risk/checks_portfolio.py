@@ -28,7 +28,8 @@ def account(given: GateInput) -> Verdict:
     """A believable, fresh account in the plan's currency (faults.md §3 row 63, B6)."""
     found, limits = given.account, given.limits
     if found is None or limits is None:
-        return refused("account", "ACCOUNT_INVALID", missing="account")
+        why = given.why_unread("account")
+        return refused("account", "ACCOUNT_INVALID", missing="account", **why)
     if found.account_id == "":
         return refused("account", "ACCOUNT_INVALID", missing="account_id")
     if found.trading_blocked:

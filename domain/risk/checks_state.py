@@ -17,6 +17,7 @@ from domain.risk.limits import Limits
 from domain.risk.verdicts import not_applicable, passed, refused
 
 STALE_NAMED_MAX = 5
+HOURS = "market hours"
 
 
 def symbols_of(given: GateInput) -> tuple[str, ...]:
@@ -76,7 +77,7 @@ def session(given: GateInput) -> Verdict:
     """Open, not halted, outside the blocked first and last minutes (faults.md §3 row 27)."""
     clock, limits = given.market_clock, given.limits
     if clock is None:
-        return refused("session", "SESSION_UNKNOWN", why=_hours_not_read(given))
+        return refused("session", "SESSION_UNKNOWN", **given.why_unread("clock", HOURS))
     if limits is None:
         return refused("session", "LIMITS_MISSING")
     if not clock.is_open:
@@ -87,10 +88,6 @@ def session(given: GateInput) -> Verdict:
     if given.round_the_clock:
         return passed("session", hours="round the clock")
     return _blocked_minutes(given, clock, limits)
-
-
-def _hours_not_read(given: GateInput) -> str:
-    return f"market hours not read: {given.clock_fault or 'the broker told no clock'}"
 
 
 def _blocked_minutes(given: GateInput, clock: MarketClock, limits: Limits) -> Verdict:
@@ -131,7 +128,7 @@ def can_exit_today(given: GateInput) -> Verdict:
     """After the longest walk there must be time left to get out before close and `flat_by`."""
     limits, clock, walk = given.limits, given.market_clock, given.plan.walk
     if clock is None:
-        return refused("can_exit_today", "SESSION_UNKNOWN", why=_hours_not_read(given))
+        return refused("can_exit_today", "SESSION_UNKNOWN", **given.why_unread("clock", HOURS))
     if limits is None:
         return refused("can_exit_today", "SESSION_UNKNOWN", missing="limits")
     needed = walk.max_time_s + limits.exit_time_min_s
@@ -203,7 +200,8 @@ def freshness(given: GateInput) -> Verdict:
     if limits is None:
         return refused("freshness", "LIMITS_MISSING")
     if given.arrival is None:
-        return refused("freshness", "PRICE_UNAVAILABLE", symbol=given.plan.symbol)
+        why = given.why_unread("quote")
+        return refused("freshness", "PRICE_UNAVAILABLE", symbol=given.plan.symbol, **why)
     quotes = {aged.quote.symbol: aged for aged in given.leg_quotes}
     oldest = given.arrival.age_s
     for leg in given.plan.legs:

@@ -149,8 +149,8 @@ class GateInput(Frozen):
     same quote). `start_price` and `worst_price` are signed net prices from
     `domain.risk.sizing`. `batch` is the universe of the session; None for a single plan, which
     has none, and an empty one counts as unreadable. `session_date` is the trading date at the
-    instrument's exchange, `session_opened_at` the market instant of the open, `clock_fault` says in
-    words why there is no `market_clock`. `strategy` None:
+    instrument's exchange, `session_opened_at` the market instant of the open. `unread` says of
+    clock, account, quote and asset, where one could not be read, why: in words. `strategy` None:
     the plan's strategy has no stored configuration, and so no rules of its own. `round_the_clock`
     marks calendars without a close. `recent_entries` are the account's, other trades only, as far
     back as the limits look, and since the last reset of the strategy. `fee_estimate` is the worst
@@ -169,7 +169,7 @@ class GateInput(Frozen):
     risk_breaker: RiskBreaker | None
     api_breaker: ApiBreaker | None
     market_clock: MarketClock | None
-    clock_fault: str = ""
+    unread: dict[str, str] = Field(default_factory=dict)
     session_opened_at: AwareDatetime | None = None
     session_date: date | None = None
     round_the_clock: bool = False
@@ -187,6 +187,11 @@ class GateInput(Frozen):
     recent_entries: tuple[RecentEntry, ...] | None = ()
     fee_estimate: Amount = ZERO
     short_sale_restricted_symbols: tuple[str, ...] = ()
+
+    def why_unread(self, name: str, shown: str = "") -> dict[str, str]:
+        """A fact of the verdict on what could not be read; none where the cause is not known."""
+        cause = self.unread.get(name)
+        return {"why": f"{shown or name} not read: {cause}"} if cause else {}
 
 
 class GateDecision(Frozen):

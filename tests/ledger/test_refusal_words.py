@@ -56,6 +56,25 @@ async def test_hours_that_could_not_be_read_are_refused_with_the_cause_in_words(
     assert fact.facts == {"why": f"market hours not read: {cause}"}
 
 
+@pytest.mark.parametrize(
+    ("path", "code", "what"),
+    [
+        ("*/quotes/latest", "PRICE_UNAVAILABLE", "quote"),
+        ("/v2/account", "ACCOUNT_INVALID", "account"),
+        ("/v2/assets/*", "ASSET_UNREADABLE", "asset"),
+    ],
+)
+async def test_other_reads_that_failed_are_named_with_their_cause_too(
+    armed: Ledger, path: str, code: str, what: str
+) -> None:
+    async with order_lane(armed) as lane:
+        rule = {"kind": "rate_limited", "match": {"path": path, "count": 50}}
+        lane.exchange.state.faults.add(rule)
+        fact = await refusal_of(lane)
+    assert fact.code == code
+    assert f"why={what} not read: the broker's rate limit (RATE_LIMITED)" in fact.text
+
+
 async def test_halted_symbol_is_told_in_words_and_not_as_a_table(armed: Ledger) -> None:
     async with order_lane(armed) as lane:
         lane.exchange.halt("AAPL")
