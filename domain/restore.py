@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 from domain import trade_state as ts
@@ -31,6 +32,7 @@ from domain.forgetting import forget
 from domain.ids import Purpose
 from domain.order import Fill, OrderIntent, OrderSnapshot, OrderState
 from domain.plan import TradePlan
+from domain.protection import tighter
 from domain.restore_hand import Hand, tell_again
 from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
@@ -112,7 +114,7 @@ def rebuild(
         quote_read_at=None,
         walk=walk,
         exit=_exit_of(exits, now) if exits else _part_close_of(state, now),
-        stop_price=_stop_price(state),
+        stop_price=_stop_price(state, hand),
         watched_epoch=0,
         knowledge_at=None,
         read_needed="" if settled else RESTORED,
@@ -205,7 +207,16 @@ def _exit_of(exits: Sequence[KnownOrder], now: datetime) -> ExitProgress:
     return ExitProgress(reason=reason, command_id=RESTORED, rung=len(exits) - 1, asked_at=now)
 
 
-def _stop_price(state: TradeState) -> object:
-    """The newest stop that rests at the broker; an operator may have moved it past the ratchet."""
+def _stop_price(state: TradeState, hand: Hand | None) -> Decimal | None:
+    """Where the stop belongs: a target may have filled that has not moved it yet (I8).
+
+    Once a person has moved it, only the order at the broker shows what they and the ratchet made
+    of it: theirs may be looser than the ratchet's.
+    """
     resting = [record for record in state.live(Role.STOP) if record.stop_price is not None]
-    return resting[-1].stop_price if resting else state.stop_price
+    price = resting[-1].stop_price if resting else None
+    if price is None:
+        return state.stop_price
+    if state.stop_price is None or (hand is not None and hand.has_moved_stop):
+        return price
+    return tighter(state.plan.side, price, state.stop_price)

@@ -51,6 +51,15 @@ class Hand(Frozen):
     told: tuple[ToldByHand, ...] = ()
     unsure: str = ""
 
+    @property
+    def has_moved_stop(self) -> bool:
+        """True if a person moved the stop, or may have."""
+        commands = (each.command for each in self.told)
+        return any(
+            isinstance(command, OperatorCommand) and command.verb is OperatorVerb.MOVE_STOP
+            for command in commands
+        )
+
 
 def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
     """State with the hand of people on it, as it was before the trade was lost."""

@@ -129,6 +129,27 @@ def test_open_trade_rebuilds_protected_and_goes_on_to_its_end() -> None:
     assert ts.stage(trade.state) == ts.Stage.CLOSED
 
 
+@pytest.mark.covers("H3")
+def test_target_that_filled_before_the_rebuild_still_moves_the_stops() -> None:
+    """I8: killed between the fill and the move, the rebuilt trade believed the resting stop and
+    left it below break-even for good."""
+    trade, broker = walked(three=True)
+    trade.pass_time(25)
+    first = trade.state.stop_price
+    assert first is not None
+    target = ts.target_price(trade.state, 0)
+    assert target is not None
+    broker.move(target, target + D("0.25"))
+
+    trade.state = rebuilt(trade, broker, trade.state.ticket, settled=False)
+    trade.settle_down()
+
+    wanted = ts.average_price(trade.state, ts.Role.ENTRY)
+    assert wanted is not None
+    assert wanted > first
+    assert [stop.stop_price for stop in trade.state.live(ts.Role.STOP)] == [wanted, wanted]
+
+
 @pytest.mark.covers("D9")
 def test_rebuild_ties_a_moved_stop_to_the_one_it_took_over_from_however_the_group_is_listed() -> (
     None
