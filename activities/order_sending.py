@@ -76,7 +76,7 @@ class OrderSender:
                     await self._stop_ourselves(intent, answer)
                 return NotExecuted(code=answer.code, text=answer.text)
             case IntentExists():
-                rewound = None if resend else self._sent_by_another_run(answer.record, token)
+                rewound = None if resend else await self._sent_before(answer.record, token)
                 return rewound or await self._earlier(answer)
             case GatePermit():
                 outcome = await self._send_once(intent, replaces, gate_asked_s)
@@ -96,15 +96,20 @@ class OrderSender:
         except HoldfastError as error:
             activity.logger.error("%s, and no kill was engaged: %s", text, error.code)
 
-    def _sent_by_another_run(self, known: IntentRecord, token: str) -> DiscrepancyFound | None:
-        """A new order that another run of this trade has sent: the history was set back (K7, H3).
+    async def _sent_before(self, known: IntentRecord, token: str) -> DiscrepancyFound | None:
+        """A new order that this trade has sent before: its history was set back (K7, H3).
 
-        A run that goes on from an earlier one knows its orders and never places them again.
+        By another run, as a reset makes one, or in a store that is older than the ledger: before
+        this step was scheduled at all. A step that was given up and comes late was scheduled before
+        its resolver sent the order. A trade whose end is booked ends as it had.
         """
         run, earlier = token.partition("/")[0], known.attempt_token.partition("/")[0]
-        if run == earlier:
+        if run == earlier and known.gate_at >= activity.info().scheduled_time:
             return None
-        text = f"{known.intent.client_id} was sent by run {earlier}"
+        trade = await self._services.ledger.trade(known.owner.trade_id)
+        if trade is not None and trade.closed_at is not None:
+            return None
+        text = f"{known.intent.client_id} was sent by run {earlier} at {known.gate_at:%H:%M:%S}"
         return DiscrepancyFound(at=self._services.now(), code=HISTORY_REWOUND, text=text)
 
     def _is_banned_market_order(self, intent: OrderIntent) -> bool:

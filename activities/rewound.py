@@ -105,8 +105,8 @@ class RewoundWatch:
             return None
         return lack_of(
             known,
-            sent=[order.intent.client_id for order in book.orders],
-            filled=[row.fill.fill_key for row in book.fills if not row.is_reversal],
+            sent=book.sent_ids,
+            filled=book.fill_keys,
             has_ended=book.trade.closed_at is not None,
         )
 

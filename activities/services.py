@@ -29,6 +29,7 @@ from domain.commands import (
 )
 from domain.errors import HoldfastError, Transient
 from domain.ids import TRADE_QUEUE
+from domain.knowledge import TradeKnowledge
 from domain.plan import TradePlan
 from domain.risk.fees import FeeRates
 from domain.risk.limits import Limits, RestrictedList
@@ -202,6 +203,7 @@ class SettleInput(Frozen):
     command: Settle
     stage: str
     story: str = ""
+    known: TradeKnowledge | None = None
 
 
 class StreamInput(Frozen):

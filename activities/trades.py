@@ -18,14 +18,18 @@ from activities.services import (
 )
 from domain.alerts import AlertDraft
 from domain.errors import Transient
-from domain.facts import FactBatch, Settled
-from domain.money import as_amount, total
+from domain.facts import DiscrepancyFound, Fact, FactBatch, FillReported, Settled
+from domain.knowledge import Lack, lack_of
+from domain.money import ZERO, as_amount, total
 from domain.money_law import trade_result
+from domain.trade_state import HISTORY_REWOUND
 from ledger.records import WatchRecord
 
 SETTLED_AT_ONCE = 4
 """Of the ledger's ten connections. A hundred at once each waited for one until their time was up,
 were tried again, and kept the gate from it: with other work on the machine none came to its end."""
+
+TOLD_BEFORE_THE_END_S = 1.0
 
 
 class TradeActivities:
@@ -89,10 +93,16 @@ class TradeActivities:
             waited_s = self._services.monotonic() - began_s
             if limit is not None and waited_s >= limit.total_seconds():
                 raise Transient(f"its turn came after {waited_s:.1f} s", code="SETTLE_LATE")
-            return await self._settle(input)
+            booked = await self._settle(input)
+        if any(isinstance(fact, FillReported) for fact in booked.facts):
+            # The trade asks again once it has these; one that cannot place them must not spin.
+            await asyncio.sleep(TOLD_BEFORE_THE_END_S)
+        return booked
 
     async def _settle(self, input: SettleInput) -> FactBatch:
         services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
+        if unknown := await self._unknown_to(input):
+            return FactBatch(facts=unknown)
         fills = await fills_of_trade(services, trade_id)
         moved = await services.ledger.adjustments(services.account, trade_id)
         booked = await services.ledger.fees(services.account, trade_id)
@@ -134,3 +144,38 @@ class TradeActivities:
             closed_at=closed.closed_at,
         )
         return FactBatch(facts=(settled,))
+
+    async def _unknown_to(self, input: SettleInput) -> tuple[Fact, ...]:
+        """What the ledger knows and the trade does not: no trade ends on less (H3, I3).
+
+        One that was set back into its walk saw an order replaced by another that it did not know,
+        and ended unfilled beside the position that this one had bought.
+        """
+        services = self._services.of(input.trade.account)
+        book = await services.ledger.trade_book(input.trade.trade_id)
+        if input.known is None or book is None:
+            return ()
+        known = input.known
+        lack = lack_of(known, sent=book.sent_ids, filled=book.fill_keys, has_ended=False)
+        now, row = services.now(), book.trade
+        if lack is Lack.NOTHING:
+            return ()
+        if row.closed_at is not None:
+            # It has ended before, as it is booked; nothing of that is written over.
+            return (
+                Settled(
+                    at=now,
+                    realised=row.realised or ZERO,
+                    fees=row.fees or ZERO,
+                    fees_estimated=row.fees_estimated,
+                    closed_at=row.closed_at,
+                ),
+            )
+        if lack is Lack.ORDERS:
+            text = f"the ledger knows {lack}, this run does not"
+            return (DiscrepancyFound(at=now, code=HISTORY_REWOUND, text=text),)
+        return tuple(
+            FillReported(at=now, fill=row.fill)
+            for row in book.fills
+            if not row.is_reversal and row.fill.fill_key not in known.fills
+        )

@@ -10,11 +10,12 @@ from enum import StrEnum
 
 from domain.base import Frozen
 from domain.ids import Purpose, parse_client_order_id
+from domain.order import OrderState
 from domain.trade_state import TradeState
 
 
 class TradeKnowledge(Frozen):
-    """The query `known`: own order ids that the trade remembers, and keys of executions.
+    """The query `known`: ids of own orders that went out as far as it knows, keys of executions.
 
     `busy` while a step is on its way: its answer may explain what is lacking.
     """
@@ -36,7 +37,11 @@ class Lack(StrEnum):
 def knowledge_of(state: TradeState, *, busy: bool) -> TradeKnowledge:
     """What this state knows."""
     return TradeKnowledge(
-        orders=tuple(o.client_id for o in state.orders if o.intent is not None),
+        orders=tuple(
+            o.client_id
+            for o in state.orders
+            if o.intent is not None and o.state is not OrderState.NOT_SENT
+        ),
         fills=tuple(fill.fill_key for fill in (*state.fills, *state.unclaimed)),
         busy=busy,
     )
@@ -51,12 +56,12 @@ def lack_of(
 ) -> Lack:
     """The worst that the trade lacks of what the ledger has.
 
-    Orders are counted by their sequence: a long trade forgets dead ones, but never the last of a
-    kind (domain/forgetting.py).
+    Orders are counted by their sequence: a long trade forgets dead ones, but hardly the last of a
+    kind (domain/forgetting.py). One set back into a step may know the order of it as never sent.
 
     Args:
         known: the trade's answer.
-        sent: client ids of the trade's intents in the ledger.
+        sent: client ids of the trade's intents that may have gone out, by the ledger.
         filled: keys of the trade's booked executions.
         has_ended: whether its end is booked.
     """

@@ -505,6 +505,17 @@ class TradeBook(Frozen):
         return total(booked) + total(a.quantity for a in self.adjustments if a.symbol == symbol)
 
     @property
+    def sent_ids(self) -> tuple[str, ...]:
+        """Client ids of the orders that may have gone out and were not refused."""
+        never = (IntentState.NOT_SENT, IntentState.REJECTED)
+        return tuple(o.intent.client_id for o in self.orders if o.state not in never)
+
+    @property
+    def fill_keys(self) -> tuple[str, ...]:
+        """Keys of the booked executions, busted ones included."""
+        return tuple(row.fill.fill_key for row in self.fills if not row.is_reversal)
+
+    @property
     def misses_executions(self) -> bool:
         """True while an entry shows more filled than is booked: what is held is not known then."""
         entries = (o for o in self.orders if o.intent.key.purpose is Purpose.ENTRY)

@@ -350,6 +350,7 @@ class TradeWorkflow:
             command=command,
             stage=ts.stage(final),
             story=story_of(final),
+            known=knowledge_of(self._state, busy=False),
         )
 
     def _result(self) -> TradeResult:

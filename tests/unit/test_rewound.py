@@ -65,10 +65,8 @@ class World:
     async def trade_book(self, trade_id: str) -> Any:
         if trade_id != MINE:
             return None
-        rows = [SimpleNamespace(intent=SimpleNamespace(client_id=each)) for each in (STOP, MOVED)]
-        fills = [SimpleNamespace(is_reversal=False, fill=SimpleNamespace(fill_key="f1"))]
         trade = SimpleNamespace(account=self.account, closed_at=self.closed_at)
-        return SimpleNamespace(trade=trade, orders=rows, fills=fills)
+        return SimpleNamespace(trade=trade, sent_ids=(STOP, MOVED), fill_keys=("f1",))
 
     def watch(self) -> RewoundWatch:
         services = SimpleNamespace(

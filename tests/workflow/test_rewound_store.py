@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.exceptions import WorkflowAlreadyStartedError
 
 import worker
 from activities import health_watch
@@ -121,14 +124,16 @@ async def knows_its_stop(rig: Rig, handle: Handle) -> bool:
     return await is_protected(rig, handle) and bool(known.fills) and not known.busy
 
 
-async def start_streams(rig: Rig) -> None:
+async def start_streams(rig: Rig, client: Client) -> None:
+    """As `up` does: the copy may be older than they are."""
     account = rig.services.account
-    await rig.client.start_workflow(
-        StreamsWorkflow.run,
-        StreamInput(account=account, compare_interval_s=2.0, quote_interval_s=0.2),
-        id=streams_workflow_id(account),
-        task_queue=rig.queue,
-    )
+    with contextlib.suppress(WorkflowAlreadyStartedError):
+        await client.start_workflow(
+            StreamsWorkflow.run,
+            StreamInput(account=account, compare_interval_s=2.0, quote_interval_s=0.2),
+            id=streams_workflow_id(account),
+            task_queue=rig.queue,
+        )
 
 
 @pytest.mark.covers("H3")
@@ -143,7 +148,7 @@ async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
     async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
         play.calm_market(rig)
         async with serving(rig, client):
-            await start_streams(rig)
+            await start_streams(rig, client)
             handle = await rig.start_trade(plan_of(rig))
             await rig.until_async(lambda: entry_works(rig, handle), "the entry works")
             if copied_when is not entry_works:
@@ -181,7 +186,7 @@ async def test_trade_set_back_behind_a_moved_stop_is_built_again_and_the_stop_st
     async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
         play.calm_market(rig)
         async with serving(rig, client):
-            await start_streams(rig)
+            await start_streams(rig, client)
             handle = await rig.start_trade(play.plan_of(rig, "1"))
             await play.enter_protected(rig)
             await rig.until_async(lambda: knows_its_stop(rig, handle), "it knows its stops")
@@ -209,5 +214,80 @@ async def test_trade_set_back_behind_a_moved_stop_is_built_again_and_the_stop_st
         assert (result.outcome, result.quantity) == ("closed", Decimal(10))
         codes = {alert.code for alert in await ledger.list_alerts(trade_id=result.trade_id)}
         assert codes >= {"HISTORY_REWOUND", "TRADE_RESTORED"}
+        play.assert_one_order_per_intent(rig)
+        play.assert_nothing_left(rig)
+
+
+# --- any moment: make test-nightly ----------------------------------------------------------------
+
+Step = Callable[[Rig], Awaitable[None]]
+SCRIPT: tuple[Step, ...] = (
+    play.fill_entry,
+    play.enter_protected,
+    play.take_first_target,
+    play.take_second_target,
+)
+EVENTS_MAX = 120
+"""About what the script takes; a copy that is not made by then is made at its end."""
+
+
+async def copy_at(server: Server, rig: Rig, handle: Handle, event: int) -> None:
+    async def has_grown() -> bool:
+        return (await handle.describe()).history_length >= event
+
+    await rig.until_async(has_grown, f"event {event}")
+    server.back_up()
+
+
+def is_guarded(rig: Rig) -> bool:
+    """I4: stops for all that is held, and for no more (I2)."""
+    stops = [order.remaining for order in rig.exchange.open_orders if order.stop_price is not None]
+    return sum(stops, Decimal(0)) == play.position(rig)
+
+
+@pytest.mark.nightly
+@pytest.mark.covers("H3")
+@pytest.mark.parametrize("seed", range(20))
+async def test_store_put_back_at_any_moment_doubles_nothing_and_leaves_nothing_bare(
+    server: Server, ledger: Ledger, unique: str, seed: int
+) -> None:
+    """Which event is copied and how far the trade had come is drawn."""
+    rng = random.Random(seed)
+    event, done = rng.randint(1, EVENTS_MAX), rng.randint(1, len(SCRIPT))
+    client = await server.client()
+    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
+        play.calm_market(rig)
+        async with serving(rig, client):
+            await start_streams(rig, client)
+            handle = await rig.start_trade(play.plan_of(rig, "1"))
+            copying = asyncio.create_task(copy_at(server, rig, handle, event))
+            for step in SCRIPT[:done]:
+                await step(rig)
+            copied = copying.done()
+            copying.cancel()
+            if not copied:
+                server.back_up()
+
+        server.rewind()
+        again = await server.client()
+        async with serving(rig, again):
+            await start_streams(rig, again)
+            for step in SCRIPT[done:]:
+                await step(rig)
+            await rig.until(lambda: is_guarded(rig), f"guarded; copied at {event}, {done} steps")
+            play.fall(rig)
+            newest = again.get_workflow_handle(handle.id, result_type=TradeResult)
+
+            async def has_ended() -> bool:
+                # A run that gave up fails; the one that was built from the ledger comes to an end.
+                status = (await newest.describe()).status
+                return status is WorkflowExecutionStatus.COMPLETED
+
+            await rig.until_async(has_ended, f"it ended; copied at {event}, {done} steps")
+            result = await newest.result()
+            await again.get_workflow_handle(streams_workflow_id(rig.services.account)).signal(
+                "stop"
+            )
+        assert (result.outcome, result.quantity) == ("closed", Decimal(10))
         play.assert_one_order_per_intent(rig)
         play.assert_nothing_left(rig)

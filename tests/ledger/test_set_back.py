@@ -1,0 +1,131 @@
+"""A trade that knows less than the ledger neither sends again nor ends (faults.md H3, K7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities import trades
+from activities.executions import book_executions
+from activities.orders import OrderActivities
+from activities.services import PlaceInput, SettleInput
+from activities.trades import TradeActivities
+from domain.commands import PlaceOrder, Settle, Urgency
+from domain.facts import DiscrepancyFound, Fact, FillReported, Settled
+from domain.ids import Purpose
+from domain.knowledge import TradeKnowledge
+from domain.order import OrderIntent, Side
+from domain.trade_state import HISTORY_REWOUND
+from ledger.repository import Ledger
+from tests.ledger.order_lane import Lane, order, order_lane
+from tests.ledger.samples import plan
+
+pytestmark = pytest.mark.covers("H3")
+TRADE = "trade-1"
+ENTRY, EXIT = order(), order(purpose=Purpose.EXIT, side=Side.SELL)
+
+
+@pytest.fixture
+async def lane(armed: Ledger, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lane]:
+    monkeypatch.setattr(trades, "TOLD_BEFORE_THE_END_S", 0.0)
+    async with order_lane(armed) as opened:
+        yield opened
+
+
+async def settle(lane: Lane, known: TradeKnowledge, outcome: str = "closed") -> tuple[Fact, ...]:
+    given = SettleInput(
+        trade=lane.reference(),
+        plan=plan(),
+        command=Settle(outcome=outcome, exit_reason="", entry_quantity=Decimal(100)),
+        stage=outcome,
+        known=known,
+    )
+    batch = await ActivityEnvironment().run(TradeActivities(lane.services).settle_trade, given)
+    return batch.facts
+
+
+async def whole_trade(lane: Lane) -> TradeKnowledge:
+    """Bought and sold; what a trade knows of it that has missed nothing."""
+    await lane.open_trade()
+    await lane.place(EXIT)
+    await book_executions(lane.services, TRADE)
+    fills = await lane.ledger.fills_of_trade(TRADE)
+    return TradeKnowledge(
+        orders=(ENTRY.client_id, EXIT.client_id), fills=tuple(row.fill.fill_key for row in fills)
+    )
+
+
+async def test_trade_that_knows_everything_ends(lane: Lane) -> None:
+    (fact,) = await settle(lane, await whole_trade(lane))
+    assert isinstance(fact, Settled)
+
+
+async def test_trade_set_back_into_its_walk_does_not_end_beside_what_it_bought(lane: Lane) -> None:
+    """I3: it ended as `not_filled`; nobody looked after 10 shares any more."""
+    await lane.open_trade()
+    (fact,) = await settle(lane, TradeKnowledge(), "not_filled")
+    assert isinstance(fact, DiscrepancyFound)
+    assert fact.code == HISTORY_REWOUND
+    trade = await lane.ledger.trade(TRADE)
+    assert trade is not None
+    assert trade.closed_at is None
+
+
+async def test_fill_that_overtook_the_end_is_told_before_it(lane: Lane) -> None:
+    known = await whole_trade(lane)
+    facts = await settle(lane, known.model_copy(update={"fills": known.fills[:1]}))
+    assert [f.fill.fill_key for f in facts if isinstance(f, FillReported)] == [*known.fills[1:]]
+    assert len(facts) == 1
+
+
+async def test_end_that_is_booked_is_not_booked_again_on_less(lane: Lane) -> None:
+    await settle(lane, await whole_trade(lane))
+    before = await lane.ledger.trade(TRADE)
+    assert before is not None
+    (fact,) = await settle(lane, TradeKnowledge(), "not_filled")
+    assert isinstance(fact, Settled)
+    assert (fact.realised, fact.closed_at) == (before.realised, before.closed_at)
+    assert await lane.ledger.trade(TRADE) == before
+
+
+async def place_at(lane: Lane, intent: OrderIntent, scheduled_at: datetime) -> Fact:
+    """As a step that the same run has scheduled then."""
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, scheduled_time=scheduled_at)
+    command = PlaceOrder(intent=intent, urgency=Urgency.EXIT)
+    given = PlaceInput(trade=lane.reference(), command=command)
+    batch = await environment.run(OrderActivities(lane.services).place_order, given)
+    return batch.facts[0]
+
+
+async def test_order_that_was_sent_before_its_step_was_scheduled_ends_the_run(lane: Lane) -> None:
+    """The same run, in a store that is older than the order: its history was set back."""
+    await lane.open_trade()
+    sent = lane.requests()
+    fact = await place_at(lane, ENTRY, datetime.now(UTC) + timedelta(seconds=1))
+    assert isinstance(fact, DiscrepancyFound)
+    assert fact.code == HISTORY_REWOUND
+    assert lane.requests() == sent
+
+
+async def test_late_step_whose_order_was_sent_by_its_resolver_reports_that_order(
+    lane: Lane,
+) -> None:
+    """C8: it was scheduled before; the trade is not to blame."""
+    await lane.open_trade()
+    sent = lane.requests()
+    fact = await place_at(lane, ENTRY, datetime.now(UTC) - timedelta(seconds=10))
+    assert not isinstance(fact, DiscrepancyFound)
+    assert lane.requests() == sent
+
+
+async def test_ended_trade_that_was_set_back_ends_as_it_had(lane: Lane) -> None:
+    known = await whole_trade(lane)
+    await settle(lane, known)
+    fact = await place_at(lane, ENTRY, datetime.now(UTC) + timedelta(seconds=1))
+    assert not isinstance(fact, DiscrepancyFound)
