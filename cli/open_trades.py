@@ -15,7 +15,8 @@ from domain.ids import trade_workflow_id
 from domain.messages import TradeStatus
 from ledger.records import TradeRecord
 
-STATUS_TIMEOUT = timedelta(seconds=1)
+STATUS_TIMEOUT = timedelta(seconds=2.5)
+"""A worker that has left keeps a question for a second (sticky queue) before another gets it."""
 STATUS_QUERIES_MAX = 20
 
 
