@@ -32,7 +32,7 @@ from domain.forgetting import forget
 from domain.ids import Purpose
 from domain.order import Fill, OrderIntent, OrderSnapshot, OrderState
 from domain.plan import TradePlan
-from domain.protection import tighter
+from domain.protection import ratcheted_stop
 from domain.restore_hand import Hand, tell_again
 from domain.trade_state import ExitProgress, OrderRecord, Role, TradeState
 
@@ -114,7 +114,7 @@ def rebuild(
         quote_read_at=None,
         walk=walk,
         exit=_exit_of(exits, now) if exits else _part_close_of(state, now),
-        stop_price=_stop_price(state, hand),
+        stop_price=_stop_price(state.changed(walk=walk), hand),
         watched_epoch=0,
         knowledge_at=None,
         read_needed="" if settled else RESTORED,
@@ -210,13 +210,12 @@ def _exit_of(exits: Sequence[KnownOrder], now: datetime) -> ExitProgress:
 def _stop_price(state: TradeState, hand: Hand | None) -> Decimal | None:
     """Where the stop belongs: a target may have filled that has not moved it yet (I8).
 
+    From where it rests, as what the fold counted beside it began with the first execution alone.
     Once a person has moved it, only the order at the broker shows what they and the ratchet made
     of it: theirs may be looser than the ratchet's.
     """
     resting = [record for record in state.live(Role.STOP) if record.stop_price is not None]
     price = resting[-1].stop_price if resting else None
-    if price is None:
-        return state.stop_price
-    if state.stop_price is None or (hand is not None and hand.has_moved_stop):
+    if price is not None and hand is not None and hand.has_moved_stop:
         return price
-    return tighter(state.plan.side, price, state.stop_price)
+    return ratcheted_stop(state.changed(stop_price=price))

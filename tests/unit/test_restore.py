@@ -150,6 +150,24 @@ def test_target_that_filled_before_the_rebuild_still_moves_the_stops() -> None:
     assert [stop.stop_price for stop in trade.state.live(ts.Role.STOP)] == [wanted, wanted]
 
 
+@pytest.mark.covers("H3")
+def test_rebuilt_trade_leaves_its_stop_where_it_rests_although_its_entry_filled_in_parts() -> None:
+    """Its stop was counted from the first execution alone: dearer than the average, it came out
+    tighter than the one that rests, and that one was moved towards the market."""
+    trade, broker = walked(three=True)
+    trade.pass_time(25)
+    (bought,) = broker.fills
+    half = bought.model_copy(update={"quantity": bought.quantity / 2})
+    broker.fills[:] = [
+        half.model_copy(update={"price": bought.price + 1, "fill_key": "first"}),
+        half.model_copy(update={"price": bought.price - 1, "fill_key": "second"}),
+    ]
+
+    state = rebuilt(trade, broker, trade.state.ticket, settled=False)
+
+    assert state.stop_price == trade.state.stop_price
+
+
 @pytest.mark.covers("D9")
 def test_rebuild_ties_a_moved_stop_to_the_one_it_took_over_from_however_the_group_is_listed() -> (
     None
