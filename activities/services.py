@@ -222,9 +222,13 @@ class StreamInput(Frozen):
 
 
 def attempt_token() -> str:
-    """Names this attempt for the fence: one execution of one activity (C8)."""
+    """Names this attempt for the fence: one execution of one activity (C8).
+
+    By its start too: a store that lost its last moments gives the same attempt out again (H3).
+    """
     info = activity.info()
-    return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}"
+    began = info.started_time.isoformat()
+    return f"{info.workflow_run_id}/{info.activity_id}/{info.attempt}/{began}"
 
 
 async def note_stage(services: Services, trade: TradeRef) -> None:

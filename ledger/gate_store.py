@@ -71,7 +71,7 @@ _POLICY = text(
 # Orders out against the one signal in: what left under the trade's name, amended orders too.
 _ORDERS_OUT = text(
     """
-    SELECT t.plan, (
+    SELECT t.plan, t.closed_at, (
         SELECT count(*) FROM orders o
         WHERE o.trade_id = :trade_id AND o.increasing AND o.client_id <> :client_id
           AND (o.state <> 'not_sent' OR o.code = :amended)
@@ -376,6 +376,9 @@ async def _out_of_bounds(connection: AsyncConnection, asked: _Asked) -> GateRefu
     row = (await connection.execute(_ORDERS_OUT, query)).one_or_none()
     if row is None:
         return GateRefused(code=GateCode.NO_SIGNAL, text=f"trade {key.trade_id} has no row")
+    if row.closed_at is not None:
+        # Its run was set back in an older store (H3); what is reopened never enters.
+        return GateRefused(code=GateCode.TRADE_ENDED, text=f"trade {key.trade_id} has ended")
     most = entry_orders_max(TradePlan.model_validate(row.plan))
     if row.sent < most:
         return None

@@ -16,11 +16,12 @@ from activities.orders import OrderActivities
 from activities.services import PlaceInput, SettleInput
 from activities.trades import TradeActivities
 from domain.commands import PlaceOrder, Settle, Urgency
-from domain.facts import DiscrepancyFound, Fact, FillReported, Settled
+from domain.facts import DiscrepancyFound, Fact, FillReported, OrderNotSent, OrderUnknown, Settled
 from domain.ids import Purpose
 from domain.knowledge import TradeKnowledge
 from domain.order import OrderIntent, Side
 from domain.trade_state import HISTORY_REWOUND
+from ledger.records import GateCode
 from ledger.repository import Ledger
 from tests.ledger.order_lane import Lane, order, order_lane
 from tests.ledger.samples import plan
@@ -93,14 +94,43 @@ async def test_end_that_is_booked_is_not_booked_again_on_less(lane: Lane) -> Non
     assert await lane.ledger.trade(TRADE) == before
 
 
-async def place_at(lane: Lane, intent: OrderIntent, scheduled_at: datetime) -> Fact:
+async def place_at(
+    lane: Lane, intent: OrderIntent, scheduled_at: datetime, started_at: datetime | None = None
+) -> Fact:
     """As a step that the same run has scheduled then."""
     environment = ActivityEnvironment()
-    environment.info = replace(environment.info, scheduled_time=scheduled_at)
+    environment.info = replace(
+        environment.info, scheduled_time=scheduled_at, started_time=started_at or scheduled_at
+    )
     command = PlaceOrder(intent=intent, urgency=Urgency.EXIT)
     given = PlaceInput(trade=lane.reference(), command=command)
     batch = await environment.run(OrderActivities(lane.services).place_order, given)
     return batch.facts[0]
+
+
+class PowerCut(Exception):
+    """The process is gone."""
+
+
+async def test_step_that_the_store_forgot_sends_no_second_order_whose_first_has_no_answer(
+    lane: Lane,
+) -> None:
+    """I1: the power went between send and answer, and the store lost that the step had begun. It
+    comes again as the same attempt of the same run; its row said that this one may send."""
+
+    def cut(point: str) -> None:
+        if point == "after_response":
+            raise PowerCut
+
+    await lane.ledger.create_trade(plan(TRADE))
+    began = datetime.now(UTC)
+    cut_off = replace(lane, services=replace(lane.services, failpoint=cut))
+    with pytest.raises(PowerCut):
+        await place_at(cut_off, ENTRY, began)
+    sent = lane.requests()
+    fact = await place_at(lane, ENTRY, began, began + timedelta(seconds=5))
+    assert isinstance(fact, OrderUnknown)
+    assert lane.requests() == sent
 
 
 async def test_order_that_was_sent_before_its_step_was_scheduled_ends_the_run(lane: Lane) -> None:
@@ -129,3 +159,16 @@ async def test_ended_trade_that_was_set_back_ends_as_it_had(lane: Lane) -> None:
     await settle(lane, known)
     fact = await place_at(lane, ENTRY, datetime.now(UTC) + timedelta(seconds=1))
     assert not isinstance(fact, DiscrepancyFound)
+
+
+async def test_ended_trade_that_was_set_back_enters_no_more(lane: Lane) -> None:
+    """A sliced entry, say, that was set back behind its first slice and was closed since: its next
+    slice has no row yet."""
+    known = await whole_trade(lane)
+    await settle(lane, known)
+    sent = lane.requests()
+    fact = await place_at(lane, order(sequence=2), datetime.now(UTC))
+    assert isinstance(fact, OrderNotSent)
+    assert fact.code == GateCode.TRADE_ENDED
+    assert lane.requests() == sent
+    assert not (await lane.ledger.read_control(lane.services.account)).kills, "nobody's fault"

@@ -174,6 +174,8 @@ class MemoryLedger(AccountBooks):
         trade = self.trades.get(asked.intent.key.trade_id)
         if trade is None:
             return GateRefused(code=GateCode.NO_SIGNAL, text="the trade has no row")
+        if trade.closed_at is not None:
+            return GateRefused(code=GateCode.TRADE_ENDED, text="the trade has ended")
         others = (
             self.intents[each]
             for each in self.of_trade.get(trade.trade_id, ())
