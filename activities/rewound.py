@@ -5,7 +5,8 @@ server notices nothing. A fill that was told before is never told again, so a tr
 ever for an order that is long gone, or move a stop that has moved since. So each trade is asked
 what it knows: after a start, after the server was away, and every ten minutes. One that lacks an
 order of its own gives up and is built again from the ledger (`HealthWatch`); one that lacks fills
-or its own end reads the broker first.
+or its own end reads the broker first. One that cannot end as it had, for it does not know the exit
+that sold what it holds, ends as given up; nothing is built again then.
 """
 
 from __future__ import annotations
@@ -107,29 +108,36 @@ class RewoundWatch:
             known,
             sent=book.sent_ids,
             filled=book.fill_keys,
-            has_ended=book.trade.closed_at is not None,
+            taken_back=book.taken_back,
+            ended_at=book.trade.closed_at,
         )
 
     async def _weigh(self, trade_id: str, lack: Lack | None) -> None:
         """Tells a trade that lacked the same at several looks in a row."""
         if lack is None or lack is Lack.NOTHING:
             self._lacking.pop(trade_id, None)
+            if lack is Lack.NOTHING:
+                # Building it again has helped: the store may be put back once more.
+                self._given_up.discard(trade_id)
             return
         before, count = self._lacking.get(trade_id, (lack, 0))
         count = count + 1 if before is lack else 1
-        self._lacking[trade_id] = (lack, count)
-        # One whose end is booked is not built again: it reads that it is flat and ends as it had.
         # Should building it again not help, it must not be ended again and again.
-        may_give_up = lack is not Lack.END and trade_id not in self._given_up
+        may_give_up = trade_id not in self._given_up
         if count == LOOKS_TO_BELIEVE:
             await self._tell(trade_id, lack, give_up=may_give_up and lack is Lack.ORDERS)
         elif count == LOOKS_TO_GIVE_UP and may_give_up:
             await self._tell(trade_id, lack, give_up=True)
+        # Behind the telling: what was not taken is told at the next look.
+        self._lacking[trade_id] = (lack, count)
 
     async def _tell(self, trade_id: str, lack: Lack, *, give_up: bool) -> None:
         code = HISTORY_REWOUND if give_up else TRADE_BEHIND
-        if give_up:
-            self._given_up.add(trade_id)
         text = f"the ledger knows {lack}, this run does not"
         fact = DiscrepancyFound(at=self._services.now(), code=code, text=text)
         await self._send(trade_id, FACTS_SIGNAL, FactEnvelope.of(fact, sender="health watch"))
+        if give_up:
+            self._given_up.add(trade_id)
+        if give_up and lack is Lack.END:
+            # Nothing builds it again: what it asked the exit watch since is nobody's.
+            await self._services.ledger.delete_watch(trade_id)

@@ -18,7 +18,14 @@ from activities.services import (
 )
 from domain.alerts import AlertDraft
 from domain.errors import Transient
-from domain.facts import DiscrepancyFound, Fact, FactBatch, FillReported, Settled
+from domain.facts import (
+    DiscrepancyFound,
+    Fact,
+    FactBatch,
+    FillBusted,
+    FillReported,
+    Settled,
+)
 from domain.knowledge import Lack, lack_of
 from domain.money import ZERO, as_amount, total
 from domain.money_law import trade_result
@@ -156,12 +163,14 @@ class TradeActivities:
         if input.known is None or book is None:
             return ()
         known = input.known
-        lack = lack_of(known, sent=book.sent_ids, filled=book.fill_keys, has_ended=False)
+        gone = book.taken_back
+        lack = lack_of(known, sent=book.sent_ids, filled=book.fill_keys, taken_back=gone)
         now, row = services.now(), book.trade
         if lack is Lack.NOTHING:
             return ()
-        if row.closed_at is not None:
+        if row.closed_at is not None and row.closed_at != known.ended_at:
             # It has ended before, as it is booked; nothing of that is written over.
+            await services.ledger.delete_watch(row.trade_id)
             return (
                 Settled(
                     at=now,
@@ -174,8 +183,12 @@ class TradeActivities:
         if lack is Lack.ORDERS:
             text = f"the ledger knows {lack}, this run does not"
             return (DiscrepancyFound(at=now, code=HISTORY_REWOUND, text=text),)
-        return tuple(
-            FillReported(at=now, fill=row.fill)
-            for row in book.fills
-            if not row.is_reversal and row.fill.fill_key not in known.fills
+        fills = (row.fill for row in book.fills if not row.is_reversal)
+        return (
+            *(
+                FillReported(at=now, fill=fill)
+                for fill in fills
+                if fill.fill_key not in (*known.fills, *gone)
+            ),
+            *(FillBusted(at=now, fill_key=key) for key in gone if key in known.fills),
         )

@@ -6,22 +6,32 @@ A trade of which the ledger knows more has been set back, or an answer never rea
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
+
+from pydantic import AwareDatetime
 
 from domain.base import Frozen
 from domain.ids import Purpose, parse_client_order_id
 from domain.order import OrderState
 from domain.trade_state import TradeState
 
+_Place = tuple[int, Purpose, int]
+
 
 class TradeKnowledge(Frozen):
     """The query `known`: ids of own orders that went out as far as it knows, keys of executions.
 
+    `unsent` are own orders that never went out, `busted` executions that were taken back; None from
+    a build that did not tell them. `ended_at` is the end that it was reopened after.
     `busy` while a step is on its way: its answer may explain what is lacking.
     """
 
     orders: tuple[str, ...] = ()
+    unsent: tuple[str, ...] = ()
     fills: tuple[str, ...] = ()
+    busted: tuple[str, ...] | None = None
+    ended_at: AwareDatetime | None = None
     busy: bool = False
 
 
@@ -36,13 +46,13 @@ class Lack(StrEnum):
 
 def knowledge_of(state: TradeState, *, busy: bool) -> TradeKnowledge:
     """What this state knows."""
+    own = [record for record in state.orders if record.intent is not None]
     return TradeKnowledge(
-        orders=tuple(
-            o.client_id
-            for o in state.orders
-            if o.intent is not None and o.state is not OrderState.NOT_SENT
-        ),
+        orders=tuple(o.client_id for o in own if o.state is not OrderState.NOT_SENT),
+        unsent=tuple(o.client_id for o in own if o.state is OrderState.NOT_SENT),
         fills=tuple(fill.fill_key for fill in (*state.fills, *state.unclaimed)),
+        busted=state.busted,
+        ended_at=state.closed_at,
         busy=busy,
     )
 
@@ -52,33 +62,56 @@ def lack_of(
     *,
     sent: Iterable[str],
     filled: Iterable[str],
-    has_ended: bool,
+    taken_back: Iterable[str] = (),
+    ended_at: datetime | None = None,
 ) -> Lack:
     """The worst that the trade lacks of what the ledger has.
-
-    Orders are counted by their sequence: a long trade forgets dead ones, but hardly the last of a
-    kind (domain/forgetting.py). One set back into a step may know the order of it as never sent.
 
     Args:
         known: the trade's answer.
         sent: client ids of the trade's intents that may have gone out, by the ledger.
-        filled: keys of the trade's booked executions.
-        has_ended: whether its end is booked.
+        filled: keys of the trade's booked executions, also of those that were taken back.
+        taken_back: keys of the executions that the venue took back.
+        ended_at: when its end was booked, if it is.
     """
-    if has_ended:
+    if ended_at is not None and (known.ended_at is None or known.ended_at < ended_at):
         return Lack.END
-    last = _last_of_each_sequence(known.orders)
-    for kind, sequence in _last_of_each_sequence(sent).items():
-        if sequence > last.get(kind, 0):
-            return Lack.ORDERS
-    return Lack.NOTHING if set(filled) <= set(known.fills) else Lack.FILLS
+    if _lacks_orders(known, sent):
+        return Lack.ORDERS
+    gone = set(taken_back)
+    is_held = known.busted is not None and gone & set(known.fills) - set(known.busted)
+    return Lack.FILLS if is_held or set(filled) - gone - set(known.fills) else Lack.NOTHING
 
 
-def _last_of_each_sequence(client_ids: Iterable[str]) -> dict[tuple[int, Purpose], int]:
-    """Without those that a flatten sent past the workflow (K8)."""
+def _lacks_orders(known: TradeKnowledge, sent: Iterable[str]) -> bool:
+    """Orders are compared by their places: a long trade forgets dead ones (domain/forgetting.py).
+
+    Behind the last that it knows, sent or not, none may follow. One set back into a step knows
+    another order in a place, or one behind its last as never sent.
+    """
+    out = _by_place(known.orders)
+    every = out | _by_place(known.unsent)
+    last_out, last = _last(out), _last(every)
+    for (leg, purpose, sequence), client_id in _by_place(sent).items():
+        mine = every.get((leg, purpose, sequence))
+        if mine not in (None, client_id) or sequence > last.get((leg, purpose), 0):
+            return True
+        if mine is not None and sequence > last_out.get((leg, purpose), 0):
+            return True
+    return False
+
+
+def _by_place(client_ids: Iterable[str]) -> dict[_Place, str]:
+    """By leg, purpose and sequence; without those that a flatten sent past the workflow (K8)."""
+    return {
+        (parts.leg, parts.purpose, parts.sequence): client_id
+        for client_id in client_ids
+        if (parts := parse_client_order_id(client_id)) is not None and not parts.is_direct
+    }
+
+
+def _last(places: Iterable[_Place]) -> dict[tuple[int, Purpose], int]:
     last: dict[tuple[int, Purpose], int] = {}
-    for parts in map(parse_client_order_id, client_ids):
-        if parts is not None and not parts.is_direct:
-            kind = (parts.leg, parts.purpose)
-            last[kind] = max(last.get(kind, 0), parts.sequence)
+    for leg, purpose, sequence in places:
+        last[leg, purpose] = max(last.get((leg, purpose), 0), sequence)
     return last

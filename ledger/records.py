@@ -517,6 +517,11 @@ class TradeBook(Frozen):
         return tuple(row.fill.fill_key for row in self.fills if not row.is_reversal)
 
     @property
+    def taken_back(self) -> tuple[str, ...]:
+        """Keys of the booked executions that the venue took back."""
+        return tuple(row.reverses for row in self.fills if row.reverses is not None)
+
+    @property
     def misses_executions(self) -> bool:
         """True while an entry shows more filled than is booked: what is held is not known then."""
         entries = (o for o in self.orders if o.intent.key.purpose is Purpose.ENTRY)

@@ -16,11 +16,20 @@ from activities.orders import OrderActivities
 from activities.services import PlaceInput, SettleInput
 from activities.trades import TradeActivities
 from domain.commands import PlaceOrder, Settle, Urgency
-from domain.facts import DiscrepancyFound, Fact, FillReported, OrderNotSent, OrderUnknown, Settled
+from domain.facts import (
+    DiscrepancyFound,
+    Fact,
+    FillBusted,
+    FillReported,
+    OrderNotSent,
+    OrderUnknown,
+    Settled,
+)
 from domain.ids import Purpose
 from domain.knowledge import TradeKnowledge
 from domain.order import OrderIntent, Side
 from domain.trade_state import HISTORY_REWOUND
+from ledger.fill_booking import execution_name
 from ledger.records import GateCode
 from ledger.repository import Ledger
 from tests.ledger.order_lane import Lane, order, order_lane
@@ -92,6 +101,30 @@ async def test_end_that_is_booked_is_not_booked_again_on_less(lane: Lane) -> Non
     assert isinstance(fact, Settled)
     assert (fact.realised, fact.closed_at) == (before.realised, before.closed_at)
     assert await lane.ledger.trade(TRADE) == before
+
+
+async def taken_back(lane: Lane) -> str:
+    """Bought, and the venue took it back; the key of the execution."""
+    await lane.open_trade()
+    (row,) = await lane.ledger.fills_of_trade(TRADE)
+    order_id, execution = row.fill.broker_order_id, execution_name(row.fill)
+    assert await lane.ledger.take_back(lane.services.account, order_id, execution) is not None
+    return row.fill.fill_key
+
+
+async def test_trade_that_heard_neither_of_a_fill_nor_of_its_bust_ends(lane: Lane) -> None:
+    """I2: it was told the fill alone, held for ever what nobody has, and protected it."""
+    await taken_back(lane)
+    (fact,) = await settle(lane, TradeKnowledge(orders=(ENTRY.client_id,), busted=()), "not_filled")
+    assert isinstance(fact, Settled)
+
+
+async def test_trade_set_back_behind_a_bust_is_told_it_before_its_end(lane: Lane) -> None:
+    key = await taken_back(lane)
+    known = TradeKnowledge(orders=(ENTRY.client_id,), fills=(key,), busted=())
+    (fact,) = await settle(lane, known)
+    assert isinstance(fact, FillBusted)
+    assert fact.fill_key == key
 
 
 async def place_at(

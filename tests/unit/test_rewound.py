@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from activities.rewound import (
     RewoundWatch,
 )
 from activities.services import Services
+from domain.errors import HoldfastError
 from domain.facts import DiscrepancyFound, FactEnvelope
 from domain.ids import Purpose, client_id_of_prefix, trade_prefix, trade_workflow_id
 from domain.knowledge import TradeKnowledge
@@ -41,7 +43,9 @@ class World:
     closed_at: datetime | None = None
     monotonic_s: float = 0.0
     asked: int = 0
+    refuses: int = 0
     told: list[str] = field(default_factory=list)
+    unwatched: list[str] = field(default_factory=list)
 
     async def list_workflows(self, query: str, **_: Any) -> AsyncIterator[Any]:
         for trade_id in (MINE, "unknown-1"):
@@ -58,6 +62,9 @@ class World:
         return self.known
 
     async def signal(self, name: str, envelope: FactEnvelope, **_: Any) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise RPCError("the server has just begun", RPCStatusCode.UNAVAILABLE, b"")
         for fact in envelope.as_facts(NOW):
             assert isinstance(fact, DiscrepancyFound)
             self.told.append(fact.code)
@@ -66,7 +73,12 @@ class World:
         if trade_id != MINE:
             return None
         trade = SimpleNamespace(account=self.account, closed_at=self.closed_at)
-        return SimpleNamespace(trade=trade, sent_ids=(STOP, MOVED), fill_keys=("f1",))
+        return SimpleNamespace(
+            trade=trade, sent_ids=(STOP, MOVED), fill_keys=("f1",), taken_back=()
+        )
+
+    async def delete_watch(self, trade_id: str) -> None:
+        self.unwatched.append(trade_id)
 
     def watch(self) -> RewoundWatch:
         services = SimpleNamespace(
@@ -102,11 +114,37 @@ async def test_a_trade_that_lacks_a_fill_reads_the_broker_before_it_is_given_up(
     assert world.told == [TRADE_BEHIND, HISTORY_REWOUND]
 
 
-async def test_a_trade_whose_end_is_booked_reads_the_broker_and_is_never_given_up() -> None:
-    """It is not built again: an ended trade that gave up would end as failed."""
+async def test_a_trade_whose_end_is_booked_reads_the_broker_before_it_ends_as_given_up() -> None:
+    """What an exit that it does not know has sold it would hold for ever; nothing is rebuilt."""
     world = World(known=TradeKnowledge(orders=(STOP,)), closed_at=NOW)
-    await look(world.watch(), LOOKS_MAX)
-    assert world.told == [TRADE_BEHIND]
+    watch = world.watch()
+    await look(watch, LOOKS_TO_GIVE_UP - 1)
+    assert (world.told, world.unwatched) == ([TRADE_BEHIND], [])
+    await look(watch, LOOKS_MAX)
+    assert (world.told, world.unwatched) == ([TRADE_BEHIND, HISTORY_REWOUND], [MINE])
+
+
+async def test_a_trade_is_given_up_although_the_signal_was_not_taken_at_first() -> None:
+    """It counted as told, and its next rounds read the broker for ever."""
+    world = World(known=TradeKnowledge(orders=(STOP,), fills=("f1",)), refuses=2)
+    watch = world.watch()
+    for _ in range(LOOKS_TO_GIVE_UP):
+        with contextlib.suppress(HoldfastError):
+            await watch.look()
+    assert world.told == [HISTORY_REWOUND]
+
+
+async def test_a_trade_that_was_sound_since_may_be_given_up_again() -> None:
+    """The store is put back a second time in the life of one process."""
+    world = World(known=TradeKnowledge(orders=(STOP,), fills=("f1",)))
+    watch = world.watch()
+    await look(watch, 2)
+    set_back, world.known = world.known, SOUND
+    await look(watch, 1)
+    watch.begin_again()
+    world.known = set_back
+    await look(watch, 2)
+    assert world.told == [HISTORY_REWOUND, HISTORY_REWOUND]
 
 
 async def test_a_fill_that_is_on_its_way_for_one_look_is_no_lack() -> None:
