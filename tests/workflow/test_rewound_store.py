@@ -25,7 +25,7 @@ from deploy.local.temporal import NAMESPACE, server_spec
 from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.versions import set_current_version
 from domain.ids import streams_workflow_id
-from domain.messages import TradeResult
+from domain.messages import OperatorRequest, TradeResult
 from ledger.repository import Ledger
 from observability.build import build_id
 from tests import trade_scenarios as play
@@ -215,6 +215,41 @@ async def test_trade_set_back_behind_a_moved_stop_is_built_again_and_the_stop_st
         codes = {alert.code for alert in await ledger.list_alerts(trade_id=result.trade_id)}
         assert codes >= {"HISTORY_REWOUND", "TRADE_RESTORED"}
         play.assert_one_order_per_intent(rig)
+        play.assert_nothing_left(rig)
+
+
+@pytest.mark.covers("H3")
+async def test_trade_that_was_sold_by_an_exit_since_the_copy_holds_nothing_for_ever(
+    server: Server, ledger: Ledger, unique: str
+) -> None:
+    """Its end is booked, and it does not know the order that sold: no read explains the fill."""
+    client = await server.client()
+    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
+        play.calm_market(rig)
+        async with serving(rig, client):
+            await start_streams(rig, client)
+            handle = await rig.start_trade(play.plan_of(rig, "1"))
+            await play.enter_protected(rig)
+            await rig.until_async(lambda: knows_its_stop(rig, handle), "it knows its stops")
+            server.back_up()
+            request = OperatorRequest(command_id="f-1", by="test")
+            await handle.execute_update(TradeWorkflow.request_flatten, request)
+            await handle.result()
+        sent = len(play.own_orders(rig))
+
+        server.rewind()
+        again = await server.client()
+        async with serving(rig, again):
+            newest = again.get_workflow_handle(handle.id)
+
+            async def has_ended() -> bool:
+                return (await newest.describe()).status is not WorkflowExecutionStatus.RUNNING
+
+            await rig.until_async(has_ended, "it ended")
+            await again.get_workflow_handle(streams_workflow_id(rig.services.account)).signal(
+                "stop"
+            )
+        assert len(play.own_orders(rig)) == sent
         play.assert_nothing_left(rig)
 
 
