@@ -185,15 +185,25 @@ def _exit_triggered(state: TradeState, fact: ExitTriggered, now: datetime) -> Tr
     return start_exit(state, fact.rule_id, f"{fact.rule_id}/{fact.position_epoch}")
 
 
+def flatten_word(fact: FlattenRequested) -> str:
+    """The name under which a trade remembers it."""
+    return f"flatten/{fact.command_id}"
+
+
+def kill_word(fact: KillEngaged) -> str:
+    """The name under which a trade remembers it, once per mode."""
+    return f"kill/{fact.mode}/{fact.command_id}"
+
+
 def _flatten_requested(state: TradeState, fact: FlattenRequested, now: datetime) -> TradeState:
     # Under names of their own: no other command's id may swallow a flatten or a kill.
-    seen = take_command_id(state, f"flatten/{fact.command_id}")
+    seen = take_command_id(state, flatten_word(fact))
     return state if seen is None else start_exit(seen, "flatten", fact.command_id)
 
 
 def _kill_engaged(state: TradeState, fact: KillEngaged, now: datetime) -> TradeState:
     """The gate has already closed; the trade learns of it afterwards."""
-    seen = take_command_id(state, f"kill/{fact.mode}/{fact.command_id}")
+    seen = take_command_id(state, kill_word(fact))
     if seen is None:
         return state
     state = seen.changed(kill_mode=fact.mode)

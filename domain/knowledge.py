@@ -12,6 +12,7 @@ from enum import StrEnum
 from pydantic import AwareDatetime
 
 from domain.base import Frozen
+from domain.changes import SEEN_COMMANDS_MAX
 from domain.ids import Purpose, parse_client_order_id
 from domain.order import OrderState
 from domain.trade_state import TradeState
@@ -22,8 +23,9 @@ _Place = tuple[int, Purpose, int]
 class TradeKnowledge(Frozen):
     """The query `known`: ids of own orders that went out as far as it knows, keys of executions.
 
-    `unsent` are own orders that never went out, `busted` executions that were taken back; None from
-    a build that did not tell them. `ended_at` is the end that it was reopened after.
+    `unsent` are own orders that never went out, `busted` executions that were taken back,
+    `commands` what people told it; None if it does not say, or not all of them. `ended_at` is the
+    end that it was reopened after.
     `busy` while a step is on its way: its answer may explain what is lacking.
     """
 
@@ -31,6 +33,7 @@ class TradeKnowledge(Frozen):
     unsent: tuple[str, ...] = ()
     fills: tuple[str, ...] = ()
     busted: tuple[str, ...] | None = None
+    commands: tuple[str, ...] | None = None
     ended_at: AwareDatetime | None = None
     busy: bool = False
 
@@ -40,6 +43,7 @@ class Lack(StrEnum):
 
     NOTHING = "nothing"
     ORDERS = "an order that it sent"
+    WORDS = "what a person told it"
     FILLS = "a fill of it"
     END = "its end"
 
@@ -52,9 +56,15 @@ def knowledge_of(state: TradeState, *, busy: bool) -> TradeKnowledge:
         unsent=tuple(o.client_id for o in own if o.state is OrderState.NOT_SENT),
         fills=tuple(fill.fill_key for fill in (*state.fills, *state.unclaimed)),
         busted=state.busted,
+        commands=state.seen_commands if _remembers_all_words(state) else None,
         ended_at=state.closed_at,
         busy=busy,
     )
+
+
+def _remembers_all_words(state: TradeState) -> bool:
+    """Oldest ones go first; of a release nothing that was told before it stands (restore_hand)."""
+    return len(state.seen_commands) < SEEN_COMMANDS_MAX and not state.releasing
 
 
 def lack_of(
@@ -63,6 +73,7 @@ def lack_of(
     sent: Iterable[str],
     filled: Iterable[str],
     taken_back: Iterable[str] = (),
+    told: Iterable[str] = (),
     ended_at: datetime | None = None,
 ) -> Lack:
     """The worst that the trade lacks of what the ledger has.
@@ -72,12 +83,15 @@ def lack_of(
         sent: client ids of the trade's intents that may have gone out, by the ledger.
         filled: keys of the trade's booked executions, also of those that were taken back.
         taken_back: keys of the executions that the venue took back.
+        told: ids of commands that stand and that it took for certain.
         ended_at: when its end was booked, if it is.
     """
     if ended_at is not None and (known.ended_at is None or known.ended_at < ended_at):
         return Lack.END
     if _lacks_orders(known, sent):
         return Lack.ORDERS
+    if known.commands is not None and set(told) - set(known.commands):
+        return Lack.WORDS
     gone = set(taken_back)
     is_held = known.busted is not None and gone & set(known.fills) - set(known.busted)
     return Lack.FILLS if is_held or set(filled) - gone - set(known.fills) else Lack.NOTHING

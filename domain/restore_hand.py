@@ -86,6 +86,32 @@ def tell_again(state: TradeState, hand: Hand, now: datetime) -> TradeState:
     return state
 
 
+def standing_words(hand: Hand, since: datetime | None = None) -> tuple[str, ...]:
+    """Ids of the commands that a trade took for certain, whose effect no order shows.
+
+    Those given after `since`; a rebuilt trade is told each again.
+    """
+    return tuple(
+        each.command.command_id
+        for each in hand.told
+        if each.answered
+        and isinstance(each.command, OperatorCommand)
+        and each.command.verb in _STANDING
+        and (since is None or each.command.at > since)
+    )
+
+
+def standing_flattens(hand: Hand, since: datetime | None = None) -> tuple[FlattenRequested, ...]:
+    """Flattens after which no other command was taken: the trade shall get out, answered or not."""
+    taken = [number for number, each in enumerate(hand.told) if each.answered]
+    later = hand.told[taken[-1] + 1 if taken else 0 :]
+    return tuple(
+        each.command
+        for each in later
+        if isinstance(each.command, FlattenRequested) and (since is None or each.command.at > since)
+    )
+
+
 def _last_release(told: Sequence[ToldByHand]) -> int:
     """Where the last release stands that the trade took for certain; -1 without one."""
     taken = [

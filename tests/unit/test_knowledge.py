@@ -107,3 +107,13 @@ def test_a_reopened_trade_whose_row_still_shows_the_old_end_lacks_nothing() -> N
     assert lack_of(known, sent=[], filled=[], ended_at=ENDED) is Lack.NOTHING
     later = ENDED + timedelta(seconds=1)
     assert lack_of(known, sent=[], filled=[], ended_at=later) is Lack.END
+
+
+@pytest.mark.parametrize(
+    ("commands", "lack"),
+    [(("p1",), Lack.WORDS), (("p1", "p2"), Lack.NOTHING), (None, Lack.NOTHING)],
+    ids=["it lacks one", "it knows", "it does not tell"],
+)
+def test_a_trade_lacks_what_a_person_told_it(commands: tuple[str, ...] | None, lack: Lack) -> None:
+    known = KNOWN.model_copy(update={"commands": commands})
+    assert lack_of(known, sent=[ENTRY, STOP], filled=["f1"], told=["p1", "p2"]) is lack

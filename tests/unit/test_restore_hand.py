@@ -14,7 +14,7 @@ from domain import trade_state as ts
 from domain.facts import FlattenRequested, OperatorCommand, OperatorVerb
 from domain.order import Side
 from domain.restore import rebuild
-from domain.restore_hand import Hand
+from domain.restore_hand import Hand, standing_flattens, standing_words
 from domain.trade_state import Role
 from ledger.records import AuditRow
 from tests.unit.test_part_close import entered
@@ -226,3 +226,37 @@ def test_rows_become_commands_in_the_order_in_which_they_were_asked() -> None:
     assert hand.unsure == ""
     assert hand_in([]) == Hand()
     assert hand.told[0].command.at == AT
+
+
+@pytest.mark.covers("H3")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [command("pause"), command("resume"), command("take_over")],
+        [command("flatten"), command("take_over"), command("resume", "r2")],
+        [command("take_over"), command("release"), command("pause")],
+        [command("move_stop", price="98"), command("move_target", target=1, price="120")],
+        [command("pause", end="running"), command("close", fraction="0.5")],
+    ],
+    ids=["hands", "a flatten before", "a release", "prices", "a part"],
+)
+def test_rebuilt_trade_has_heard_every_word_that_the_health_watch_asks_for(
+    rows: list[list[AuditRow]],
+) -> None:
+    """Else it would be given up again and again for what it lacks."""
+    trade, broker = entered()
+    again(trade, broker, *rows)
+    hand = hand_in([each for group in rows for each in group])
+    words = standing_words(hand)
+    assert set(words) <= set(trade.state.seen_commands)
+    assert words
+
+
+def test_flatten_stands_until_another_command_was_taken() -> None:
+    """One that was asked before the person took the trade over is theirs no more."""
+    asked = command("flatten", end=None)
+    (fact,) = standing_flattens(hand_in(asked))
+    assert fact.command_id == "flatten"
+    assert standing_flattens(hand_in([*asked, *command("take_over")])) == ()
+    assert standing_flattens(hand_in([*command("take_over"), *asked])) == (fact,)
+    assert standing_flattens(hand_in(asked), since=fact.at) == ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -20,11 +22,14 @@ from activities.rewound import (
     RewoundWatch,
 )
 from activities.services import Services
+from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.errors import HoldfastError
 from domain.facts import DiscrepancyFound, FactEnvelope
 from domain.ids import Purpose, client_id_of_prefix, trade_prefix, trade_workflow_id
 from domain.knowledge import TradeKnowledge
 from domain.trade_state import HISTORY_REWOUND
+from ledger.errors import LedgerDown
+from ledger.records import AuditRow
 
 NOW = datetime(2026, 3, 2, 15, tzinfo=UTC)
 MINE = "acct-1"
@@ -44,6 +49,9 @@ class World:
     monotonic_s: float = 0.0
     asked: int = 0
     refuses: int = 0
+    audit: tuple[AuditRow, ...] = ()
+    audit_is_away: bool = False
+    kills: tuple[KillSwitch, ...] = ()
     told: list[str] = field(default_factory=list)
     unwatched: list[str] = field(default_factory=list)
 
@@ -66,16 +74,31 @@ class World:
             self.refuses -= 1
             raise RPCError("the server has just begun", RPCStatusCode.UNAVAILABLE, b"")
         for fact in envelope.as_facts(NOW):
-            assert isinstance(fact, DiscrepancyFound)
-            self.told.append(fact.code)
+            self.told.append(fact.code if isinstance(fact, DiscrepancyFound) else fact.kind)
 
     async def trade_book(self, trade_id: str) -> Any:
         if trade_id != MINE:
             return None
-        trade = SimpleNamespace(account=self.account, closed_at=self.closed_at)
+        trade = SimpleNamespace(
+            trade_id=MINE,
+            account=self.account,
+            strategy="sma",
+            symbol="AAPL",
+            plan=SimpleNamespace(legs=()),
+            created_at=NOW,
+            closed_at=self.closed_at,
+        )
         return SimpleNamespace(
             trade=trade, sent_ids=(STOP, MOVED), fill_keys=("f1",), taken_back=()
         )
+
+    async def find_audit(self, **_: Any) -> tuple[AuditRow, ...]:
+        if self.audit_is_away:
+            raise LedgerDown("too slow")
+        return self.audit
+
+    async def read_control(self, account: str) -> Any:
+        return SimpleNamespace(kills=self.kills)
 
     async def delete_watch(self, trade_id: str) -> None:
         self.unwatched.append(trade_id)
@@ -85,6 +108,34 @@ class World:
             ledger=self, account="acct", now=lambda: NOW, monotonic=lambda: self.monotonic_s
         )
         return RewoundWatch(cast(Services, services), cast(Client, self))
+
+
+def words(verb: str, *whats: str, minutes: int = 1) -> tuple[AuditRow, ...]:
+    """What the audit says of a person's command to the trade."""
+    return tuple(
+        AuditRow(
+            sequence=number,
+            at=NOW + timedelta(minutes=minutes),
+            actor="alice",
+            action=f"trade.{verb}",
+            subject=MINE,
+            details=json.dumps({"command_id": f"c-{verb}", "what": what, "progress": "done"}),
+            previous_hash="",
+            hash="",
+        )
+        for number, what in enumerate(whats, start=1)
+    )
+
+
+def kill(minutes: int = 1) -> KillSwitch:
+    return KillSwitch(
+        scope=KillScope(kind=KillScopeKind.ACCOUNT, value="acct"),
+        mode=KillMode.FLATTEN,
+        reason="enough",
+        by="alice",
+        command_id="k-1",
+        engaged_at=NOW + timedelta(minutes=minutes),
+    )
 
 
 async def look(watch: RewoundWatch, times: int) -> None:
@@ -180,3 +231,62 @@ async def test_trades_of_another_account_are_not_asked() -> None:
     world = World(account="another")
     await look(world.watch(), 3)
     assert (world.asked, world.told) == (0, [])
+
+
+def heard(*commands: str, ended_at: datetime | None = None) -> TradeKnowledge:
+    return SOUND.model_copy(update={"commands": commands, "ended_at": ended_at})
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [(heard(), [HISTORY_REWOUND]), (heard("c-take_over"), []), (SOUND, [])],
+    ids=["set back", "it knows", "a build that does not tell"],
+)
+async def test_a_trade_that_lacks_what_a_person_told_it_is_built_again_with_it(
+    known: TradeKnowledge, told: list[str]
+) -> None:
+    """Set back behind a take-over it went on trading beside the person: no order shows that."""
+    world = World(known=known, audit=words("take_over", "asked", "answered"))
+    await look(world.watch(), LOOKS_TO_GIVE_UP)
+    assert world.told == told
+
+
+async def test_a_command_that_nobody_answered_gives_no_trade_up() -> None:
+    world = World(known=heard(), audit=words("take_over", "asked"))
+    await look(world.watch(), LOOKS_MAX)
+    assert world.told == []
+
+
+@pytest.mark.parametrize(
+    ("world", "told"),
+    [
+        (World(known=heard(), kills=(kill(),)), ["kill_engaged"]),
+        (World(known=heard("kill/flatten/k-1"), kills=(kill(),)), []),
+        (World(known=heard(), kills=(kill(minutes=-1),)), []),
+        (World(known=heard(ended_at=NOW + timedelta(minutes=2)), kills=(kill(),)), []),
+        (World(known=heard(), audit=words("flatten", "asked")), ["flatten_requested"]),
+        (World(known=heard("flatten/c-flatten"), audit=words("flatten", "asked")), []),
+        (World(known=heard(), audit=words("flatten", "asked"), closed_at=NOW), []),
+    ],
+    ids=[
+        "a kill",
+        "it knows the kill",
+        "from before it began",
+        "from before it was reopened",
+        "a flatten",
+        "it knows the flatten",
+        "it has ended",
+    ],
+)
+async def test_a_kill_or_a_flatten_that_a_trade_has_not_heard_is_told_again(
+    world: World, told: list[str]
+) -> None:
+    """While nothing can trade no order shows it: it was not closed at the next open."""
+    await look(world.watch(), 1)
+    assert world.told == told
+
+
+async def test_orders_are_compared_although_the_audit_cannot_be_read() -> None:
+    world = World(known=TradeKnowledge(orders=(STOP,), fills=("f1",)), audit_is_away=True)
+    await look(world.watch(), 2)
+    assert world.told == [HISTORY_REWOUND]

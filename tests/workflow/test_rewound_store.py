@@ -25,11 +25,12 @@ from deploy.local.temporal import NAMESPACE, server_spec
 from deploy.temporal.prepare import connect_when_ready
 from deploy.temporal.versions import set_current_version
 from domain.ids import streams_workflow_id
-from domain.messages import OperatorRequest, TradeResult
+from domain.messages import OperatorRequest, TradeResult, TradeStatus
 from ledger.repository import Ledger
 from observability.build import build_id
 from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
+from tests.workflow.test_operator import command
 from tests.workflow.test_trade_thread import plan_of
 from workflows.streams import StreamsWorkflow
 from workflows.trade import TradeWorkflow
@@ -251,6 +252,40 @@ async def test_trade_that_was_sold_by_an_exit_since_the_copy_holds_nothing_for_e
             )
         assert len(play.own_orders(rig)) == sent
         play.assert_nothing_left(rig)
+
+
+@pytest.mark.covers("H3")
+async def test_trade_set_back_behind_a_take_over_leaves_the_position_to_the_person(
+    server: Server, ledger: Ledger, unique: str
+) -> None:
+    """The person had its orders withdrawn; it put them back beside what they trade by hand."""
+    client = await server.client()
+    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
+        play.calm_market(rig)
+        async with serving(rig, client):
+            await start_streams(rig, client)
+            handle = await rig.start_trade(play.plan_of(rig, "1"))
+            await play.enter_protected(rig)
+            await rig.until_async(lambda: knows_its_stop(rig, handle), "it knows its stops")
+            server.back_up()
+            await command(rig, handle, "take_over", "t1", release_orders=True)
+            await rig.until(lambda: not rig.exchange.open_orders, "its orders are withdrawn")
+
+        server.rewind()
+        again = await server.client()
+        async with serving(rig, again):
+            newest = again.get_workflow_handle(handle.id)
+
+            async def is_in_their_hand() -> bool:
+                status: TradeStatus = await newest.query("status", result_type=TradeStatus)
+                return status.hand == "taken_over" and not rig.exchange.open_orders
+
+            await rig.until_async(is_in_their_hand, "it is in a person's hand again")
+            await again.get_workflow_handle(streams_workflow_id(rig.services.account)).signal(
+                "stop"
+            )
+        assert play.position(rig) == 10
+        play.assert_one_order_per_intent(rig)
 
 
 # --- any moment: make test-nightly ----------------------------------------------------------------
