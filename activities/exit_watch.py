@@ -85,6 +85,12 @@ class Watched:
             return quotes.get(self.rule.symbol)
         return net_quote(self.plan.legs, quotes, self.plan.symbol)
 
+    def anew(self, asked: WatchRecord) -> WatchRecord:
+        """The row as it was asked for again: its stop was moved, or the trade was rebuilt and has
+        not heard that the rule fired. The marks stay, what was confirmed was the old rule."""
+        update = {"document": asked.document, "confirmations": 0, "confirmed_at": None}
+        return self.progress().model_copy(update=update)
+
     def progress(self) -> WatchRecord:
         """The row to save."""
         state = self.state
@@ -170,8 +176,10 @@ class ExitWatch:
             key = (row.trade_id, row.rule_id)
             known = self._watched.get(key)
             if known is not None and known.record.position_epoch == row.position_epoch:
-                found[key] = known
-                continue
+                if known.record.document == row.document:
+                    found[key] = known
+                    continue
+                row = known.anew(row)
             trade = await ledger.trade(row.trade_id)
             if trade is None:
                 continue

@@ -52,6 +52,8 @@ class TradeActivities:
         command = input.command
         document = command.model_dump(mode="json", exclude={"rules"})
         document |= {"clock": input.trade.clock.model_dump(mode="json")}
+        # A rebuilt trade asks for the same rule, which may have fired for the one before it.
+        document |= {"asked_at": activity.info().scheduled_time.isoformat()}
         for rule in command.rules:
             await self._services.ledger.upsert_watch(
                 WatchRecord(
