@@ -139,6 +139,7 @@ class RewoundWatch:
             known,
             told=standing_words(self._hands.get(trade_id, Hand()), known.ended_at),
             sent=book.sent_ids,
+            in_doubt=book.doubtful_ids,
             filled=book.fill_keys,
             taken_back=book.taken_back,
             ended_at=book.trade.closed_at,

@@ -166,7 +166,13 @@ class TradeActivities:
             return ()
         known = input.known
         gone = book.taken_back
-        lack = lack_of(known, sent=book.sent_ids, filled=book.fill_keys, taken_back=gone)
+        lack = lack_of(
+            known,
+            sent=book.sent_ids,
+            in_doubt=book.doubtful_ids,
+            filled=book.fill_keys,
+            taken_back=gone,
+        )
         now, row = services.now(), book.trade
         if lack is Lack.NOTHING:
             return ()

@@ -72,6 +72,7 @@ def lack_of(
     *,
     sent: Iterable[str],
     filled: Iterable[str],
+    in_doubt: Iterable[str] = (),
     taken_back: Iterable[str] = (),
     told: Iterable[str] = (),
     ended_at: datetime | None = None,
@@ -81,6 +82,8 @@ def lack_of(
     Args:
         known: the trade's answer.
         sent: client ids of the trade's intents that may have gone out, by the ledger.
+        in_doubt: those of them that nobody has proven: who died knew that they never went out, and
+            the trade was told so (`ledger_down`); reconcile closes their rows (I10).
         filled: keys of the trade's booked executions, also of those that were taken back.
         taken_back: keys of the executions that the venue took back.
         told: ids of commands that stand and that it took for certain.
@@ -88,7 +91,7 @@ def lack_of(
     """
     if ended_at is not None and (known.ended_at is None or known.ended_at < ended_at):
         return Lack.END
-    if _lacks_orders(known, sent):
+    if _lacks_orders(known, set(sent) - (set(in_doubt) & set(known.unsent))):
         return Lack.ORDERS
     if known.commands is not None and set(told) - set(known.commands):
         return Lack.WORDS

@@ -512,6 +512,12 @@ class TradeBook(Frozen):
         return tuple(o.intent.client_id for o in self.orders if o.state not in never)
 
     @property
+    def doubtful_ids(self) -> tuple[str, ...]:
+        """Client ids of the orders of which nobody has said yet whether they went out."""
+        open_states = (IntentState.SENDING, IntentState.UNKNOWN)
+        return tuple(o.intent.client_id for o in self.orders if o.state in open_states)
+
+    @property
     def fill_keys(self) -> tuple[str, ...]:
         """Keys of the booked executions, busted ones included."""
         return tuple(row.fill.fill_key for row in self.fills if not row.is_reversal)

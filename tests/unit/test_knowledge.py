@@ -73,6 +73,15 @@ def test_a_trade_that_was_set_back_into_a_step_lacks_the_order_that_it_believes_
     assert lack_of(known, sent=[ENTRY, STOP], filled=[]) is Lack.ORDERS
 
 
+def test_an_order_whose_row_nobody_could_close_is_no_lack_of_who_knows_that_it_was_unsent() -> None:
+    """The gate's commit lost its answer, the row stayed open: reconcile finds it absent (I10)."""
+    known = TradeKnowledge(orders=(ENTRY,), unsent=(STOP,))
+    sent = [ENTRY, STOP]
+    assert lack_of(known, sent=sent, in_doubt=[STOP], filled=[]) is Lack.NOTHING
+    never_heard = TradeKnowledge(orders=(ENTRY,))
+    assert lack_of(never_heard, sent=sent, in_doubt=[STOP], filled=[]) is Lack.ORDERS
+
+
 @pytest.mark.parametrize("later", [(), (MOVED,)], ids=["its last", "another went out behind it"])
 def test_a_trade_that_decided_otherwise_after_it_was_set_back_lacks_the_order_in_that_place(
     later: tuple[str, ...],

@@ -89,7 +89,7 @@ class World:
             closed_at=self.closed_at,
         )
         return SimpleNamespace(
-            trade=trade, sent_ids=(STOP, MOVED), fill_keys=("f1",), taken_back=()
+            trade=trade, sent_ids=(STOP, MOVED), doubtful_ids=(), fill_keys=("f1",), taken_back=()
         )
 
     async def find_audit(self, **_: Any) -> tuple[AuditRow, ...]:
