@@ -24,6 +24,7 @@ from domain.trade_state import HISTORY_REWOUND
 from ledger.records import (
     SELF_HALTING,
     GateAnswer,
+    GateCode,
     GatePermit,
     GateRefused,
     IntentExists,
@@ -74,7 +75,8 @@ class OrderSender:
             case GateRefused():
                 if answer.code in SELF_HALTING:
                     await self._stop_ourselves(intent, answer)
-                return NotExecuted(code=answer.code, text=answer.text)
+                taken = None if resend else await self._place_is_taken(intent, answer)
+                return taken or NotExecuted(code=answer.code, text=answer.text)
             case IntentExists():
                 rewound = None if resend else await self._sent_before(answer.record, token)
                 return rewound or await self._earlier(answer)
@@ -111,6 +113,27 @@ class OrderSender:
             return None
         text = f"{known.intent.client_id} was sent by run {earlier} at {known.gate_at:%H:%M:%S}"
         return DiscrepancyFound(at=self._services.now(), code=HISTORY_REWOUND, text=text)
+
+    async def _place_is_taken(
+        self, intent: OrderIntent, refused: GateRefused
+    ) -> DiscrepancyFound | None:
+        """Another order of this trade stands under this sequence: its history was set back (H3).
+
+        It decides otherwise than it did, on another day say. Refused alone, it would send the same
+        under the next sequence, beside the order that it does not know.
+        """
+        if refused.code is not GateCode.INTENT_BODY_DIFFERS:
+            return None
+        try:
+            book = await self._services.ledger.trade_book(intent.key.trade_id)
+        except HoldfastError:
+            return None
+        if book is None or book.trade.closed_at is not None:
+            return None
+        mine = (o.intent for o in book.orders if o.intent.key == intent.key)
+        if all(each.client_id == intent.client_id for each in mine):
+            return None
+        return DiscrepancyFound(at=self._services.now(), code=HISTORY_REWOUND, text=refused.text)
 
     def _is_banned_market_order(self, intent: OrderIntent) -> bool:
         """DISALLOW_MARKET_ORDERS covers entries; stops and the last rung of an exit may be one."""

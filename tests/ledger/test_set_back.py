@@ -205,3 +205,24 @@ async def test_ended_trade_that_was_set_back_enters_no_more(lane: Lane) -> None:
     assert fact.code == GateCode.TRADE_ENDED
     assert lane.requests() == sent
     assert not (await lane.ledger.read_control(lane.services.account)).kills, "nobody's fault"
+
+
+async def test_order_in_a_place_that_another_one_has_taken_ends_the_run(lane: Lane) -> None:
+    """Set back to another day, it decides otherwise: refused under this sequence it sent the same
+    under the next one, and at a venue that reserves nothing two stops covered one position (I4)."""
+    await lane.open_trade()
+    await lane.place(order(purpose=Purpose.STOP, side=Side.SELL, price="98"))
+    sent = lane.requests()
+    other = order(purpose=Purpose.STOP, side=Side.SELL, price="97.5")
+    fact = await place_at(lane, other, datetime.now(UTC))
+    assert isinstance(fact, DiscrepancyFound)
+    assert fact.code == HISTORY_REWOUND
+    assert lane.requests() == sent
+
+
+async def test_ended_trade_that_decides_otherwise_is_refused_and_ends_as_it_had(lane: Lane) -> None:
+    known = await whole_trade(lane)
+    await settle(lane, known)
+    fact = await place_at(lane, order(price="100.5"), datetime.now(UTC))
+    assert isinstance(fact, OrderNotSent)
+    assert fact.code == GateCode.INTENT_BODY_DIFFERS

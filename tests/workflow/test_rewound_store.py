@@ -28,6 +28,7 @@ from domain.ids import streams_workflow_id
 from domain.messages import OperatorRequest, TradeResult, TradeStatus
 from ledger.repository import Ledger
 from observability.build import build_id
+from simulator.config import ExchangeConfig, WireFace
 from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
 from tests.workflow.test_operator import command
@@ -321,11 +322,14 @@ def is_guarded(rig: Rig) -> bool:
 async def test_store_put_back_at_any_moment_doubles_nothing_and_leaves_nothing_bare(
     server: Server, ledger: Ledger, unique: str, seed: int
 ) -> None:
-    """Which event is copied and how far the trade had come is drawn."""
+    """Which event is copied and how far the trade had come is drawn; at both venues in turn."""
     rng = random.Random(seed)
+    face = (WireFace.ALPACA, WireFace.TRADIER)[seed % 2]
+    venue = ExchangeConfig(requests_per_minute=None, face=face)
     event, done = rng.randint(1, EVENTS_MAX), rng.randint(1, len(SCRIPT))
     client = await server.client()
-    async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
+    account = f"acct-{unique}"
+    async with running_rig(client, ledger, account, config=venue, workers=False) as rig:
         play.calm_market(rig)
         async with serving(rig, client):
             await start_streams(rig, client)
