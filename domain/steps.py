@@ -141,7 +141,7 @@ def next_deadline(state: TradeState, now: datetime) -> datetime | None:
         return None
     entry = walk_deadlines if state.plan.slices is None else slices.slice_deadlines
     candidates = [*entry(state), *_order_deadlines(state), *exit_deadlines(state)]
-    if state.read_after is not None and _wants_read(state):
+    if state.read_after is not None and (_wants_read(state) or _has_stuck(state, now)):
         candidates.append(state.read_after)
     if not ts.wants_exit(state) and not state.taken_over:
         instants = (_time_stop_at(state), state.plan.flat_by)
@@ -253,12 +253,7 @@ def _know(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     Missing executions of an entry do not hold back protection: booked is never more than held.
     """
     missing = ts.missing_fills(state)
-    stuck = any(
-        o.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE)
-        and _is_due_for_a_look(state, o, now)
-        and f"order/{o.client_id}" not in busy
-        for o in state.live()
-    )
+    stuck = _has_stuck(state, now, busy)
     reason = state.read_needed or ("executions are missing" if missing else "")
     if not reason and not stuck:
         return state, (), False
@@ -267,6 +262,16 @@ def _know(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
         return state, (), holds
     state, commands = read_orders(state, now, busy, reason or "an order is in between")
     return state, commands, holds
+
+
+def _has_stuck(state: TradeState, now: datetime, busy: Collection[str] = ()) -> bool:
+    """True while an order in between is due for a look: only that lets it be asked for anew."""
+    return any(
+        o.state in (OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE)
+        and _is_due_for_a_look(state, o, now)
+        and f"order/{o.client_id}" not in busy
+        for o in state.live()
+    )
 
 
 def _is_due_for_a_look(state: TradeState, record: OrderRecord, now: datetime) -> bool:

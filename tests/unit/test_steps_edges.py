@@ -370,6 +370,21 @@ def test_cancel_that_was_looked_at_once_is_looked_at_again_after_two_seconds(
         assert next_deadline(state, trade.now) == asked_at + timedelta(seconds=2)
 
 
+def test_look_that_began_a_moment_too_soon_is_followed_by_another() -> None:
+    """D4, I11: two lost cancels some ms apart. The look for the first came just before it was the
+    second's turn, and with the pause of reads nothing woke the trade again: it stood half flattened
+    and bare until somebody else had news (three of eight runs under load)."""
+    trade = opened()
+    asked_at = trade.now - timedelta(seconds=2.01)
+    state = with_order(trade, Role.TARGET, state=OrderState.PENDING_CANCEL, changed_at=asked_at)
+    next_read = trade.now + timedelta(seconds=0.5)
+    looked_at = asked_at + timedelta(seconds=1.99)
+    state = state.changed(read_needed="", read_after=next_read, knowledge_at=looked_at)
+    assert next_deadline(state, trade.now) == next_read
+    found = [c for c in decide(state, next_read)[1] if isinstance(c, ReadBroker)]
+    assert [c.reason for c in found] == ["an order is in between"]
+
+
 # --- time -------------------------------------------------------------------------------------
 
 
