@@ -17,7 +17,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 import worker
-from activities import health_watch
+from activities import health_watch, rewound
 from activities.health_watch import HealthWatch
 from activities.services import StreamInput
 from deploy.local.processes import Child, free_port
@@ -82,7 +82,10 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = health_watch.LOOK_EVERY_S / LOOK_EVERY_S
     monkeypatch.setattr(health_watch, "LOOK_EVERY_S", LOOK_EVERY_S)
+    # In seconds as many as there: a step that was under way at the copy runs into its time limit.
+    monkeypatch.setattr(rewound, "LOOKS_MAX", int(rewound.LOOKS_MAX * often))
 
 
 @pytest.fixture
@@ -143,9 +146,14 @@ async def start_streams(rig: Rig, client: Client) -> None:
     "copied_when", [entry_works, is_protected, knows_its_stop], ids=lambda when: when.__name__
 )
 async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
-    server: Server, ledger: Ledger, unique: str, copied_when: When
+    server: Server,
+    ledger: Ledger,
+    unique: str,
+    copied_when: When,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The trade lives on to its end; then Temporal knows only the first half of it."""
+    monkeypatch.setattr(rewound, "LOOKS_TO_GIVE_UP", rewound.LOOKS_MAX)  # it ends by its own read
     client = await server.client()
     async with running_rig(client, ledger, f"acct-{unique}", workers=False) as rig:
         play.calm_market(rig)
@@ -166,9 +174,9 @@ async def test_rewound_store_sends_no_second_order_and_the_trade_ends_as_it_had(
         server.rewind()
         again = await server.client()
         async with serving(rig, again):
-            rewound = again.get_workflow_handle(handle.id, result_type=TradeResult)
+            newest = again.get_workflow_handle(handle.id, result_type=TradeResult)
             async with asyncio.timeout(READY_TIMEOUT_S):
-                second = await rewound.result()
+                second = await newest.result()
             await again.get_workflow_handle(streams_workflow_id(rig.services.account)).signal(
                 "stop"
             )
