@@ -74,15 +74,17 @@ def decide(
 def _run_phases(
     state: TradeState, now: datetime, busy: Collection[str]
 ) -> tuple[TradeState, tuple[Command, ...]]:
-    """One pass over the phases; a second one if the walk ended in it, so that nobody waits."""
+    """One pass over the phases; a second one if the walk ended in it or a question for the broker
+    came up, so that nobody waits: nothing wakes the trade for what it knows by now."""
     commands: list[Command] = []
-    walking = not state.walk.ended
+    walking, had_question = not state.walk.ended, bool(state.read_needed)
     for phase in _phases(state):
         state, more, stop = phase(state, now, busy)
         commands += more
         if stop:
             break
-    if walking and state.walk.ended and state.ticket is not None:
+    has_ended = walking and state.walk.ended and state.ticket is not None
+    if has_ended or (state.read_needed and not had_question):
         keys = [*busy, *(command.key for command in commands)]
         state, more = _run_phases(state, now, keys)
         commands += more
