@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from temporalio.client import WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
@@ -49,7 +49,7 @@ async def live_statuses(
     """Stage and protection of open trades from their workflows.
 
     The ledger's row is as old as the trade's last step at the broker, so where a workflow does
-    not answer within a second the row's stage is marked as doubtful, and how it is protected the
+    not answer in time the row's stage is marked as doubtful, and how it is protected the
     orders tell that rest by the ledger.
     """
     installation = target.settings().account.installation
@@ -80,7 +80,7 @@ async def live_statuses(
             "protection": status.protection,
             "version": status.version,
             "hand": status.hand,
-            "naked_s": status.naked_s,
+            "naked_s": status.naked_s_until(datetime.now(UTC)),
         }
 
     await asyncio.gather(*(ask(each.trade_id) for each in trades))

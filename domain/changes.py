@@ -1,10 +1,11 @@
-"""Changes to a trade that several parts make: alerts, end of the walk, exits, order moves."""
+"""Changes to a trade that several parts make: alerts, walk's end, exits, order moves, clocks."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
+from domain import trade_state as ts
 from domain.commands import Alert, AlertSeverity
 from domain.money import ZERO
 from domain.order import (
@@ -107,6 +108,18 @@ def _shape(state: TradeState) -> tuple[object, ...]:
     hands = (state.paused, state.taken_over, state.giving_back, state.withdrawn, state.releasing)
     ends = (state.walk.ended, state.kill_mode, state.needs_operator, state.settled)
     return (*counts, *exiting, *hands, *ends, state.stop_price, state.ticket is None)
+
+
+def count_naked(state: TradeState, now: datetime) -> TradeState:
+    """State whose naked clock runs if it has to, and stands if not (I4)."""
+    clock, is_naked = state.naked, ts.protection(state) is ts.Protection.NAKED
+    if is_naked and clock.since is None:
+        return state.changed(naked=clock.model_copy(update={"since": now}))
+    if is_naked or clock.since is None:
+        return state
+    gap_s = (now - clock.since).total_seconds()
+    counted = ts.NakedClock(total_s=clock.total_s + gap_s, longest_s=max(clock.longest_s, gap_s))
+    return state.changed(naked=counted)
 
 
 def move(record: OrderRecord, event: OrderEvent, now: datetime, **update: Any) -> OrderRecord:

@@ -8,11 +8,19 @@ alert here: a trade must survive every surprise of a broker (faults.md A6, row 5
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from domain import trade_state as ts
-from domain.changes import alert, ask_soon, count_version, end_walk, start_exit, take_command_id
+from domain.changes import (
+    alert,
+    ask_soon,
+    count_naked,
+    count_version,
+    end_walk,
+    start_exit,
+    take_command_id,
+)
 from domain.commands import AlertSeverity
 from domain.control import KillMode
 from domain.doubts import lift_answered
@@ -295,21 +303,7 @@ def _refresh_derived(before: TradeState, state: TradeState, now: datetime) -> Tr
         balanced = ts.is_balanced(state)
         since = None if balanced else (state.imbalance_since or now)
         state = state.changed(imbalance_since=since, stop_price=ratcheted_stop(state))
-    naked = _naked_clock(state, now)
-    return state if naked is state.naked else state.changed(naked=naked)
-
-
-def _naked_clock(state: TradeState, now: datetime) -> ts.NakedClock:
-    naked = ts.protection(state) is ts.Protection.NAKED
-    clock = state.naked
-    if naked and clock.since is None:
-        return clock.model_copy(update={"since": now})
-    if not naked and clock.since is not None:
-        gap_s = (now - clock.since) / timedelta(seconds=1)
-        return ts.NakedClock(
-            since=None, total_s=clock.total_s + gap_s, longest_s=max(clock.longest_s, gap_s)
-        )
-    return clock
+    return count_naked(state, now)
 
 
 # A cancel that is asked and refused for ever moves an order to and fro, and is no news.

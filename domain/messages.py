@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import JsonValue
+from pydantic import AwareDatetime, JsonValue
 
 from domain.base import Frozen
 from domain.clock import ClockMap
@@ -117,7 +117,11 @@ class CommandAnswer(Frozen):
 
 
 class TradeStatus(Frozen):
-    """What the query `status` tells."""
+    """What the query `status` tells.
+
+    `naked_s` are the seconds of all naked spans that are over, `naked_since` when one began that
+    is not: a query knows no time that it could be counted to.
+    """
 
     trade_id: str
     stage: str
@@ -132,4 +136,10 @@ class TradeStatus(Frozen):
     version: int = 0
     hand: str = ""
     naked_s: float = 0.0
+    naked_since: AwareDatetime | None = None
     details: JsonValue = None
+
+    def naked_s_until(self, now: datetime) -> float:
+        """Naked seconds so far, with the span that goes on."""
+        gap_s = 0.0 if self.naked_since is None else (now - self.naked_since).total_seconds()
+        return round(self.naked_s + max(gap_s, 0.0), 3)

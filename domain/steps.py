@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from domain import doubts, slices
 from domain import trade_state as ts
-from domain.changes import alert, alert_once, count_version, end_walk, start_exit
+from domain.changes import alert, alert_once, count_naked, count_version, end_walk, start_exit
 from domain.closing import close_part
 from domain.commands import (
     AlertSeverity,
@@ -67,7 +67,8 @@ def decide(
     state = _pass_deadlines(state, now)
     state, commands = _run_phases(state, now, busy)
     told = state.alerts
-    state = count_version(before, state)
+    # A position is protected from the moment on at which its watch is asked for.
+    state = count_naked(count_version(before, state), now)
     return state.changed(alerts=()) if told else state, (*told, *commands)
 
 

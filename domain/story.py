@@ -78,6 +78,8 @@ def _position_line(state: TradeState) -> str:
     held = ts.held_units(state)
     average = ts.average_price(state, Role.ENTRY)
     naked = f" · naked {state.naked.total_s:.1f} s" if state.naked.total_s else ""
+    if state.naked.since is not None:
+        naked += f" · **naked since {state.naked.since:%H:%M:%S} UTC**"
     at = f" @ {shown(average)}" if average is not None else ""
     stop = "-" if state.stop_price is None else shown(state.stop_price)
     return (

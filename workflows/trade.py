@@ -200,6 +200,7 @@ class TradeWorkflow:
             needs_operator=state.needs_operator,
             working=working_lines(state),
             naked_s=round(state.naked.total_s, 3),
+            naked_since=state.naked.since,
             version=state.version,
             hand=ts.hand(state),
         )

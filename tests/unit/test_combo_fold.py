@@ -633,7 +633,9 @@ def test_stop_and_target_of_an_option_are_watched_where_no_order_may_rest() -> N
     ]
     assert ts.protection(trade.state) is ts.Protection.MONITORED
     assert not trade.exits()
+    trade.pass_time(3600)
     trade.tell(ExitTriggered(at=trade.now, rule_id="stop", position_epoch=1))
     trade.pass_time(5)
     assert trade.broker.is_flat
     assert ts.exit_reason(trade.state) == "stop"
+    assert trade.state.naked.longest_s == 0, "I4: watched from its fill on, though nothing was told"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 
-from domain.story import working_lines
+from domain.messages import TradeStatus
+from domain.story import story_of, working_lines
+from domain.trade_state import NakedClock
 from tests.unit.test_trade_fold import start
+from tests.unit.toy_broker import START
 
 D = Decimal
 
@@ -17,3 +21,20 @@ def test_working_order_is_told_without_exponent_and_idle_zeros() -> None:
     raw = entry.model_copy(update={"quantity": D("1E+1"), "limit_price": D("100.5000")})
     state = trade.state.changed(orders=(raw,))
     assert working_lines(state) == (f"entry {raw.state} buy 10 {raw.symbol} @ 100.5",)
+
+
+def test_a_position_that_is_naked_now_is_told_as_such_and_its_seconds_run_on() -> None:
+    """I4: with the worker dead nothing is counted; the clock's beginning is all that is known."""
+    trade, _ = start()
+    trade.pass_time(25)
+    assert "naked" not in story_of(trade.state)
+    bare = trade.state.changed(naked=NakedClock(since=START, total_s=1.5))
+    assert "naked 1.5 s · **naked since 15:00:00 UTC**" in story_of(bare)
+
+    status = TradeStatus(
+        trade_id="t-1", stage="open", protection="naked", held=D(10), naked_s=1.5, naked_since=START
+    )
+    assert status.naked_s_until(START + timedelta(seconds=12)) == 13.5
+    assert status.naked_s_until(START - timedelta(seconds=12)) == 1.5, "a clock that is behind"
+    over = status.model_copy(update={"naked_since": None})
+    assert over.naked_s_until(START + timedelta(hours=9)) == 1.5

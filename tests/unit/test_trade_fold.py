@@ -207,7 +207,7 @@ def test_lost_answer_of_the_entry_is_resolved_without_a_second_order() -> None:
 
 
 @pytest.mark.covers("C2", "E1")
-def test_lost_answer_of_the_stop_keeps_one_stop_and_counts_naked_time() -> None:
+def test_lost_answer_of_the_stop_keeps_one_stop_and_leaves_nothing_bare() -> None:
     lost = {"count": 0}
 
     def mischief(command: object) -> str:
@@ -220,6 +220,7 @@ def test_lost_answer_of_the_stop_keeps_one_stop_and_counts_naked_time() -> None:
     trade.pass_time(25)
     assert live_exit_quantity(broker, Side.SELL) == 10
     assert len([o for o in broker.orders if o.stop_price]) == 1
+    assert trade.state.naked.total_s == 0, "I4: found by its id before any time had passed"
 
 
 @pytest.mark.covers("E2")

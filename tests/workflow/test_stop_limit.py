@@ -13,6 +13,7 @@ from domain.plan import PlanPrice, StopPlan, TargetPlan
 from ledger.repository import Ledger
 from tests import trade_scenarios as play
 from tests.rig import Rig, running_rig
+from workflows.trade import TradeWorkflow
 
 D = Decimal
 PAIRS = (
@@ -51,6 +52,11 @@ async def test_gap_through_a_stop_limit_ends_in_a_marketable_exit(
     rig.quote(play.SYMBOL, "98.75", "98.95")
     await rig.until(lambda: len(rig.journal("triggered")) == orders, "the stops trigger")
     assert play.position(rig) == 10, "the limit of 99.15 meets nobody"
+
+    async def is_told_naked() -> bool:
+        return (await handle.query(TradeWorkflow.status)).naked_since is not None
+
+    await rig.until_async(is_told_naked, "it says that it is naked while it is")
     result = await handle.result()
 
     assert (result.outcome, result.exit_reason) == ("closed", "stop_unfilled")
