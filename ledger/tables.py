@@ -647,6 +647,7 @@ audit = Table(
     _word("details"),
     _word("previous_hash"),
     _word("hash"),
+    Index("ix_audit_at", "at"),
 )
 
 audit_head = Table(
