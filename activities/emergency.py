@@ -2,7 +2,9 @@
 
 Per symbol: nothing is released while no exit can trade (closed, halted, no quote); then our exits
 are cancelled and proven dead, a marketable limit is sent for what the *broker* holds, widened rung
-by rung, market last. What is still held then gets its stop back (architecture §7).
+by rung, market last. What is still held then gets its stop back (architecture §7). A command that
+is carried out again, as for a wedged trade in a thin market, sends new orders: under the numbers
+of its last ladder the gate would take neither an exit nor the stop.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import chain
 
-from brokers.port import Accepted, Broker, Duplicate, PlaceOutcome, Rejected
+from activities.order_facts import intent_state
+from brokers.port import Accepted, AuthNeeded, Broker, NotExecuted, PlaceOutcome, Rejected
 from domain.base import Frozen
 from domain.errors import HoldfastError
 from domain.ids import (
@@ -37,7 +43,7 @@ from domain.order import (
     Side,
     TimeInForce,
 )
-from ledger.records import GatePermit, IntentState, OrderOwner
+from ledger.records import GatePermit, IntentRecord, IntentState, OrderOwner
 from ledger.repository import Ledger
 
 COLLAR_MULTIPLES = (1, 2, 4)
@@ -45,6 +51,7 @@ RUNG_WAIT_S = 3.0
 PROOF_S = 3.0
 POLL_S = 0.1
 LOOK_BACK = timedelta(days=7)
+SEQUENCES = range(DIRECT_SEQUENCE_FIRST, 0x10000)
 
 
 class HeldLeg(Frozen):
@@ -136,6 +143,14 @@ async def held_by_trades(
     return tuple(sorted(held, key=lambda leg: (leg.quantity > 0, leg.symbol, leg.prefix)))
 
 
+@dataclass
+class _Sold:
+    """What a ladder came to so far."""
+
+    sent: Decimal = ZERO
+    filled: Decimal = ZERO
+
+
 class DirectFlatten:
     """Closes positions straight at the broker; every order id is derived from the command.
 
@@ -165,7 +180,8 @@ class DirectFlatten:
         self._allow_market = allow_market
         self._rung_wait_s = rung_wait_s
         digest = int(hashlib.sha256(command_id.encode()).hexdigest()[:4], 16)
-        self._sequence = DIRECT_SEQUENCE_FIRST | (digest & 0x7FF0)
+        self._first_sequence = DIRECT_SEQUENCE_FIRST | (digest & 0x7FF0)
+        self._taken: set[tuple[str, int, Purpose, int]] = set()
 
     async def run(self, held: Iterable[HeldLeg]) -> tuple[FlattenLine, ...]:
         """One leg after the other, in the order given."""
@@ -177,40 +193,58 @@ class DirectFlatten:
             symbol=leg.symbol, found=leg.quantity, left=leg.quantity, trade_id=trade_id
         )
         try:
-            pending = await self._cannot_trade(leg.symbol)
+            pending = await self._cannot_trade(leg)
             if pending:
                 return line.model_copy(update={"why": f"PENDING {pending}"})
-            stops, unproven = await self._release(leg)
+            last_stop = await self._know_earlier_orders(leg)
+            released, unproven = await self._release(leg)
             if unproven:
                 text = f"PENDING exits not proven dead: {', '.join(unproven)}"
                 return line.model_copy(update={"why": text})
-            return await self._sell_down(leg, line, stops)
+            return await self._sell_down(leg, line, _stop_price(leg, released) or last_stop)
         except HoldfastError as error:
             return line.model_copy(update={"why": f"PENDING {error.code}"})
 
-    async def _cannot_trade(self, symbol: str) -> str:
+    async def _cannot_trade(self, leg: HeldLeg) -> str:
         clock = await self._broker.market_clock()
         if not clock.is_open:
             at = "" if clock.next_open is None else f" until {clock.next_open.isoformat()}"
             return f"MARKET_CLOSED{at}"
-        if symbol in clock.halted_symbols:
+        if leg.symbol in clock.halted_symbols:
             return "HALTED"
-        return ""
+        return "" if await self._body(leg.symbol, leg.quantity, 0) else "NO_QUOTE"
+
+    async def _know_earlier_orders(self, leg: HeldLeg) -> Decimal | None:
+        """Numbers that direct orders of the leg have; answers its last stop price, if known.
+
+        Who died between release and exit has left no stop at the broker that could come back.
+        """
+        last_stop: Decimal | None = None
+        ids: list[str] = []
+        if self._ledger is not None and leg.owner is not None:
+            rows = await self._ledger.orders_of_trade(leg.owner.trade_id)
+            ids = [row.intent.client_id for row in rows]
+            last_stop = _last_stop_price(leg, rows)
+        else:
+            # A number that is used again is refused at worst; an exit must not fail for a list.
+            with suppress(HoldfastError):
+                clock = await self._broker.market_clock()
+                shown = await self._broker.orders_since(clock.market_now - LOOK_BACK)
+                ids = [order.client_id or "" for order in shown]
+        for parts in map(parse_client_order_id, ids):
+            if parts is not None and parts.is_direct:
+                prefix = f"{parts.installation}{parts.trade_digest}"
+                self._taken.add((prefix, parts.leg, parts.purpose, parts.sequence))
+        return last_stop
 
     async def _release(self, leg: HeldLeg) -> tuple[list[OrderSnapshot], list[str]]:
-        """Cancels our exits of the symbol; answers the stops among them and what is not proven."""
+        """Cancels our exits of the symbol; answers them and the ids of those not proven dead."""
         ours = [order for order in await self._broker.open_orders() if self._is_exit_of(leg, order)]
         ours += await self._not_listed(leg, {order.broker_order_id for order in ours})
-        stops = [
-            each
-            for order in ours
-            for each in (order, *order.legs)
-            if each.stop_price is not None and each.symbol in ("", leg.symbol)
-        ]
         for order in ours:
             await self._broker.cancel(order.broker_order_id)
         ids = [order.broker_order_id for order in ours]
-        return stops, [each for each in ids if not await self._is_dead(each)]
+        return ours, [each for each in ids if not await self._is_dead(each)]
 
     async def _not_listed(self, leg: HeldLeg, listed: set[str]) -> list[OrderSnapshot]:
         """Exits that the ledger has and the broker's list does not: a stop left overnight (G4).
@@ -259,37 +293,41 @@ class DirectFlatten:
             await asyncio.sleep(POLL_S)
 
     async def _sell_down(
-        self, leg: HeldLeg, line: FlattenLine, stops: list[OrderSnapshot]
+        self, leg: HeldLeg, line: FlattenLine, stop_price: Decimal | None
     ) -> FlattenLine:
-        """The ladder: each rung for what the broker holds now, never across zero (I3)."""
-        sent = filled = ZERO
-        why = ""
-        wanted = abs(leg.quantity)
-        for rung in range(len(COLLAR_MULTIPLES) + 1):
-            left = await self._left(leg, wanted - filled)
+        """The ladder; what is still held then gets its stop back, whatever ended it (I4)."""
+        sold = _Sold()
+        try:
+            why = await self._ladder(leg, sold)
+        except HoldfastError as error:
+            why = f"PENDING {error.code}"
+        left = await self._left(leg, abs(leg.quantity) - sold.filled)
+        if left != 0:
+            why = f"{why or 'PENDING not filled'}{await self._stop_back(leg, left, stop_price)}"
+        done = {"sent": sold.sent, "filled": sold.filled, "left": left}
+        return line.model_copy(update=done | {"why": "" if left == 0 else why})
+
+    async def _ladder(self, leg: HeldLeg, sold: _Sold) -> str:
+        """Each rung for what the broker holds now, never across zero (I3); says what was wrong."""
+        why, wanted = "", abs(leg.quantity)
+        for rung in range(len(COLLAR_MULTIPLES) + int(self._allow_market)):
+            left = await self._left(leg, wanted - sold.filled)
             if left == 0:
                 break
             body = await self._body(leg.symbol, left, rung)
             if body is None:
-                why = "PENDING NO_QUOTE"
-                break
-            outcome = await self._send(leg, Purpose.FLATTEN, body, rung)
-            if not isinstance(outcome, Accepted | Duplicate):
-                code = outcome.code if isinstance(outcome, Rejected) else outcome.kind
-                why = f"PENDING {code}"
+                return "PENDING NO_QUOTE"
+            client_id, outcome = await self._send(leg, Purpose.FLATTEN, body)
+            if refused := _refusal(outcome):
+                why = f"PENDING {refused}"
                 continue
-            sent += body.quantity
-            order = await self._end_of(outcome, leg, body, rung)
-            filled += ZERO if order is None else order.filled_quantity
-            if order is not None and not order.is_terminal:
-                why = "PENDING an exit order is not proven dead"
-                break
-        left = await self._left(leg, wanted - filled)
-        if left != 0:
-            await self._stop_back(leg, left, stops)
-            why = why or "PENDING not filled"
-        done = {"sent": sent, "filled": filled, "left": left, "why": "" if left == 0 else why}
-        return line.model_copy(update=done)
+            sold.sent += body.quantity
+            order = await self._end_of(leg, client_id, outcome)
+            sold.filled += ZERO if order is None else order.filled_quantity
+            if order is None or not order.is_terminal:
+                # It may yet sell what the next one would sell again (I2).
+                return "PENDING an exit order is not proven dead"
+        return why
 
     async def _left(self, leg: HeldLeg, most: Decimal) -> Decimal:
         """What may still be closed: ours, and never more than the broker holds on that side."""
@@ -313,7 +351,7 @@ class DirectFlatten:
             intent_date=self._now().date(),
         )
         if rung >= len(COLLAR_MULTIPLES):
-            return body if self._allow_market else None
+            return body
         quote = (await self._broker.quotes([symbol])).get(symbol)
         asset = await self._broker.asset(symbol)
         price = _marketable(quote, side, self._collar * COLLAR_MULTIPLES[rung], asset.instrument)
@@ -322,10 +360,10 @@ class DirectFlatten:
         return body.model_copy(update={"order_type": OrderType.LIMIT, "limit_price": price})
 
     async def _send(
-        self, leg: HeldLeg, purpose: Purpose, body: OrderBody, rung: int
-    ) -> PlaceOutcome:
-        """Once, under an id that a repeat of the same command finds again (I1)."""
-        sequence = self._sequence + rung
+        self, leg: HeldLeg, purpose: Purpose, body: OrderBody
+    ) -> tuple[str, PlaceOutcome]:
+        """Sends it once, under the command's next free number; its client id and what came."""
+        sequence = self._next_sequence(leg, purpose)
         trade_id = leg.owner.trade_id if leg.owner is not None else f"flatten-{leg.prefix}"
         client_id = client_id_of_prefix(leg.prefix, leg.leg, purpose, sequence, body.checksum())
         intent = OrderIntent(
@@ -336,67 +374,122 @@ class DirectFlatten:
             reason=f"flatten {self._command_id}",
         )
         if self._ledger is None or leg.owner is None:
-            return await self._broker.place(intent)
-        token = f"flatten/{self._command_id}/{rung}"
+            return client_id, await self._broker.place(intent)
+        token = f"flatten/{self._command_id}/{sequence:x}"
         try:
             answer = await self._ledger.open_gate(intent, leg.owner, token, self._now())
         except HoldfastError:
-            return await self._broker.place(intent)
+            return client_id, await self._broker.place(intent)
         if not isinstance(answer, GatePermit):
-            return Rejected(code="INTENT_EXISTS", text=answer.kind)
+            return client_id, Rejected(code="INTENT_EXISTS", text=answer.kind)
         outcome = await self._broker.place(intent)
-        state, order = IntentState.UNKNOWN, None
-        if isinstance(outcome, Accepted):
-            state, order = IntentState.ACCEPTED, outcome.order
-        elif isinstance(outcome, Rejected):
-            state = IntentState.REJECTED
+        state, order, code = intent_state(outcome)
         now = self._now()
-        await self._ledger.record_answer(
-            client_id, token, state, snapshot=order, code="", at=now, sent_at=now
+        await _book(
+            self._ledger.record_answer(
+                client_id, token, state, snapshot=order, code=code, at=now, sent_at=now
+            )
         )
-        return outcome
+        return client_id, outcome
+
+    def _next_sequence(self, leg: HeldLeg, purpose: Purpose) -> int:
+        """The first free one from the command's own on; the gate refuses one that is taken."""
+        own = self._first_sequence - SEQUENCES.start
+        for sequence in chain(SEQUENCES[own:], SEQUENCES[:own]):
+            number = (leg.prefix, leg.leg, purpose, sequence)
+            if number not in self._taken:
+                self._taken.add(number)
+                return sequence
+        return self._first_sequence
 
     async def _end_of(
-        self, outcome: Accepted | Duplicate, leg: HeldLeg, body: OrderBody, rung: int
+        self, leg: HeldLeg, client_id: str, outcome: PlaceOutcome
     ) -> OrderSnapshot | None:
-        """Waits for the fill, takes the rest back, proves the end, books it."""
-        if isinstance(outcome, Accepted):
-            broker_id = outcome.order.broker_order_id
-        else:
-            client_id = client_id_of_prefix(
-                leg.prefix, leg.leg, Purpose.FLATTEN, self._sequence + rung, body.checksum()
-            )
-            found = await self._broker.order_by_client_id(client_id)
-            if found is None:
-                return None
-            broker_id = found.broker_order_id
-        order = await self._wait_for_end(broker_id, self._rung_wait_s)
+        """Waits for the fill, takes the rest back, proves the end, books it; None: in doubt."""
+        sent = outcome.order if isinstance(outcome, Accepted) else await self._found(client_id)
+        if sent is None:
+            return None
+        order = await self._wait_for_end(sent.broker_order_id, self._rung_wait_s)
         if order is None or not order.is_terminal:
-            await self._broker.cancel(broker_id)
-            order = await self._wait_for_end(broker_id, PROOF_S)
+            await self._broker.cancel(sent.broker_order_id)
+            order = await self._wait_for_end(sent.broker_order_id, PROOF_S)
         if order is not None and self._ledger is not None and leg.owner is not None:
-            await self._ledger.record_snapshot(leg.owner.account, order)
+            await _book(self._ledger.record_snapshot(leg.owner.account, order))
         return order
 
-    async def _stop_back(self, leg: HeldLeg, left: Decimal, stops: list[OrderSnapshot]) -> None:
-        """Never none: what could not be closed gets the protection back that it had."""
-        prices = [
-            stop.stop_price
-            for stop in stops
-            if stop.stop_price is not None and stop.status is not BrokerOrderStatus.FILLED
-        ]
-        if not prices:
-            return
+    async def _found(self, client_id: str) -> OrderSnapshot | None:
+        """An order whose answer named no order: looked up until it shows."""
+        deadline_s = time.monotonic() + PROOF_S
+        while (order := await self._broker.order_by_client_id(client_id)) is None:
+            if time.monotonic() > deadline_s:
+                return None
+            await asyncio.sleep(POLL_S)
+        return order
+
+    async def _stop_back(self, leg: HeldLeg, left: Decimal, stop_price: Decimal | None) -> str:
+        """Never none: what could not be closed gets the protection back that it had.
+
+        Answers what kept it from it, to be read behind what kept the position from being closed.
+        """
+        if stop_price is None:
+            return ""
+        for order in await self._broker.open_orders():
+            stops = (each for each in (order, *order.legs) if each.stop_price is not None)
+            if self._is_exit_of(leg, order) and not all(each.is_terminal for each in stops):
+                return ""  # another flatten has put it back
         body = OrderBody(
             symbol=leg.symbol,
             side=Side.SELL if left > 0 else Side.BUY,
             quantity=abs(left),
             order_type=OrderType.STOP,
             time_in_force=TimeInForce.GTC,
-            stop_price=max(prices) if left > 0 else min(prices),
+            stop_price=stop_price,
             intent_date=self._now().date(),
         )
-        await self._send(leg, Purpose.STOP, body, 0)
+        _, outcome = await self._send(leg, Purpose.STOP, body)
+        return "" if isinstance(outcome, Accepted) else f", its stop is not back: {outcome.kind}"
+
+
+async def _book(writing: Awaitable[object]) -> None:
+    """The order is out, and its end must be seen to; what is not booked here, reconcile books."""
+    with suppress(HoldfastError):
+        await writing
+
+
+def _refusal(outcome: PlaceOutcome) -> str:
+    """Why surely no order came of it; empty if one did or may have."""
+    match outcome:
+        case Rejected(code=code) | NotExecuted(code=code):
+            return code
+        case AuthNeeded():
+            return "AUTH"
+    return ""
+
+
+def _stop_price(leg: HeldLeg, orders: Sequence[OrderSnapshot]) -> Decimal | None:
+    """The price of the nearest stop of the leg among these orders and their members."""
+    prices = [
+        each.stop_price
+        for order in orders
+        for each in (order, *order.legs)
+        if each.stop_price is not None
+        and each.symbol in ("", leg.symbol)
+        and each.status is not BrokerOrderStatus.FILLED
+    ]
+    if not prices:
+        return None
+    return max(prices) if leg.quantity > 0 else min(prices)
+
+
+def _last_stop_price(leg: HeldLeg, rows: Sequence[IntentRecord]) -> Decimal | None:
+    """The price of the newest stop that the broker took for the leg, alone or in a pair."""
+    for row in reversed(rows):
+        body = row.intent.body
+        price = body.stop_loss_price if body.stop_price is None else body.stop_price
+        is_taken = row.state is IntentState.ACCEPTED and body.symbol == leg.symbol
+        if price is not None and is_taken and not row.intent.increasing:
+            return price
+    return None
 
 
 def _marketable(
