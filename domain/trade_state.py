@@ -22,7 +22,7 @@ from domain.commands import Alert, AnsweredOrder
 from domain.control import KillMode
 from domain.entry import EntryTicket
 from domain.facts import ENDINGS, AdjustmentKind, PositionAdjusted
-from domain.ids import IntentKey, Purpose
+from domain.ids import DIRECT_SEQUENCE_FIRST, IntentKey, Purpose
 from domain.money import CTX, ZERO, Amount, NetPrice, Quantity, divide, total
 from domain.order import (
     LIVE_STATES,
@@ -340,11 +340,15 @@ class TradeState(Frozen):
         return self.model_copy(update=update)
 
     def next_key(self, purpose: Purpose, leg: int = 0) -> IntentKey:
-        """The key of the next intent for this purpose: sequences count up from 1."""
+        """The key of the next intent for this purpose: sequences count up from 1.
+
+        A rebuilt trade also has the intents of a flatten past its workflow: those count their own.
+        """
+        keys = [o.intent.key for o in self.orders if o.intent is not None]
         used = [
-            o.intent.key.sequence
-            for o in self.orders
-            if o.intent is not None and o.intent.key.purpose == purpose and o.intent.key.leg == leg
+            key.sequence
+            for key in keys
+            if (key.purpose, key.leg) == (purpose, leg) and key.sequence < DIRECT_SEQUENCE_FIRST
         ]
         return IntentKey(
             trade_id=self.plan.trade_id, leg=leg, purpose=purpose, sequence=max(used, default=0) + 1
@@ -633,9 +637,14 @@ def target_price(state: TradeState, tranche: int) -> Decimal | None:
     average = average_price(state, Role.ENTRY)
     if price is None or average is None:
         return None
-    raw = price.at(average)
+    return target_tick(state, price.at(average))
+
+
+def target_tick(state: TradeState, price: Decimal) -> Decimal:
+    """Nearest tick on the side that fills sooner: down for longs, up for shorts."""
     instrument = state.plan.instrument
-    return instrument.tick_down(raw) if state.plan.side is Side.BUY else instrument.tick_up(raw)
+    is_long = state.plan.side is Side.BUY
+    return _sendable(state, instrument.tick_down(price) if is_long else instrument.tick_up(price))
 
 
 def initial_stop(state: TradeState) -> Decimal | None:
@@ -649,7 +658,17 @@ def initial_stop(state: TradeState) -> Decimal | None:
 def protective_tick(state: TradeState, price: Decimal) -> Decimal:
     """Nearest tick on the side that protects more: up for longs, down for shorts."""
     instrument = state.plan.instrument
-    return instrument.tick_up(price) if state.plan.side is Side.BUY else instrument.tick_down(price)
+    is_long = state.plan.side is Side.BUY
+    return _sendable(state, instrument.tick_up(price) if is_long else instrument.tick_down(price))
+
+
+def _sendable(state: TradeState, price: Decimal) -> Decimal:
+    """At least one tick, except for a net price: no venue takes an order at zero or below.
+
+    A fill far better than the gate could know moves an offset there; without this the order of a
+    tranche could not even be written, and the position would stay bare.
+    """
+    return price if state.plan.is_combo else max(price, state.plan.instrument.tick_at(ZERO))
 
 
 def wants_exit(state: TradeState) -> bool:

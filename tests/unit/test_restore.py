@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from domain import trade_state as ts
 from domain.entry import EntryTicket
 from domain.facts import FillReported
-from domain.order import OrderState, OrderType
+from domain.order import OrderIntent, OrderState, OrderType
 from domain.restore import KnownOrder, SendState, rebuild
 from domain.steps import decide
 from domain.trade_state import TradeState
@@ -198,6 +198,30 @@ def test_rebuild_ties_a_moved_stop_to_the_one_it_took_over_from_however_the_grou
 
 
 @pytest.mark.covers("D9")
+@pytest.mark.covers("K8")
+def test_rebuilt_trade_numbers_its_orders_behind_its_own_not_those_of_a_flatten_past_it() -> None:
+    """In the range of direct orders its own would count as such; behind the last there is none."""
+    trade, broker = walked(three=False)
+    trade.pass_time(25)
+    *_, own = (o.intent for o in trade.state.orders if o.intent and o.role is not ts.Role.ENTRY)
+    key = own.key.model_copy(update={"sequence": 0xFFFF})
+    direct = OrderIntent.derive(trade.state.installation, key, own.body, increasing=False)
+    state = rebuild(
+        trade.state.plan,
+        trade.state.installation,
+        trade.state.clock,
+        ticket=trade.state.ticket,
+        orders=[
+            *known_orders(trade, broker),
+            KnownOrder(intent=direct, send=SendState.REJECTED),
+        ],
+        fills=broker.fills,
+        now=trade.now,
+    )
+    assert state.order(direct.client_id) is not None
+    assert state.next_key(key.purpose).sequence == own.key.sequence + 1
+
+
 def test_late_fill_of_a_trade_that_ended_unfilled_is_protected_after_the_rebuild() -> None:
     """D9: reopened, bare for one look, then behind its stop."""
     trade, broker = walked(three=False)
