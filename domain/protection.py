@@ -237,10 +237,8 @@ def stop_limit_price(state: TradeState, stop_price: Decimal) -> Decimal | None:
     """Limit behind the stop if the plan asks for a stop-limit, else None (stop-market)."""
     if state.plan.stop is None or state.plan.stop.limit_offset is None:
         return None
-    instrument = state.plan.instrument
-    sign = state.plan.side.sign
-    raw = stop_price - sign * state.plan.stop.limit_offset
-    return instrument.tick_down(raw) if sign > 0 else instrument.tick_up(raw)
+    # Away from the stop, like a target's tick: the limit gives way, it never comes nearer.
+    return ts.target_tick(state, stop_price - state.plan.side.sign * state.plan.stop.limit_offset)
 
 
 def _exit_time_in_force(state: TradeState, quantity: Decimal) -> TimeInForce:

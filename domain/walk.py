@@ -241,11 +241,7 @@ def _with_native_exits(state: TradeState, body: OrderBody, price: Decimal) -> Or
     }
     target = plan.targets[0].price if plan.targets else None
     if target is not None:
-        raw = target.at(price)
-        buy = plan.side is Side.BUY
-        update["take_profit_price"] = (
-            plan.instrument.tick_down(raw) if buy else plan.instrument.tick_up(raw)
-        )
+        update["take_profit_price"] = ts.target_tick(state, target.at(price))
         update["order_class"] = OrderClass.BRACKET
     elif not capabilities.oto:
         return body

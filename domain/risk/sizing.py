@@ -162,6 +162,23 @@ def stop_at_worst(plan: TradePlan, worst: Decimal) -> Decimal | None:
     return stop
 
 
+def _check_exit_prices(plan: TradePlan, prices: EntryPrices) -> None:
+    """No stop and no target of one instrument may lie at zero or below: no venue takes it.
+
+    Raises:
+        Refused: `PRICE_NOT_POSITIVE`; the position would be bare from its first fill on.
+    """
+    if plan.is_combo:
+        return
+    wanted = [("stop", plan.stop.price)] if plan.stop is not None else []
+    wanted += [(f"targets.{n}", t.price) for n, t in enumerate(plan.targets) if t.price is not None]
+    for name, price in wanted:
+        for entry in (prices.start, prices.worst):
+            if price.at(entry) <= 0:
+                text = f"{name} was {price.at(entry)} for an entry at {entry}"
+                raise Refused(text, code="PRICE_NOT_POSITIVE")
+
+
 def loss_between(
     instrument: Instrument, quantity: Decimal, entry: Decimal, stop: Decimal
 ) -> Decimal:
@@ -218,8 +235,9 @@ def size_entry(plan: TradePlan, prices: EntryPrices, capital: Decimal | None = N
     Raises:
         Refused: `SIZE_BELOW_LOT` when less than the smallest order remains, `SIZE_NEEDS_STOP`
             when risk sizing has no bounded loss, `CAPITAL_UNKNOWN`, `STOP_WRONG_SIDE`,
-            `NOTIONAL_ABOVE_MAX`.
+            `PRICE_NOT_POSITIVE`, `NOTIONAL_ABOVE_MAX`.
     """
+    _check_exit_prices(plan, prices)
     stop = stop_at_worst(plan, prices.worst)
     per_unit = _loss_per_unit(plan, prices.worst, stop)
     notional = unit_notional(plan, prices.start, prices.worst)

@@ -22,6 +22,7 @@ from domain.plan import (
     PlanPrice,
     RiskSize,
     StopPlan,
+    TargetPlan,
     TradePlan,
     WalkPlan,
     WalkStart,
@@ -175,6 +176,28 @@ def test_a_stop_at_or_past_the_worst_price_is_refused(stop: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("side", "changes", "expected"),
+    [
+        (Side.BUY, {"stop": StopPlan(price=PlanPrice(offset=Decimal(-20)))}, "stop was -8.20"),
+        (Side.BUY, {"stop": StopPlan(price=PlanPrice(offset=Decimal("-11.80")))}, "stop was 0.00"),
+        (
+            Side.SELL,
+            {"targets": (TargetPlan(price=PlanPrice(offset=Decimal(-12)), fraction=Decimal(1)),)},
+            "targets.0 was -0.20",
+        ),
+    ],
+)
+def test_an_exit_at_zero_or_below_is_refused_before_the_entry(
+    side: Side, changes: dict[str, Any], expected: str
+) -> None:
+    """No venue takes its order: the position would be bare from its first fill on (I4)."""
+    with pytest.raises(Refused) as caught:
+        size_entry(plan(side, **changes), prices("11.80", "11.80"))
+    assert caught.value.code == "PRICE_NOT_POSITIVE"
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("confidence", "expected"),
     [("0.5", "0"), ("0.4", "0"), ("0.75", "49.975012"), ("1", "99.950024"), ("1.5", "99.950024")],
 )
@@ -269,7 +292,9 @@ def risk_plans(draw: st.DrawFn) -> tuple[TradePlan, EntryPrices, Decimal]:
         legs=(PlanLeg(instrument=instrument, side=side),),
         size=RiskSize(risk_amount=risk),
         stop=stop,
+        targets=(),
     )
+    assume(stop.price.at(worst) > 0)  # else refused whatever the size
     return given_plan, prices(str(worst), str(worst)), risk
 
 
