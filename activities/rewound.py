@@ -25,8 +25,8 @@ from activities.gateway import covers_trade
 from activities.restore_hand import ACTION, hand_in
 from activities.services import Services
 from domain.control import KillSwitch
-from domain.errors import HoldfastError
-from domain.facts import DiscrepancyFound, FactEnvelope, FlattenRequested, KillEngaged
+from domain.errors import HoldfastError, Transient
+from domain.facts import DiscrepancyFound, Fact, FactEnvelope, FlattenRequested, KillEngaged
 from domain.fold import flatten_word, kill_word
 from domain.ids import trade_workflow_id
 from domain.knowledge import Lack, TradeKnowledge, lack_of
@@ -35,6 +35,7 @@ from domain.trade_state import HISTORY_REWOUND
 from ledger.records import AuditRow, TradeRecord
 
 TRADE_BEHIND = "TRADE_BEHIND"
+SENDER = "health watch"
 KNOWN_QUERY = "known"
 RUNNING = "WorkflowType = 'Trade' AND ExecutionStatus = 'Running'"
 AGAIN_EVERY_S = 600.0
@@ -83,7 +84,7 @@ class RewoundWatch:
         """One look at some of the trades that are left; a round begins when it is time.
 
         Raises:
-            HoldfastError: the ledger did not answer, or a signal was not taken.
+            HoldfastError: the ledger did not answer.
             RPCError: Temporal did not list its trades.
         """
         now_s = self._services.monotonic()
@@ -132,9 +133,8 @@ class RewoundWatch:
                 # It has just ended, no worker of its build runs, or that build knows no such query.
                 _log.info("%s did not tell what it knows: %s", trade_id, error)
                 return None
-        if known.busy:
+        if known.busy or not await self._tell_wishes(book.trade, known):
             return None
-        await self._tell_wishes(book.trade, known)
         return lack_of(
             known,
             told=standing_words(self._hands.get(trade_id, Hand()), known.ended_at),
@@ -145,14 +145,14 @@ class RewoundWatch:
             ended_at=book.trade.closed_at,
         )
 
-    async def _tell_wishes(self, trade: TradeRecord, known: TradeKnowledge) -> None:
+    async def _tell_wishes(self, trade: TradeRecord, known: TradeKnowledge) -> bool:
         """Kills and flattens that stand and that it has not heard: it takes each once.
 
         One from before it began, or before the end after which it was reopened, is not about it
-        (`Restorer`).
+        (`Restorer`). False if they could not be told.
         """
         if known.commands is None or trade.closed_at is not None:
-            return
+            return True
         since = max(filter(None, (trade.created_at, known.ended_at)))
         now, hand = self._services.now(), self._hands.get(trade.trade_id, Hand())
         kills = [_engaged(kill, now) for kill in self._kills if _is_about(kill, trade, since)]
@@ -165,9 +165,7 @@ class RewoundWatch:
         wishes = {kill_word(fact): fact for fact in kills}
         wishes |= {flatten_word(fact): fact for fact in standing_flattens(hand, since)}
         unheard = [fact for word, fact in wishes.items() if word not in known.commands]
-        if unheard:
-            envelope = FactEnvelope.of(*unheard, sender="health watch")
-            await self._send(trade.trade_id, FACTS_SIGNAL, envelope)
+        return not unheard or await self._signal(trade.trade_id, *unheard)
 
     async def _weigh(self, trade_id: str, lack: Lack | None) -> None:
         """Tells a trade that lacked the same at several looks in a row."""
@@ -181,23 +179,36 @@ class RewoundWatch:
         count = count + 1 if before is lack else 1
         # Should building it again not help, it must not be ended again and again.
         may_give_up = trade_id not in self._given_up
+        is_told = True
         if count == LOOKS_TO_BELIEVE:
-            await self._tell(trade_id, lack, give_up=may_give_up and lack in _LOST)
+            is_told = await self._tell(trade_id, lack, give_up=may_give_up and lack in _LOST)
         elif count == LOOKS_TO_GIVE_UP and may_give_up:
-            await self._tell(trade_id, lack, give_up=True)
-        # Behind the telling: what was not taken is told at the next look.
-        self._lacking[trade_id] = (lack, count)
+            is_told = await self._tell(trade_id, lack, give_up=True)
+        if is_told:
+            # What was not taken is told at the next look.
+            self._lacking[trade_id] = (lack, count)
 
-    async def _tell(self, trade_id: str, lack: Lack, *, give_up: bool) -> None:
+    async def _tell(self, trade_id: str, lack: Lack, *, give_up: bool) -> bool:
         code = HISTORY_REWOUND if give_up else TRADE_BEHIND
         text = f"the ledger knows {lack}, this run does not"
         fact = DiscrepancyFound(at=self._services.now(), code=code, text=text)
-        await self._send(trade_id, FACTS_SIGNAL, FactEnvelope.of(fact, sender="health watch"))
+        if not await self._signal(trade_id, fact):
+            return False
         if give_up:
             self._given_up.add(trade_id)
         if give_up and lack is Lack.END:
             # Nothing builds it again: what it asked the exit watch since is nobody's.
             await self._services.ledger.delete_watch(trade_id)
+        return True
+
+    async def _signal(self, trade_id: str, *facts: Fact) -> bool:
+        """False if the server did not take it: one trade's full inbox keeps no other waiting."""
+        try:
+            await self._send(trade_id, FACTS_SIGNAL, FactEnvelope.of(*facts, sender=SENDER))
+        except Transient as error:
+            _log.warning("%s was not told: %s", trade_id, error)
+            return False
+        return True
 
 
 def _engaged(kill: KillSwitch, now: datetime) -> KillEngaged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from activities.rewound import (
 )
 from activities.services import Services
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
-from domain.errors import HoldfastError
 from domain.facts import DiscrepancyFound, FactEnvelope
 from domain.ids import Purpose, client_id_of_prefix, trade_prefix, trade_workflow_id
 from domain.knowledge import TradeKnowledge
@@ -179,9 +177,7 @@ async def test_a_trade_is_given_up_although_the_signal_was_not_taken_at_first() 
     """It counted as told, and its next rounds read the broker for ever."""
     world = World(known=TradeKnowledge(orders=(STOP,), fills=("f1",)), refuses=2)
     watch = world.watch()
-    for _ in range(LOOKS_TO_GIVE_UP):
-        with contextlib.suppress(HoldfastError):
-            await watch.look()
+    await look(watch, LOOKS_TO_GIVE_UP)
     assert world.told == [HISTORY_REWOUND]
 
 
@@ -284,6 +280,16 @@ async def test_a_kill_or_a_flatten_that_a_trade_has_not_heard_is_told_again(
     """While nothing can trade no order shows it: it was not closed at the next open."""
     await look(world.watch(), 1)
     assert world.told == told
+
+
+async def test_a_kill_that_the_server_did_not_take_is_told_at_the_next_look() -> None:
+    """It stopped the look at all other trades, and whatever the health watch looks at behind."""
+    world = World(known=heard(), kills=(kill(),), refuses=2)
+    watch = world.watch()
+    await look(watch, 2)
+    assert world.told == []
+    await look(watch, 2)
+    assert world.told == ["kill_engaged"]
 
 
 async def test_orders_are_compared_although_the_audit_cannot_be_read() -> None:
