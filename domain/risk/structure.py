@@ -108,7 +108,7 @@ def _mark_of(name: str, group: Sequence[Holding], marks: Mapping[str, Decimal]) 
 def _worst(alive: Iterable[Holding], mark: Decimal) -> WorstLoss:
     legs = tuple(alive)
     kinks = {ZERO, *(leg.instrument.strike or ZERO for leg in legs if _is_option(leg))}
-    worst = max((total(_loss(leg, price, mark) for leg in legs) for price in kinks), default=ZERO)
+    worst = max(total(_loss(leg, price, mark) for leg in legs) for price in kinks)
     runaway = -total(_slope(leg) for leg in legs)
     return WorstLoss(bounded=max(ZERO, worst), runaway=max(ZERO, runaway))
 

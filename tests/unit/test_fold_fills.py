@@ -215,6 +215,13 @@ def test_corrected_fill_counts_with_its_new_numbers_only() -> None:
     assert state.busted == (bought.fill_key,)
 
 
+def test_correction_that_overtakes_its_fill_is_the_walks_first_part() -> None:
+    trade = entering()
+    right = fill(trade, order_of(trade.state, Role.ENTRY), "f-right", "3")
+    state = after(trade, FillCorrected(at=trade.now, fill_key="f-1", fill=right))
+    assert (ts.held_units(state), state.walk.partial_since) == (3, trade.now)
+
+
 # --- reads ------------------------------------------------------------------------------------
 
 

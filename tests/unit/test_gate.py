@@ -569,6 +569,7 @@ def test_no_duplicate_is_suspected_where_the_window_is_zero(age_s: str) -> None:
         ({"equity": None}, "ACCOUNT_INVALID"),
         ({"equity": "0"}, "ACCOUNT_INVALID"),
         ({"equity": "-1"}, "ACCOUNT_INVALID"),
+        ({"account_id": ""}, "ACCOUNT_INVALID"),
         ({"currency": "EUR"}, "CURRENCY_MISMATCH"),
         ({"trading_blocked": True}, "ACCOUNT_BLOCKED"),
         ({"read_at": NOW - timedelta(seconds=30)}, ""),
@@ -660,6 +661,12 @@ def test_an_option_without_expiry_is_refused_and_a_share_has_none() -> None:
     assert verdicts["expiry"].outcome is Outcome.NOT_APPLICABLE
 
 
+def test_option_is_refused_while_nobody_knows_what_day_it_is() -> None:
+    legs = (PlanLeg(instrument=option(OptionRight.CALL, 100), side=Side.BUY),)
+    given = gate_input(plan=plan(legs=legs), session_date=None)
+    assert code_of(given, "expiry") == "SESSION_UNKNOWN"
+
+
 @pytest.mark.parametrize(("count", "code"), [(3, ""), (4, ""), (5, "TOO_MANY_POSITIONS")])
 def test_position_count_includes_this_trade(count: int, code: str) -> None:
     portfolio = Portfolio(open_positions=count, total_notional=Decimal(0))
@@ -721,10 +728,13 @@ def test_transfers_neither_cause_nor_hide_a_loss() -> None:
     assert (deposited.code, deposited.loss) == ("DAILY_LOSS", Decimal(100))
 
 
-@pytest.mark.parametrize("equity", [None, Decimal(0), Decimal(-5)])
-def test_missing_or_worthless_equity_trips(equity: Decimal | None) -> None:
+@pytest.mark.parametrize(
+    ("equity", "code"),
+    [(None, "EQUITY_MISSING"), (Decimal(0), "DAILY_LOSS"), (Decimal(-5), "DAILY_LOSS")],
+)
+def test_missing_or_worthless_equity_trips(equity: Decimal | None, code: str) -> None:
     baseline = DailyBaseline(account_id="a", roll_at=NOW, equity=Decimal(1000), read_at=NOW)
-    assert judge(baseline, equity, Decimal(-5000), Decimal("0.05")).code
+    assert judge(baseline, equity, Decimal(-5000), Decimal("0.05")).code == code
     assert judge(None, Decimal(1000), Decimal(0), Decimal("0.05")).code == "BASELINE_MISSING"
 
 

@@ -389,6 +389,14 @@ def test_assignment_moves_the_premium_into_the_share_basis(
     assert (left.quantity, left.basis_price) == (Decimal(shares), Decimal(basis))
 
 
+@pytest.mark.parametrize("missing", ["strike", "right"])
+def test_option_without_strike_or_right_assigns_nothing(missing: str) -> None:
+    """Shares at a guessed strike would be false money (I5)."""
+    vague = INSTRUMENTS["P95"].model_copy(update={missing: None})
+    with pytest.raises(ValueError, match="has no strike or right"):
+        assigned_shares(vague, Decimal(-1), Decimal("1.85"))
+
+
 def test_booked_fee_wins_over_its_estimate() -> None:
     case = Case("", "XYZ b1@10.00, XYZ s1@10.00", "0.30", "", "", "")
     fills = fills_of(case)
@@ -437,6 +445,12 @@ def test_foreign_settlement_without_a_rate_is_refused() -> None:
 def test_inverse_price_of_zero_is_refused() -> None:
     with pytest.raises(PriceUnavailable):
         realised_pnl(INSTRUMENTS["INV"], Side.BUY, Decimal(1), Decimal(0), Decimal(1))
+
+
+@pytest.mark.parametrize(("entry", "leaves"), [("1", "2"), ("0.5", "1")])
+def test_inverse_price_of_one_and_less_is_a_price(entry: str, leaves: str) -> None:
+    found = realised_pnl(INSTRUMENTS["INV"], Side.BUY, Decimal(1), Decimal(entry), Decimal(leaves))
+    assert found > 0
 
 
 cents = st.decimals(min_value="0.01", max_value="5000", places=2)
