@@ -219,7 +219,7 @@ def test_correction_that_overtakes_its_fill_is_the_walks_first_part() -> None:
     trade = entering()
     right = fill(trade, order_of(trade.state, Role.ENTRY), "f-right", "3")
     state = after(trade, FillCorrected(at=trade.now, fill_key="f-1", fill=right))
-    assert (ts.held_units(state), state.walk.partial_since) == (3, trade.now)
+    assert (ts.held_units(state), state.walk.partial_since) == (D(3), trade.now)
 
 
 # --- reads ------------------------------------------------------------------------------------
