@@ -80,7 +80,7 @@ async def live_statuses(
             "protection": status.protection,
             "version": status.version,
             "hand": status.hand,
-            "naked_s": status.naked_s_until(datetime.now(UTC)),
+            "naked_s": status.naked_so_far_s(datetime.now(UTC)),
         }
 
     await asyncio.gather(*(ask(each.trade_id) for each in trades))

@@ -139,7 +139,7 @@ class TradeStatus(Frozen):
     naked_since: AwareDatetime | None = None
     details: JsonValue = None
 
-    def naked_s_until(self, now: datetime) -> float:
+    def naked_so_far_s(self, now: datetime) -> float:
         """Naked seconds so far, with the span that goes on."""
         gap_s = 0.0 if self.naked_since is None else (now - self.naked_since).total_seconds()
         return round(self.naked_s + max(gap_s, 0.0), 3)

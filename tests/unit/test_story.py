@@ -34,7 +34,7 @@ def test_a_position_that_is_naked_now_is_told_as_such_and_its_seconds_run_on() -
     status = TradeStatus(
         trade_id="t-1", stage="open", protection="naked", held=D(10), naked_s=1.5, naked_since=START
     )
-    assert status.naked_s_until(START + timedelta(seconds=12)) == 13.5
-    assert status.naked_s_until(START - timedelta(seconds=12)) == 1.5, "a clock that is behind"
+    assert status.naked_so_far_s(START + timedelta(seconds=12)) == 13.5
+    assert status.naked_so_far_s(START - timedelta(seconds=12)) == 1.5, "a clock that is behind"
     over = status.model_copy(update={"naked_since": None})
-    assert over.naked_s_until(START + timedelta(hours=9)) == 1.5
+    assert over.naked_so_far_s(START + timedelta(hours=9)) == 1.5
