@@ -241,9 +241,3 @@ class MarketStream(Protocol):
         ...
 
     def events(self) -> AsyncIterator[MarketEvent]: ...
-
-
-class PriceSource(Protocol):
-    """Where quotes come from when it is not the broker itself."""
-
-    async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]: ...

@@ -235,5 +235,3 @@ Command = Annotated[
     | Settle,
     Field(discriminator="kind"),
 ]
-
-ORDER_COMMANDS = (PlaceOrder, ReplaceOrder, WalkStep, CancelOrder, ResolveOrder)

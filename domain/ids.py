@@ -16,7 +16,6 @@ from functools import lru_cache
 from domain.base import Frozen
 from domain.errors import BadInput
 
-ID_MAX = 48
 _ID = re.compile(r"[A-Za-z0-9-]{1,48}")
 _CLIENT_ID = re.compile(r"[0-9a-f]{32}")
 _INSTALLATION = re.compile(r"[0-9a-f]{4}")

@@ -509,15 +509,6 @@ def is_balanced(state: TradeState) -> bool:
     return all(unit == units[0] for unit in units)
 
 
-def entry_fills(state: TradeState) -> tuple[Fill, ...]:
-    return tuple(
-        fill
-        for record in state.orders
-        if record.role is Role.ENTRY
-        for fill in fills_of(state, record)
-    )
-
-
 def entry_adjustments(state: TradeState) -> tuple[PositionAdjusted, ...]:
     """What a person put into the trade: adopted positions, entries that filled by their word."""
     return tuple(a for a in state.adjustments if _is_entry_by_hand(state, a))

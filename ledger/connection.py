@@ -12,13 +12,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
-from sqlalchemy import Row, exc, text
+from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from domain.errors import Transient
 from ledger.errors import LedgerDown, LockBusy
-
-AnyRow = Row[tuple[object, ...]]
 
 COMMAND_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 4.0

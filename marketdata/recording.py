@@ -24,7 +24,6 @@ from domain.tick import TradePrint
 from marketdata.events import EventKind, TapeEvent
 
 METADATA_KEY = b"holdfast.recording"
-PART_EVENTS_MAX = 50_000
 _NUMBERS = ("bid", "ask", "bid_size", "ask_size", "price", "size")
 _UNFINISHED = ".unfinished"
 

@@ -175,7 +175,7 @@ def _snapshot(wire: WireOrder, parent_broker_id: str | None) -> OrderSnapshot:
         updated_at=wire.updated_at,
         legs=tuple(_snapshot(leg, wire.id) for leg in wire.legs or ()),
     )
-    finding = check_order_progress(None, order)
+    finding = check_order_progress(order)
     if finding is None and quantity >= 0 and filled >= 0:
         return order
     return order.model_copy(

@@ -194,7 +194,7 @@ def _checked(wire: WireOrder, known: Mapping[str, object]) -> OrderSnapshot:
         submitted_at=wire.create_date,
         updated_at=wire.transaction_date,
     ).model_copy(update=known)
-    finding = check_order_progress(None, order)
+    finding = check_order_progress(order)
     if finding is None and quantity >= 0 and filled >= 0:
         return order
     text = finding.text if finding is not None else "a quantity was below zero"
