@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -81,6 +81,11 @@ async def collected(
     except RPCError as error:
         found.append(wrong(name, f"Temporal: {error.message}"))
     return found
+
+
+def named(target: Target, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings with commands that act on this stack when they are pasted."""
+    return [each.model_copy(update={"text": target.named(each.text)}) for each in findings]
 
 
 def disk(data_dir: Path) -> Finding:

@@ -185,12 +185,18 @@ class Target:
     def command(self, words: str) -> str:
         """A command on this very stack, to be pasted into the shell that ran ours."""
         python, script = Path(sys.executable), repository_root() / "starter.py"
-        line = [from_here(python), from_here(script)]
-        if self.config != default_config():
-            line += ["--config", str(self.config)]
+        return f"{shlex.join([from_here(python), from_here(script), *self.options()])} {words}"
+
+    def options(self) -> list[str]:
+        """`--config` and `--data`, where they are not the usual ones."""
+        given = [] if self.config == default_config() else ["--config", str(self.config)]
         if self.data_dir != default_data_dir().resolve():
-            line += ["--data", from_here(self.data_dir)]
-        return f"{shlex.join(line)} {words}"
+            given += ["--data", from_here(self.data_dir)]
+        return given
+
+    def named(self, text: str) -> str:
+        """The text, its commands of ours with the options that make them act on this stack."""
+        return text.replace("starter.py ", shlex.join(["starter.py", *self.options()]) + " ")
 
 
 LOCAL_CONFIG = Path("holdfast.toml")

@@ -83,7 +83,8 @@ def preflight(
     """
     target = target_of(context)
     wanted, known = tuple(symbol or ()), frozenset(accept or ())
-    findings = execute(lambda: examine(target, wanted, known, want_armed=armed))
+    seen = execute(lambda: examine(target, wanted, known, want_armed=armed))
+    findings = checks.named(target, seen)
     if as_json:
         print_json([each.model_dump() | {"colour": colour(each)} for each in findings])
     else:

@@ -20,7 +20,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.context import Target, default_config, default_data_dir
+from cli.context import Target
 from domain.clock import ClockMap
 from domain.errors import HoldfastError, Refused, Transient
 from domain.ids import TRADE_QUEUE, check_id, session_workflow_id
@@ -177,11 +177,7 @@ async def refused_trades(ledger: Ledger, session: str) -> int:
 
 def report_command(target: Target, name: str) -> str:
     """The command that makes the session's report, for this stack and these settings."""
-    words = ["python", "starter.py"]
-    if target.config != default_config():
-        words += ["--config", str(target.config)]
-    if target.data_dir != default_data_dir().resolve():
-        words += ["--data", str(target.data_dir)]
+    words = ["python", "starter.py", *target.options()]
     return shlex.join([*words, "report", "session", name, "--html", f"{name}.html"])
 
 

@@ -17,7 +17,9 @@ from activities.day_report import DayReportInput
 from activities.reconcile import ReconcileInput
 from activities.services import StreamInput
 from brokers.alpaca.config import AlpacaMode
+from cli.checks import named
 from cli.context import (
+    EXIT_BAD_INPUT,
     EXIT_FAILED,
     Target,
     execute,
@@ -55,7 +57,7 @@ from observability.build import build_id, repository_root
 from observability.payload_codec import HoldfastCodec
 from payload_keys import payload_codec
 from payload_watch import KEY_MISSING, missing_keys, missing_line
-from settings import Settings
+from settings import ConfigError, Settings
 from wiring import copy_journal
 from workflows._lifecycle import TASK_TIMEOUT
 
@@ -69,6 +71,10 @@ NO_ALERT_CHANNEL = (
     "NO_ALERT_CHANNEL nobody is called, alerts are only listed and logged: put [[alerts.channels]] "
     "with a name into {config} and its URL into HOLDFAST_ALERT_URL_<NAME>, then `alert test`; "
     "docs/operator.md#alerts-and-what-they-want"
+)
+KILL_WAITS = (
+    "KILL_WAITS a kill waits in the local journal and nothing was moved aside, as with --resume: "
+    "it goes into the ledger of this data directory and stays until people reset it"
 )
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -303,6 +309,8 @@ def up(
         aside = None if resume else set_aside_simulation(target, target.settings())
         if aside is not None:
             typer.echo(f"a new simulated exchange starts empty; the earlier data is in {aside}")
+        elif simulated and not resume and target.kill_journal.is_pending():
+            typer.echo(KILL_WAITS, err=True)
         if detach:
             info = control.start_detached(_foreground_command(target, workers), target.data_dir)
             asyncio.run(tell_of_new_exchange(info, target.settings()))
@@ -377,7 +385,10 @@ async def _words_of_open_trades(target: Target) -> str:
 
 @app.command()
 def status(context: typer.Context, as_json: Json = False) -> None:
-    """What runs, what is armed or killed, which trades are open. Exit 1 when not up."""
+    """What runs, what is armed or killed, which trades are open.
+
+    Exit 1 when not up, 2 when the settings cannot be read.
+    """
     target = target_of(context)
     found = execute(lambda: _status(target))
     if as_json:
@@ -386,6 +397,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         processes = found.pop("processes")
         print_fields({k: v for k, v in found.items() if v or k != "web_ui"}, as_json=False)
         print_rows(processes, ("process", "pid", "alive"), as_json=False)
+    if "settings" in found:
+        raise typer.Exit(EXIT_BAD_INPUT)
     if not found["up"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -406,8 +419,10 @@ async def _status(target: Target) -> dict[str, Any]:
     }
     try:
         found |= await _book_status(target)
+    except ConfigError as error:
+        found |= {"settings": line_of(error), "ledger": "not read"}
     except HoldfastError as error:
-        found["ledger"] = line_of(error)
+        found["ledger"] = target.named(line_of(error))
     return found
 
 
@@ -434,7 +449,7 @@ async def _book_status(target: Target) -> dict[str, Any]:
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Looks at everything a trade needs; exit 1 when something is wrong."""
     target = target_of(context)
-    findings = execute(lambda: examine(target))
+    findings = named(target, execute(lambda: examine(target)))
     rows = [each.model_dump() for each in findings]
     print_rows(rows, ("check", "verdict", "text"), as_json=as_json)
     if any(each.verdict == "wrong" for each in findings):

@@ -99,7 +99,7 @@ async def _submit(target: Target, plan_file: Path, wait: bool) -> tuple[dict[str
 async def gate_word(target: Target, trade_id: str, wait_s: float = GATE_WORD_S) -> tuple[str, bool]:
     """What the risk gate said of the entry, and whether it refused; it gets a moment to say it."""
     until = asyncio.get_running_loop().time() + wait_s
-    undecided = f"not decided yet: starter.py trade show {trade_id}", False
+    undecided = target.named(f"not decided yet: starter.py trade show {trade_id}"), False
     try:
         async with target.ledger() as ledger:
             while True:
@@ -133,7 +133,8 @@ async def why_blocked(target: Target, plan: TradePlan) -> str:
     kill = control.kill_for(strategy=plan.strategy, symbols=tuple(symbols), trade_id=plan.trade_id)
     if kill is not None:
         return f"KILLED {kill.mode} {kill.scope.text} by {kill.by}: {kill.reason}"
-    return "" if control.armed else f"NOT_ARMED account {plan.account}: starter.py arm"
+    disarmed = target.named(f"NOT_ARMED account {plan.account}: starter.py arm --reason WHY")
+    return "" if control.armed else disarmed
 
 
 @app.command("list")

@@ -66,7 +66,7 @@ def _run(
         raise failed(Refused(text, code=text.split(" ", 1)[0]))
     if shown["progress"] != Progress.DONE:
         hint = f"not done yet; ask again: starter.py trade outcome {trade_id}"
-        typer.echo(f"{hint} {shown['command_id']}", err=True)
+        typer.echo(f"{target.named(hint)} {shown['command_id']}", err=True)
         raise typer.Exit(EXIT_FAILED)
 
 

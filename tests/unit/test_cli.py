@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from activities.kill import covers_order, is_our_entry
 from brokers.port import Broker
 from cli import trade
-from cli.context import Target, demo_config, failed
+from cli.context import Target, default_config, default_data_dir, demo_config, failed
 from cli.control import _next_step, _reset_owner, _show_control
 from cli.kill import kill_mode, kill_scope
 from cli.output import plain, shown
@@ -159,6 +159,38 @@ def test_status_without_a_stack_says_so_in_json_and_exits_1(
     assert shown_status["up"] is False
     assert shown_status["ledger"].startswith("NO_STACK")
     assert datetime.fromisoformat(shown_status["at"]).tzinfo is not None
+
+
+def test_status_with_a_mistyped_settings_file_is_bad_input(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """It said `CONFIG_FILE` behind `ledger`, of whatever account, and exit 0 where a stack ran."""
+    code, output = run("--config", str(tmp_path / "holdfsat.toml"), "status", "--json")
+    shown_status = json.loads(output)
+    assert code == 2
+    assert shown_status["settings"].startswith("CONFIG_FILE")
+    assert "account" not in shown_status
+
+
+@pytest.mark.parametrize("command", ["doctor", "preflight"])
+def test_hints_of_the_checks_name_the_settings_and_data_that_were_given(
+    run: Callable[..., tuple[int, str]], tmp_path: Path, command: str
+) -> None:
+    """`run: starter.py up`, pasted, started another account on another folder."""
+    config = tmp_path / "mine.toml"
+    config.write_text(demo_config().read_text(encoding="utf-8"), encoding="utf-8")
+    _, output = run("--config", str(config), command, "--json")
+    hints = [row["text"] for row in json.loads(output) if "starter.py " in row["text"]]
+    assert hints
+    for text in hints:
+        assert f"starter.py --config {config} --data {tmp_path} up" in text
+
+
+def test_hints_on_the_usual_stack_stay_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOLDFAST_CONFIG", "HOLDFAST_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    usual = Target(config=default_config(), data_dir=default_data_dir().resolve())
+    assert usual.named("run: starter.py up") == "run: starter.py up"
 
 
 def test_listing_without_a_stack_is_not_yet_and_no_bad_input(

@@ -14,7 +14,9 @@ from cli.exchange_check import exchange_arguments
 from cli.stack import LEDGER_FOLDER, set_aside_simulation
 from deploy.local import control
 from deploy.local.control import start_detached
-from deploy.local.supervisor import StackFailed, lock
+from deploy.local.kill_journal import JournalKill, KillJournal
+from deploy.local.supervisor import StackConfig, StackFailed, lock
+from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from observability.build import repository_root
 from starter import app
 
@@ -38,6 +40,36 @@ def test_data_that_nobody_owns_is_moved_once(tmp_path: Path) -> None:
     assert aside is not None
     assert (aside / LEDGER_FOLDER).exists()
     assert set_aside_simulation(target, target.settings()) is None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_plain_up_keeps_the_data_of_a_kill_that_waits_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """A kill is latched: it must not be moved aside with the ledger that is to get it (I9)."""
+
+    class NoSupervisor:
+        def __init__(self, config: StackConfig) -> None:
+            self.config = config
+
+        def run(self) -> None:
+            """Nothing is started."""
+
+    monkeypatch.setattr("cli.stack.Supervisor", NoSupervisor)
+    data_dir = target_with_data(tmp_path / "data").data_dir
+    if waits:
+        scope = KillScope(kind=KillScopeKind.ALL)
+        now = datetime(2026, 3, 2, tzinfo=UTC)
+        kill = KillSwitch(
+            scope=scope, mode=KillMode.BLOCK, reason="r", by="ada", command_id="c", engaged_at=now
+        )
+        KillJournal(data_dir).append(JournalKill(account=None, kill=kill))
+    given = ["--config", str(demo_config()), "--data", str(data_dir), "up"]
+    answer = CliRunner().invoke(app, given)
+    assert answer.exit_code == 0
+    assert ("KILL_WAITS" in answer.output) is waits
+    assert (data_dir / LEDGER_FOLDER).exists() is waits
+    assert ("earlier data is in" in answer.output) is not waits
 
 
 @pytest.mark.parametrize(
