@@ -33,6 +33,7 @@ from strategies.registry import Listing, list_strategies
 START_CASH = Decimal(100)
 LOT = Decimal("0.001")  # of a share; Alpaca takes up to nine decimals (alpaca.md §9)
 KEY_FILE_MODE = 0o600
+_OF_CASH = "max_order_notional|max_total_notional"
 # The demonstration's own mix of every road a trade can take; it has whole lots and no idea.
 # Given to the strategies that know them: fractions cannot be sold short, a portfolio holds one
 # position, and 300 s are two seconds of wall time where market time runs 150 times as fast.
@@ -128,6 +129,8 @@ class ContestFiles:
             file.write(lines)
         text = re.sub(r'(?m)^name = "[^"]*"', f'name = "{account}"', template, count=1)
         text = re.sub(r'(?m)^key_file = "[^"]*"', f'key_file = "{key_file.name}"', text, count=1)
+        # The portfolio may put all of its cash into one order, as the template says of its $100.
+        text = re.sub(rf"(?m)^({_OF_CASH}) = \d+", rf"\g<1> = {cash:f}", text)
         settings.write_text(text, encoding="utf-8")
         known = strategy.parameters
         return Portfolio(

@@ -53,6 +53,14 @@ def test_each_entrant_gets_an_account_with_its_own_key_and_only_what_it_declares
         assert each.read({}).account.name == each.account
 
 
+@pytest.mark.parametrize("cash", [D(100), D("2500.50"), D(100_000)])
+def test_a_portfolio_may_spend_what_cash_it_was_given(tmp_path: Path, cash: Decimal) -> None:
+    """With `--cash 100000` every order above 100 was refused: NOTIONAL_ABOVE_MAX."""
+    (only,) = ContestFiles(tmp_path).enter(contest_template(), (PLAIN,), cash)
+    limits = only.read({}).limits
+    assert (limits.max_order_notional, limits.max_total_notional) == (cash, cash)
+
+
 def test_exchange_opens_the_accounts_of_the_portfolios(
     portfolios: tuple[Portfolio, ...], tmp_path: Path
 ) -> None:
