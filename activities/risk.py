@@ -27,7 +27,7 @@ from brokers.port import Broker
 from domain.account import AccountSnapshot, AssetInfo, MarketClock
 from domain.base import Frozen
 from domain.clock import ClockMap
-from domain.control import ApiBreakerState, BreakerState, TripReason
+from domain.control import ApiBreakerState, TripReason
 from domain.entry import EntryTicket, RiskApproved
 from domain.errors import HoldfastError, PriceUnavailable, Transient
 from domain.facts import Fact, FactBatch, RiskRefused, RiskReserved
@@ -350,8 +350,8 @@ def _gate_input(
             for c in book.conditions
             if not c.symbol or c.symbol == plan.symbol
         ),
-        risk_breaker=_risk_breaker(book, now),
-        api_breaker=_api_breaker(book, now),
+        risk_breaker=_risk_breaker(book),
+        api_breaker=_api_breaker(book),
         market_clock=market.clock,
         unread=_unread(market.faults),
         session_opened_at=market.clock.opened_at if market.clock is not None else None,
@@ -425,20 +425,12 @@ def _aged(quote: Quote, market_now: datetime, clock: ClockMap) -> AgedQuote:
     return AgedQuote(quote=quote, age_s=age_s)
 
 
-def _risk_breaker(book: RiskBook, now: datetime) -> RiskBreaker | None:
+def _risk_breaker(book: RiskBook) -> RiskBreaker:
     row = book.risk_breaker
-    if row.state is BreakerState.NORMAL:
-        return RiskBreaker(state=row.state, changed_at=row.changed_at or now)
-    return (
-        None
-        if row.reason == "MISSING"
-        else RiskBreaker(
-            state=row.state, reason=row.reason or None, changed_at=row.changed_at or now
-        )
-    )
+    return RiskBreaker(state=row.state, reason=row.reason or None)
 
 
-def _api_breaker(book: RiskBook, now: datetime) -> ApiBreaker | None:
+def _api_breaker(book: RiskBook) -> ApiBreaker | None:
     row = book.api_breaker
     if row.state is ApiBreakerState.CLOSED:
         return ApiBreaker()

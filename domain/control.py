@@ -131,7 +131,10 @@ class ApiBreakerState(StrEnum):
 
 
 class ConditionKind(StrEnum):
-    """Conditions block entries while true and clear themselves (architecture §7)."""
+    """Conditions block entries while true (architecture §7).
+
+    Whoever sets one clears it. Gate and last hop ask for them; no feed of ours sets one yet.
+    """
 
     MACRO_WINDOW = "macro_window"
     VIX_BACKWARDATION = "vix_backwardation"

@@ -156,7 +156,7 @@ def gate_input(**changes: Any) -> GateInput:
         "market_now": NOW,
         "control": Control(account="paper-1", armed=True, version=3, updated_at=NOW),
         "conditions": (),
-        "risk_breaker": RiskBreaker(state=BreakerState.NORMAL, changed_at=NOW),
+        "risk_breaker": RiskBreaker(state=BreakerState.NORMAL),
         "api_breaker": ApiBreaker(),
         "market_clock": MarketClock(market_now=NOW, is_open=True, next_close=CLOSE),
         "session_opened_at": OPEN,

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.control import ApiBreakerState, BreakerState, TripReason
-from domain.errors import Refused
 from domain.risk.breakers import (
     ApiBreaker,
     CallOutcome,
@@ -17,9 +16,6 @@ from domain.risk.breakers import (
     at,
     blocks_entry,
     record,
-    reset,
-    take_probe,
-    trip,
     trip_reason,
 )
 
@@ -78,15 +74,6 @@ def test_open_turns_half_open_after_thirty_seconds(
     assert blocks_entry(breaker, after(seconds)) is blocked
 
 
-def test_exactly_one_probe_passes_until_it_is_answered_or_lost() -> None:
-    breaker = take_probe(failed(0, 0, 0, 0, 0), after(30))
-    assert blocks_entry(breaker, after(31))
-    with pytest.raises(Refused) as caught:
-        take_probe(breaker, after(59.9))
-    assert caught.value.code == "API_BREAKER_OPEN"
-    assert not blocks_entry(breaker, after(60))
-
-
 @pytest.mark.parametrize(
     ("outcome", "state"),
     [
@@ -95,9 +82,10 @@ def test_exactly_one_probe_passes_until_it_is_answered_or_lost() -> None:
         (FAIL, ApiBreakerState.OPEN),
     ],
 )
-def test_the_probe_decides(outcome: CallOutcome, state: ApiBreakerState) -> None:
-    probing = take_probe(failed(0, 0, 0, 0, 0), after(30))
-    decided = record(probing, outcome, after(31))
+def test_the_next_outcome_of_a_half_open_one_decides(
+    outcome: CallOutcome, state: ApiBreakerState
+) -> None:
+    decided = record(failed(0, 0, 0, 0, 0), outcome, after(31))
     assert decided.state is state
     assert decided.failed_at == ((after(31),) if state is ApiBreakerState.OPEN else ())
     if state is ApiBreakerState.OPEN:
@@ -108,10 +96,6 @@ def test_the_probe_decides(outcome: CallOutcome, state: ApiBreakerState) -> None
 def test_a_late_success_does_not_close_an_open_breaker() -> None:
     breaker = record(failed(0, 0, 0, 0, 0), CallOutcome.ANSWERED, after(5))
     assert breaker.state is ApiBreakerState.OPEN
-
-
-def test_taking_a_probe_of_a_closed_breaker_changes_nothing() -> None:
-    assert take_probe(failed(0), after(1)) == failed(0)
 
 
 outcomes = st.lists(
@@ -139,36 +123,11 @@ def test_breaker_keeps_its_bounds_and_always_recovers(
             assert breaker.state is not ApiBreakerState.HALF_OPEN
         if before is ApiBreakerState.CLOSED and outcome is not FAIL:
             assert breaker.state is ApiBreakerState.CLOSED
-    healed = take_probe(breaker, after(second + 61))
-    healed = record(healed, CallOutcome.ANSWERED, after(second + 62))
+    healed = record(breaker, CallOutcome.ANSWERED, after(second + 62))
     assert at(healed, after(second + 62)).state is ApiBreakerState.CLOSED
 
 
-def test_risk_breaker_keeps_its_first_reason_until_a_person_resets_it() -> None:
-    tripped = trip(None, TripReason.DATA_STALE, START, "no quotes")
-    again = trip(tripped, TripReason.DAILY_LOSS, after(1), "loss")
-    assert again.reason is TripReason.DATA_STALE
-    normal = reset(again, "ann", after(2), "feed is back")
-    assert (normal.state, normal.changed_by) == (BreakerState.NORMAL, "ann")
-    assert trip_reason(normal) is None
-
-
-@pytest.mark.parametrize(
-    ("by", "text", "code"),
-    [
-        ("", "reason", "RESET_NEEDS_PERSON"),
-        ("  ", "reason", "RESET_NEEDS_PERSON"),
-        ("holdfast", "reason", "RESET_NEEDS_PERSON"),
-        ("ann", " ", "REASON_REQUIRED"),
-    ],
-)
-def test_reset_needs_a_person_and_a_reason(by: str, text: str, code: str) -> None:
-    with pytest.raises(Refused) as caught:
-        reset(None, by, START, text)
-    assert caught.value.code == code
-
-
 def test_missing_or_reasonless_risk_state_counts_as_tripped() -> None:
-    nameless = RiskBreaker(state=BreakerState.TRIPPED, changed_at=START)
+    nameless = RiskBreaker(state=BreakerState.TRIPPED)
     assert trip_reason(None) is TripReason.MISSING
     assert trip_reason(nameless) is TripReason.MISSING

@@ -211,7 +211,7 @@ def test_disarmed_or_foreign_control_refuses() -> None:
 
 def test_conditions_and_breakers_refuse_with_their_reason() -> None:
     active = ActiveCondition(kind=ConditionKind.MACRO_WINDOW, text="FOMC")
-    tripped = RiskBreaker(state=BreakerState.TRIPPED, reason=TripReason.DATA_STALE, changed_at=NOW)
+    tripped = RiskBreaker(state=BreakerState.TRIPPED, reason=TripReason.DATA_STALE)
     opened = ApiBreaker(state=ApiBreakerState.OPEN, opened_at=NOW)
     assert code_of(gate_input(conditions=(active,)), "conditions") == "CONDITION_ACTIVE"
     assert code_of(gate_input(risk_breaker=tripped), "risk_breaker") == "RISK_BREAKER_TRIPPED"

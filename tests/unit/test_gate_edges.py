@@ -15,7 +15,6 @@ from domain.errors import BadInput, PriceUnavailable, Refused
 from domain.instrument import OptionRight
 from domain.order import Side
 from domain.plan import CapitalSize, FixedSize, PlanLeg, RiskSize, WalkStart
-from domain.risk import breakers
 from domain.risk.breakers import RiskBreaker
 from domain.risk.checks_order import own_opposite, permissions
 from domain.risk.checks_portfolio import order_loss_of_structure
@@ -58,7 +57,6 @@ from tests.unit.test_reducing import held, legs
 from tests.unit.test_sizing import walk
 
 D = Decimal
-CALM = RiskBreaker(state=BreakerState.NORMAL, changed_at=NOW)
 C100, C105 = option(OptionRight.CALL, 100), option(OptionRight.CALL, 105)
 P90, P95 = option(OptionRight.PUT, 90), option(OptionRight.PUT, 95)
 
@@ -324,7 +322,8 @@ def test_decision_without_all_verdicts_approves_nothing() -> None:
 
 
 def test_refusal_tells_the_facts_of_its_check() -> None:
-    given = gate_input(risk_breaker=breakers.trip(CALM, TripReason.DAILY_LOSS, NOW, "lost"))
+    lost = RiskBreaker(state=BreakerState.TRIPPED, reason=TripReason.DAILY_LOSS)
+    given = gate_input(risk_breaker=lost)
     refusal = approve(given, evaluate(given), NOW, "1")
     assert isinstance(refusal, RiskRefusal)
     first = evaluate(given).first_refusal
@@ -333,14 +332,6 @@ def test_refusal_tells_the_facts_of_its_check() -> None:
     assert refusal.facts == first.facts
     told = ", ".join(f"{key}={value}" for key, value in first.facts.items())
     assert refusal.text == f"{first.code} {told}"
-
-
-def test_tripped_breaker_keeps_text_and_doer_and_so_does_its_reset() -> None:
-    tripped = breakers.trip(CALM, TripReason.DAILY_LOSS, NOW, "lost too much")
-    assert (tripped.text, tripped.changed_by) == ("lost too much", "holdfast")
-    calm = breakers.reset(tripped, " ann ", NOW, " looked at it ")
-    assert (calm.state, calm.text, calm.changed_by) == (BreakerState.NORMAL, "looked at it", "ann")
-    assert isinstance(calm, RiskBreaker)
 
 
 # --- checks --------------------------------------------------------------------------------------
