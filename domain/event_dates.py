@@ -75,17 +75,6 @@ USUAL_BLACKOUTS = (
 )
 
 
-def events_between(
-    events: Iterable[EventDate], begin: datetime, end: datetime, symbol: str
-) -> tuple[EventDate, ...]:
-    """Events with begin <= time < end that concern the symbol, oldest first.
-
-    For an option ask with the symbol of its underlying.
-    """
-    found = [each for each in events if begin <= each.time < end and each.concerns(symbol)]
-    return tuple(sorted(found, key=lambda each: (each.time, each.symbol, each.name)))
-
-
 def blackout_of(
     events: Iterable[EventDate],
     symbol: str,

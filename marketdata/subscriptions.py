@@ -60,10 +60,6 @@ class SubscriptionBook:
         del self._sources[symbol]
         return True
 
-    def release_all(self, source: str) -> tuple[str, ...]:
-        """Ends a source; the symbols that nobody holds any more, in order of name."""
-        return tuple(symbol for symbol in sorted(self._sources) if self.release(symbol, source))
-
     def symbols(self) -> tuple[str, ...]:
         """All that is wanted, the most important first, then by name (`MarketStream.want`)."""
         rank = {symbol: min(map(_kind, held)) for symbol, held in self._sources.items()}

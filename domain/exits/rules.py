@@ -81,25 +81,6 @@ class WatchState(Frozen):
     window: tuple[TimedMark, ...] = ()
     triggered: bool = False
 
-    def for_position(self, epoch: int, quantity: Decimal, entry_price: Decimal) -> WatchState:
-        """The watch of the changed position (a fill, a partial exit); a new epoch arms again.
-
-        Raises:
-            Broken: the epoch was not above the old one.
-        """
-        if epoch <= self.position_epoch:
-            raise Broken(f"position epoch was {epoch}, allowed: > {self.position_epoch}")
-        values = self.model_dump()
-        values.update(
-            position_epoch=epoch,
-            quantity=quantity,
-            entry_price=entry_price,
-            confirmations=0,
-            last_confirmed_at=None,
-            triggered=False,
-        )
-        return WatchState.model_validate(values)
-
 
 class Triggered(Frozen):
     """The exit fires, once per (rule_id, position_epoch)."""

@@ -7,15 +7,12 @@ restart changes nothing. A roll starts a new day; it never clears a kill.
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
 from pydantic import AwareDatetime
 
-from domain.account import AccountSnapshot
 from domain.base import Frozen
-from domain.errors import BadInput
 from domain.money import ZERO, Amount, divide
 
 
@@ -43,32 +40,6 @@ class DailyLoss(Frozen):
     limit: Amount | None = None
     baseline_equity: Amount | None = None
     roll_at: AwareDatetime | None = None
-
-
-def choose_baseline(
-    stored: DailyBaseline | None, account: AccountSnapshot, roll_at: datetime
-) -> DailyBaseline | None:
-    """The baseline that counts for the day that began at `roll_at`.
-
-    The stored one if it belongs to this roll (restart-proof); else a new one from the account
-    as read now, provided the read lies after the roll; None if equity cannot be believed.
-
-    Raises:
-        BadInput: the stored baseline belongs to another account.
-    """
-    if stored is not None:
-        if stored.account_id != account.account_id:
-            raise BadInput("ACCOUNT_INVALID", "baseline.account_id", stored.account_id)
-        if stored.roll_at >= roll_at:
-            return stored
-    if account.equity is None or account.equity <= 0 or account.read_at < roll_at:
-        return None
-    return DailyBaseline(
-        account_id=account.account_id,
-        roll_at=roll_at,
-        equity=account.equity,
-        read_at=account.read_at,
-    )
 
 
 def judge(

@@ -15,7 +15,6 @@ from pydantic_core import PydanticCustomError
 
 from domain.base import Frozen
 from domain.errors import NO_DEFAULT, BadInput, allowed_by, nearest_name
-from domain.instrument import Instrument
 from domain.money import Amount, Number
 
 COLLAR_FRACTION_MAX = Decimal("0.5")
@@ -178,15 +177,3 @@ def read_limits(values: Mapping[str, Any], where: str = "limits") -> Limits:
         path = ".".join((where, *(str(part) for part in loc)))
         value = first["input"] if first["loc"] else values.get(name, "")
         raise BadInput(code, path, value, allowed_by(first["type"], first["msg"])) from None
-
-
-def check_collar_against_tick(limits: Limits, instrument: Instrument, price: Decimal) -> None:
-    """Refuses a collar that holds no valid price but the reference itself (row 49).
-
-    Raises:
-        BadInput: `CONFIG_CONTRADICTION`.
-    """
-    width = abs(price) * limits.collar_fraction
-    tick = instrument.tick_at(price)
-    if width < tick:
-        raise BadInput("CONFIG_CONTRADICTION", "collar_fraction", width, f">= tick {tick}")

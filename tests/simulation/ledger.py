@@ -782,11 +782,6 @@ class MemoryLedger(AccountBooks):
             working=tuple(r for r in covered if r.state not in _OPEN and r.intent.increasing),
         )
 
-    def lift_kills(self) -> None:
-        """What two people do together; the simulation needs the end of it only."""
-        self.kills.clear()
-        self.version += 1
-
     # --- trades -----------------------------------------------------------------------------------
 
     async def installation_id(self) -> str:

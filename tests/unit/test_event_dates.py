@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 
 from domain.errors import BadInput
 from domain.event_dates import (
-    ALL_SYMBOLS,
     USUAL_BLACKOUTS,
     BlackoutRule,
     DateKind,
     EventDate,
     Importance,
     blackout_of,
-    events_between,
 )
 from marketdata.event_dates import KeptDates, read_blackouts, read_event_dates
 
@@ -242,16 +240,3 @@ def test_blackout_is_the_union_of_the_stretches_around_all_events(
     )
     now = CPI_AT + timedelta(minutes=now_minute)
     assert bool(blackout_of(events, "ACME", now, [rule])) is expected
-
-
-def test_events_between_takes_the_begin_and_leaves_the_end() -> None:
-    events = [cpi(time=CPI_AT + SECOND, symbol="ACME", name="B"), cpi(), cpi(symbol="OTHER")]
-    assert [each.name for each in events_between(events, CPI_AT, CPI_AT + 2 * SECOND, "ACME")] == [
-        "CPI",
-        "B",
-    ]
-    assert events_between(events, CPI_AT - SECOND, CPI_AT, "ACME") == ()
-    assert {each.symbol for each in events_between(events, CPI_AT, CPI_AT + SECOND, "OTHER")} == {
-        ALL_SYMBOLS,
-        "OTHER",
-    }

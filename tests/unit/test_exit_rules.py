@@ -226,17 +226,6 @@ def test_state_of_another_rule_is_our_bug() -> None:
         evaluate(other, watch(), Decimal(100), FRESH, AFTER_GRACE)
 
 
-def test_new_epoch_arms_again_and_an_old_one_is_refused() -> None:
-    state, outcomes = look_every_minute(rule(RuleKind.LOSS_PERCENT, "5"), watch(), ["94"] * 3)
-    assert isinstance(outcomes[-1], Triggered)
-
-    renewed = state.for_position(2, Decimal(4), Decimal(100))
-    assert not renewed.triggered
-    assert renewed.high_water == state.high_water
-    with pytest.raises(Broken):
-        renewed.for_position(2, Decimal(3), Decimal(100))
-
-
 @given(
     kind=st.sampled_from(sorted(set(RuleKind) - {RuleKind.VOLATILITY_SPIKE})),
     side=st.sampled_from(sorted(Side)),

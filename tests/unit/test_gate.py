@@ -29,7 +29,7 @@ from domain.instrument import Instrument, InstrumentKind, OptionRight
 from domain.order import Side
 from domain.plan import FixedSize, PlanLeg, WalkPlan
 from domain.risk.breakers import ApiBreaker, RiskBreaker
-from domain.risk.daily_loss import DailyBaseline, choose_baseline, judge
+from domain.risk.daily_loss import DailyBaseline, judge
 from domain.risk.gate import CHECKS, approve, evaluate, reservation_id
 from domain.risk.gate_types import (
     ActiveCondition,
@@ -47,7 +47,6 @@ from domain.risk.gate_types import (
 from domain.risk.limits import (
     Limits,
     RestrictedList,
-    check_collar_against_tick,
     read_limits,
 )
 from domain.risk.repeats import idea_of
@@ -56,7 +55,6 @@ from tests.unit.risk_world import (
     LIMIT_VALUES,
     NOW,
     OPEN,
-    SHARE,
     account,
     aged,
     asset,
@@ -738,21 +736,6 @@ def test_missing_or_worthless_equity_trips(equity: Decimal | None, code: str) ->
     assert judge(None, Decimal(1000), Decimal(0), Decimal("0.05")).code == "BASELINE_MISSING"
 
 
-def test_baseline_is_chosen_once_per_roll() -> None:
-    roll, next_roll = NOW - timedelta(hours=18), NOW - timedelta(minutes=1)
-    first = choose_baseline(None, account(equity="1000"), roll)
-    assert first is not None
-    assert choose_baseline(first, account(equity="900"), roll) == first
-    rolled = choose_baseline(first, account(equity="900"), next_roll)
-    assert rolled is not None
-    assert (rolled.roll_at, rolled.equity) == (next_roll, Decimal(900))
-    early = account(read_at=next_roll - timedelta(seconds=1))
-    assert choose_baseline(first, early, next_roll) is None
-    assert choose_baseline(None, account(equity=None), roll) is None
-    with pytest.raises(BadInput):
-        choose_baseline(first, account(account_id="other"), roll)
-
-
 def test_a_check_that_fails_refuses_instead_of_passing() -> None:
     """S12: a stop on the wrong side of the worst price is found while measuring the loss."""
     inverse = Instrument(symbol="INV", kind=InstrumentKind.PERPETUAL, inverse=True)
@@ -797,13 +780,6 @@ def test_no_limit_has_a_default(name: str) -> None:
     with pytest.raises(BadInput) as caught:
         read_limits({key: value for key, value in LIMIT_VALUES.items() if key != name})
     assert (caught.value.code, caught.value.field) == ("CONFIG_MISSING", f"limits.{name}")
-
-
-def test_collar_narrower_than_a_tick_contradicts() -> None:
-    check_collar_against_tick(limits(), SHARE, Decimal("0.50"))
-    with pytest.raises(BadInput) as caught:
-        check_collar_against_tick(limits(), SHARE, Decimal("0.49"))
-    assert caught.value.code == "CONFIG_CONTRADICTION"
 
 
 def test_a_decision_survives_its_json() -> None:

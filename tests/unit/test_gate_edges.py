@@ -19,7 +19,7 @@ from domain.risk.breakers import RiskBreaker
 from domain.risk.checks_order import own_opposite, permissions
 from domain.risk.checks_portfolio import order_loss_of_structure
 from domain.risk.checks_state import kill, quote_fault, session
-from domain.risk.daily_loss import DailyLoss, LossState, choose_baseline, used_fraction
+from domain.risk.daily_loss import DailyLoss, LossState, used_fraction
 from domain.risk.gate import approve, approve_held, evaluate, reservation_id
 from domain.risk.gate_types import (
     Outcome,
@@ -427,17 +427,6 @@ def test_loss_of_a_structure_does_not_count_on_its_stop() -> None:
 )
 def test_quote_fault_at_its_edges(bid: str | None, ask: str | None, fault: str) -> None:
     assert quote_fault(quote(bid=bid, ask=ask)) == fault
-
-
-@pytest.mark.parametrize(
-    ("equity", "after_roll_s", "believed"),
-    [("0.01", 0, True), ("0", 0, False), ("-5", 10, False), ("1000", -1, False)],
-)
-def test_baseline_is_taken_from_a_positive_equity_read_at_the_roll_or_later(
-    equity: str, after_roll_s: int, believed: bool
-) -> None:
-    read = account(equity=equity, read_at=NOW + timedelta(seconds=after_roll_s))
-    assert (choose_baseline(None, read, NOW) is not None) is believed
 
 
 def test_unknown_limit_names_the_nearest_one_and_a_bad_value_its_path() -> None:

@@ -118,10 +118,6 @@ class MarketSession:
             return
         self._outbox.put_nowait(self._frame(list(messages)))
 
-    def push_raw(self, frame: str | bytes) -> None:
-        """A frame as it is, for tests of clients."""
-        self._outbox.put_nowait(frame)
-
     def refuse(self, code: int) -> None:
         self.push({"T": "error", "code": code, "msg": _ERRORS[code]})
 
