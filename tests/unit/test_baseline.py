@@ -1,4 +1,4 @@
-"""The equity that a day's loss is counted from: taken once per roll, and only if it can be meant."""
+"""The equity that a day's loss is counted from: taken once per roll, if it can be meant at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from activities.baseline import take_baseline
 from activities.services import Services
+from domain.account import AccountSnapshot, MarketClock
 from tests.unit.risk_world import account
 
 ROLL = datetime(2026, 3, 2, 22, tzinfo=UTC)
@@ -26,11 +27,11 @@ class Books:
     now: datetime = ROLL
     stored: dict[datetime, Decimal] = field(default_factory=dict)
 
-    async def account(self) -> Any:
+    async def account(self) -> AccountSnapshot:
         return account(equity=self.equity)
 
-    async def market_clock(self) -> Any:
-        return SimpleNamespace(market_now=self.now)
+    async def market_clock(self) -> MarketClock:
+        return MarketClock(market_now=self.now, is_open=True)
 
     async def equity_baseline(self, _account: str, roll: datetime) -> Any:
         equity = self.stored.get(roll)
