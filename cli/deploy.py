@@ -25,7 +25,7 @@ from cli.deploy_check import COLUMNS, codec_of, different, replay_open
 from cli.history import replay_history
 from cli.output import print_fields, print_json, print_rows
 from deploy.local import control
-from deploy.local.processes import Child, ChildSpec
+from deploy.local.processes import Child, ChildFailed, ChildSpec
 from deploy.local.runfile import ProcessEntry, RunInfo
 from deploy.local.stack import worker_child
 from deploy.temporal.handover import (
@@ -37,9 +37,9 @@ from deploy.temporal.handover import (
     pinned_elsewhere,
 )
 from deploy.temporal.versions import current_version, set_current_version
-from domain.errors import HoldfastError, Refused
+from domain.errors import Broken, HoldfastError, Refused
 from domain.ids import trade_workflow_id
-from ledger.repository import Ledger
+from ledger.repository import SCHEMA_VERSION, Ledger
 from observability.build import DEPLOYMENT_NAME, build_id
 from settings import Settings
 from settings_file import load_settings
@@ -78,6 +78,7 @@ def deploy(
     """
     target = target_of(context)
     who = operator_name(by)
+    execute(lambda: _ledger_is_known(target))
     if check or not force:
         rows = execute(lambda: _replayed(target, who, only_look=check))
         _stop_if_different(rows, only_look=check, as_json=as_json)
@@ -97,6 +98,22 @@ def deploy(
         print_rows(left, ("workflow", "build", "why"), as_json=False)
     if left:
         raise typer.Exit(EXIT_FAILED)
+
+
+async def _ledger_is_known(target: Target) -> None:
+    """A worker of this code cannot start on another schema, and only `up` migrates.
+
+    Raises:
+        Broken: `SCHEMA_VERSION`, before anything was started.
+    """
+    try:
+        async with target.ledger():
+            return
+    except Broken as error:
+        if error.code != SCHEMA_VERSION:
+            raise
+        more = "`deploy` migrates nothing: `starter.py down`, then `starter.py up --resume`"
+        raise Broken(target.named(f"{error.text}; {more}"), code=SCHEMA_VERSION) from None
 
 
 async def _replayed(target: Target, by: str, *, only_look: bool) -> list[dict[str, Any]]:
@@ -242,7 +259,10 @@ def _worker_of_this_build(target: Target) -> Iterator[None]:
         return
     child = Child(next_worker(target, info), Path(info.data_dir) / "logs" / f"{NEXT_WORKER}.log")
     try:
-        child.wait_until_ready()
+        try:
+            child.wait_until_ready()
+        except ChildFailed as error:
+            raise Refused(str(error), code="WORKER_FAILED") from None
         yield
     finally:
         child.send_stop()

@@ -40,6 +40,8 @@ from ledger.switch_store import SwitchStore
 from ledger.trade_store import TradeStore
 from ledger.watch_store import WatchStore
 
+SCHEMA_VERSION = "SCHEMA_VERSION"
+
 
 class Ledger(
     ResetStore,
@@ -79,7 +81,7 @@ class Ledger(
         found = await current_revision(dsn, connect_timeout_s=connect_timeout_s)
         if known != found:
             text = f"schema revision was {found}, this code needs {known}"
-            raise Broken(text, code="SCHEMA_VERSION")
+            raise Broken(text, code=SCHEMA_VERSION)
         ledger = cls(dsn, pool_size=pool_size, connect_timeout_s=connect_timeout_s)
         await ledger.installation_id()
         return ledger
