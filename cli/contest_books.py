@@ -59,14 +59,6 @@ class PortfolioBook:
         ]
         return min(mine, default=fee.venue_time)
 
-    def _charged_at(self, fee: FeeRecord) -> datetime:
-        """When the fee came up: brokers date it with the day, the last fill of its order knows."""
-        named = {fee.broker_order_id, *fee.text.split()}
-        of_order = [
-            each.fill.venue_time for each in self.fills if each.fill.broker_order_id in named
-        ]
-        return max([fee.venue_time, *of_order])
-
     def standing(self, marks: Iterable[Mark] = ()) -> Standing:
         """Its line of the leaderboard."""
         held = {record.trade_id for record in self.fills}

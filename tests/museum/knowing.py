@@ -9,11 +9,9 @@ from typing import Any
 from activities import absence, executions, reads, stream_events
 from activities.services import Services
 from activities.stream_events import StreamBooker
-from domain import fold, fold_fills, fold_orders
+from domain import fold_fills, fold_orders
 from domain import order as orders
 from domain import trade_state as ts
-from domain.changes import move
-from domain.facts import CancelRejected
 from domain.order import (
     LIVE_STATES,
     TERMINAL_STATES,
@@ -38,18 +36,6 @@ def asked_cancel_is_done() -> Plant:
     """An order is dead as soon as its cancel was asked for."""
     rows = {(live, OrderEvent.CANCEL_REQUESTED): OrderState.CANCELED for live in LIVE_STATES}
     return planted((orders, "TRANSITIONS", _with_rows(rows)))
-
-
-def _refused_cancel_is_dead(state: TradeState, fact: CancelRejected, now: datetime) -> TradeState:
-    record = state.order(fact.client_id)
-    if record is None or not record.is_live:
-        return state
-    return state.with_order(move(record, OrderEvent.CANCELED, now))
-
-
-def refused_cancel_is_dead() -> Plant:
-    """A refused cancel counts as "it is gone anyway", without a look at the order."""
-    return planted((fold._HANDLERS, CancelRejected, _refused_cancel_is_dead))
 
 
 def rejection_after_acceptance_is_not_heard() -> Plant:

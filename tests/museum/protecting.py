@@ -7,12 +7,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from activities import order_sending, orders
+from activities import orders
 from domain import fold, leaving, protecting, protection, steps, walk
 from domain import trade_state as ts
 from domain.commands import Command, Urgency
-from domain.intents import last_order
-from domain.money import ZERO
 from domain.moves import Step, cancel_orders
 from domain.order import OrderIntent
 from domain.protection import DesiredExit
@@ -24,7 +22,6 @@ _place_exit = protecting._place_exit
 _desired_exits = protection.desired_exits
 _ratcheted_stop = protection.ratcheted_stop
 _open_gate = memory.MemoryLedger.open_gate
-_exit_limit = protection._exit_limit
 _tranche_quantities = ts.tranche_quantities
 
 
@@ -94,33 +91,6 @@ def stop_is_computed_anew() -> Plant:
     return planted((fold, "ratcheted_stop", _loosens))
 
 
-async def _always_reducing(services: Any, intent: OrderIntent) -> str:
-    return ""
-
-
-def _sells_again(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-    if not ts.wants_exit(state) or ts.is_flat(state) or not ts.entry_is_dead(state):
-        return state, (), False
-    last = last_order(state, Role.EXIT)
-    if last is not None and (now - last.changed_at).total_seconds() < 1:
-        return state, (), True
-    state, commands, can_trade = leaving.can_trade_now(state, now, busy)
-    if not can_trade:
-        return state, commands, True
-    resting = state.live(Role.STOP, Role.TARGET)
-    if resting:
-        state, commands = cancel_orders(state, resting, now, busy, Urgency.EXIT)
-        return state, commands, True
-    return leaving.send_exit(state, ts.held_units(state), now, busy)
-
-
-def close_is_sent_until_seen() -> Plant:
-    """While the position is shown, its close is sent again, beside the one that works."""
-    return planted(
-        (steps, "get_out", _sells_again), (order_sending, "why_not_reducing", _always_reducing)
-    )
-
-
 def _keeps_the_stop(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
     if not ts.wants_exit(state) or ts.is_flat(state) or not ts.entry_is_dead(state):
         return state, (), False
@@ -149,31 +119,6 @@ def limits_hold_exits_too() -> Plant:
     return planted((memory.MemoryLedger, "open_gate", all_increase))
 
 
-def exit_waits_for_ever() -> Plant:
-    """An exit that does not fill, or fills in part, is left to itself."""
-    return planted((leaving, "EXIT_WAIT_S", 1e9))
-
-
-def nobody_notices_a_flip() -> Plant:
-    """Both halves of a pair fill, and the reversed position is nobody's."""
-
-    def sees_nothing(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-        return state, (), False
-
-    return planted((steps, "_notice_wrong", sees_nothing))
-
-
-def double_order_lives_on() -> Plant:
-    """After a replace whose answer was lost, only the new order is thought of."""
-
-    def leaves_it(state: TradeState, now: datetime, busy: Collection[str]) -> Step:
-        return state, (), False
-
-    return planted(
-        (steps, "_drop_doubles", leaves_it), (walk, "overfill_possible", lambda state: False)
-    )
-
-
 def walk_forgets_partial_fills() -> Plant:
     """A step of the walk puts the full size back, whatever the step before has filled."""
 
@@ -199,16 +144,3 @@ def walk_has_no_worst_price() -> Plant:
         return state.ticket.start_price + plan.side.sign * plan.walk.step * 10 * index
 
     return planted((walk, "_price_at", unbounded))
-
-
-def exit_without_a_price() -> Plant:
-    """An exit without a quote gets a price all the same."""
-
-    def made_up(state: TradeState, side: Any) -> Decimal:
-        return (
-            Decimal("NaN")
-            if state.quote is None or state.quote.bid is None
-            else _exit_limit(state, side) or ZERO
-        )
-
-    return planted((protection, "_exit_limit", made_up))

@@ -85,7 +85,6 @@ LOST_AND_A_LITTLE_LATE = days(
 )
 _IN_PARTS: dict[str, Any] = {"participation": Decimal("0.1"), "min_partial": Decimal(1)}
 PARTIAL_FILLS = days(matching={**_IN_PARTS, "replace_quantity": ReplaceQuantity.FRESH})
-SLOW_CANCELS = days(matching={"cancel_latency_s": Decimal("1.5")})
 LOST_CANCELS = days(fault("cancel_lost"))
 LATE_FILLS = days(fault("late_fill", {"delay_s": 1.0}), linger_s=15.0)
 FILLS_DURING_CANCELS = days(
@@ -95,5 +94,3 @@ REFUSALS = days(fault("reject", {"text": "insufficient buying power"}, nth=2, pr
 LATE_REJECTIONS = days(fault("late_reject", {"delay_s": 0.5}, nth=2))
 DEAF_STREAMS = days(fault("stream_drop", count=None, probability=1.0))
 DOUBLED_STREAMS = days(fault("stream_duplicate", count=None))
-BOTH_HALVES = days(fault("oco_both", count=None, probability=1.0))
-DOUBLED_REPLACES = days(fault("replace_doubles", probability=1.0, count=6))
