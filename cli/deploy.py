@@ -112,7 +112,8 @@ async def _ledger_is_known(target: Target) -> None:
     except Broken as error:
         if error.code != SCHEMA_VERSION:
             raise
-        more = "`deploy` migrates nothing: `starter.py down`, then `starter.py up --resume`"
+        up = "starter.py up --resume --override-pins"
+        more = f"`deploy` migrates nothing: `starter.py down`, then `{up}`"
         raise Broken(target.named(f"{error.text}; {more}"), code=SCHEMA_VERSION) from None
 
 

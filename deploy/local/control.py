@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.processes import POLL_S, kill_group, tail
+from deploy.local.processes import POLL_S, TAIL_LINES, kill_group, tail
 from deploy.local.runfile import ProcessEntry, RunInfo, StackState, read_run_file
-from deploy.local.supervisor import ALREADY_RUNNING, StackFailed, lock, sweep
+from deploy.local.supervisor import StackFailed, lock, sweep
 
 # PostgreSQL and Temporal start in about two seconds; a first `initdb` on a busy machine takes ten.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
+_REFUSAL = re.compile(r"([A-Z][A-Z_]{3,}) ")
 
 # Kept so that Python does not warn about a process that is meant to outlive this one.
 _DETACHED: list[subprocess.Popen[bytes]] = []
@@ -62,8 +64,8 @@ def start_detached(
     It keeps the folder of the caller: `./holdfast.toml` and relative paths mean the same there.
 
     Raises:
-        StackFailed: ALREADY_RUNNING: another supervisor has the directory; STACK_FAILED: it ended
-            or was not ready in time; the text shows the end of its log.
+        StackFailed: with the code of its refusal, such as ALREADY_RUNNING or BUILD_MISSING;
+            STACK_FAILED: it ended otherwise, or was not ready in time, with the end of its log.
     """
     data_dir = data_dir.resolve()
     log_file = data_dir / "logs" / "supervisor.log"
@@ -94,12 +96,13 @@ def start_detached(
 
 
 def _why_it_ended(code: int, log_file: Path, started_at: int) -> StackFailed:
-    """The child's own code if it lost the directory to another `up`, else the end of its log."""
+    """The child's own refusal, which it says last, else the end of what it wrote this time."""
     written = log_file.read_bytes()[started_at:] if log_file.exists() else b""
-    for line in written.decode(errors="replace").splitlines():
-        if line.startswith(ALREADY_RUNNING):
-            return StackFailed(line, code=ALREADY_RUNNING)
-    shown = tail(log_file).strip() or f"it wrote nothing to {log_file}"
+    lines = written.decode(errors="replace").splitlines()[-TAIL_LINES:]
+    refusal = _REFUSAL.match(lines[-1]) if lines and code > 0 else None
+    if refusal is not None:
+        return StackFailed(lines[-1], code=refusal[1])
+    shown = "\n".join(lines).strip() or f"it wrote nothing to {log_file}"
     return StackFailed(f"up ended with exit code {code}:\n{shown}")
 
 

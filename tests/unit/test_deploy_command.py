@@ -30,4 +30,4 @@ def test_code_with_another_schema_is_not_deployed_beside_a_running_stack(
     answer = CliRunner().invoke(app, ["--data", str(tmp_path), "deploy", option])
     assert answer.exit_code == 1
     assert answer.output.startswith("SCHEMA_VERSION schema revision was 0010")
-    assert f"`starter.py --data {tmp_path} up --resume`" in answer.output
+    assert f"`starter.py --data {tmp_path} up --resume --override-pins`" in answer.output

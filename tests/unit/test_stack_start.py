@@ -77,10 +77,19 @@ def test_a_plain_up_keeps_the_data_of_a_kill_that_waits_and_says_so(
     [
         ("", "STACK_FAILED", "up ended with exit code 3:\nit wrote nothing to "),
         ("ALREADY_RUNNING by another", "ALREADY_RUNNING", "ALREADY_RUNNING by another"),
+        ("LOG: ready\nBUILD_MISSING trade/a on b", "BUILD_MISSING", "BUILD_MISSING trade/a on b"),
+        (
+            "NO_ALERT_CHANNEL nobody\nno room",
+            "STACK_FAILED",
+            "up ended with exit code 3:\nNO_ALERT",
+        ),
         ("no room", "STACK_FAILED", "up ended with exit code 3:\nno room"),
     ],
 )
 def test_detached_start_that_ends_says_why(tmp_path: Path, says: str, code: str, told: str) -> None:
+    """Its own refusal and nothing of an earlier start: PostgreSQL's log of an hour ago hid it."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "supervisor.log").write_text("of the start before\n")
     program = f"import sys; sys.stderr.write({says!r}); sys.exit(3)"
     with pytest.raises(StackFailed) as raised:
         start_detached([sys.executable, "-c", program], tmp_path)
