@@ -13,6 +13,7 @@ from temporalio.common import SearchAttributeKey
 
 from activities.emergency import DirectFlatten, FlattenLine, held_by_trades
 from activities.executions import book_executions, fills_of_trade
+from activities.kill import is_our_entry
 from activities.reporting import report_draft
 from activities.services import Services
 from domain.account import MarketClock
@@ -22,8 +23,14 @@ from domain.commands import AlertSeverity
 from domain.control import KillScope, KillScopeKind
 from domain.errors import HoldfastError
 from domain.facts import FactEnvelope, FlattenRequested
-from domain.ids import Purpose, flatten_workflow_id, trade_prefix, trade_workflow_id
-from domain.money import ZERO
+from domain.ids import (
+    Purpose,
+    flatten_workflow_id,
+    parse_client_order_id,
+    trade_digest,
+    trade_workflow_id,
+)
+from domain.money import ZERO, total
 from domain.order import Fill, OrderSnapshot
 from ledger.records import EXTERNAL, IntentRecord, TradePosition, TradeRecord
 
@@ -195,8 +202,8 @@ class FlattenActivities:
             filled = _by_symbol(exits, await fills_of_trade(self._services, trade.trade_id))
             for leg in trade.plan.legs:
                 symbol = leg.instrument.symbol
-                own = _sum(p.quantity for p in positions if _is(p, trade.trade_id, symbol))
-                others = _sum(
+                own = total(p.quantity for p in positions if _is(p, trade.trade_id, symbol))
+                others = total(
                     p.quantity
                     for p in positions
                     if p.symbol == symbol and p.trade_id != trade.trade_id
@@ -208,7 +215,7 @@ class FlattenActivities:
                     FlattenLine(
                         symbol=symbol,
                         found=left,
-                        sent=_sum(each.intent.body.quantity for each in exits),
+                        sent=total(each.intent.body.quantity for each in exits),
                         filled=filled.get(symbol, ZERO),
                         left=ZERO if is_foreign else left,
                         why="" if left == 0 or is_foreign else _why(clock, symbol),
@@ -220,13 +227,14 @@ class FlattenActivities:
     def _entries(self, trades: Sequence[TradeRecord], orders: Sequence[OrderSnapshot]) -> list[str]:
         """Client ids of entries that still work at the broker (K2)."""
         installation = self._services.installation
-        starts = {f"{trade_prefix(installation, t.trade_id)}" for t in trades}
+        digests = {trade_digest(trade.trade_id) for trade in trades}
         return [
             order.client_id
             for order in orders
             if order.client_id is not None
-            and order.client_id[:16] in starts
-            and order.client_id[18:20] == "01"
+            and is_our_entry(order, installation)
+            and (parts := parse_client_order_id(order.client_id)) is not None
+            and parts.trade_digest in digests
         ]
 
     async def _wedged(self, step: FlattenStep, lines: Sequence[FlattenLine]) -> list[str]:
@@ -372,18 +380,8 @@ def _by_symbol(exits: Sequence[IntentRecord], fills: Sequence[Fill]) -> dict[str
     return found
 
 
-def _is(position: object, trade_id: str, symbol: str) -> bool:
-    return (getattr(position, "trade_id", ""), getattr(position, "symbol", "")) == (
-        trade_id,
-        symbol,
-    )
-
-
-def _sum(amounts: object) -> Decimal:
-    total = ZERO
-    for amount in amounts:  # type: ignore[attr-defined]
-        total += amount
-    return total
+def _is(position: TradePosition, trade_id: str, symbol: str) -> bool:
+    return (position.trade_id, position.symbol) == (trade_id, symbol)
 
 
 def _why(clock: MarketClock, symbol: str) -> str:

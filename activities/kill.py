@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from pydantic import AwareDatetime
 
@@ -235,7 +236,7 @@ class EntrySweep:
         if done is None or done.fate is OrderFate.UNKNOWN:
             self._busy_with(broker_order_id, self._cancel(broker_order_id, client_id))
 
-    def _busy_with(self, key: str, work: Awaitable[None]) -> None:
+    def _busy_with(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:
             try:
                 async with self._free:
@@ -244,7 +245,7 @@ class EntrySweep:
                 del self._busy[key]
 
         if key in self._busy:
-            work.close()  # type: ignore[attr-defined]
+            work.close()
             return
         self._busy[key] = asyncio.create_task(run())
 
