@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import WorkflowHandle
 
 from activities.emergency import DirectFlatten, held_by_trades, held_by_us
 from activities.flatten import FlattenInput, FlattenReceipt, flatten_id
@@ -17,22 +16,14 @@ from domain.control import KillScope, KillScopeKind
 from domain.ids import order_queue
 from domain.plan import PlanPrice, TargetPlan
 from ledger.records import EXTERNAL
-from ledger.repository import Ledger
 from simulator.orders import Side as SimSide
 from simulator.orders import SimOrder
 from tests.fixtures_postgres import run_as_superuser
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.workflow.test_trade_thread import plan_of
 from workflows.flatten import FlattenWorkflow
 
 D = Decimal
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 async def start_flatten(

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import WorkflowHandle
 
 import worker
 from deploy.temporal.versions import set_current_version
 from domain.messages import OperatorRequest, TradeResult, VersionSignal
-from ledger.repository import Ledger
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.workflow.test_trade_thread import plan_of
 from workflows.trade import TradeWorkflow
 
 NEXT_BUILD = "next-build"
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 async def build_of(handle: WorkflowHandle[Any, TradeResult]) -> str:

@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from temporalio.client import Client
 
 from activities.gateway import GatewaySweeper
 from activities.kill import OrderFate, engage
@@ -18,19 +17,11 @@ from activities.operations import EngageInput, OperationActivities
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.plan import TradePlan, WalkPlan
 from ledger.errors import VersionConflict
-from ledger.repository import Ledger
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.workflow.test_trade_thread import plan_of
 
 D = Decimal
 ACKNOWLEDGED_TO_LAST_SEND_S = 0.25
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 @asynccontextmanager

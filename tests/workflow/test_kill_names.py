@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client
 
 from activities.flatten import FlattenReceipt
 from cli import kill as command
@@ -15,18 +13,10 @@ from cli.kill import KillOutcome, kill_now, kill_scope
 from cli.known_names import nothing_known_by
 from domain.control import KillMode, KillScope
 from domain.messages import OperatorSignal
-from ledger.repository import Ledger
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.rig_target import RigTarget
 from tests.trade_scenarios import plan_of
 from tests.workflow.test_session import start
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 async def engaged(target: RigTarget, scope: str, mode: KillMode) -> KillOutcome:

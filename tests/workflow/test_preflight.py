@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client
 
 from activities.streams import heard_cursor
 from cli.checks import OK, WRONG, Finding
@@ -17,17 +15,9 @@ from deploy.local.processes import start_time
 from deploy.local.runfile import ProcessEntry, RunInfo, StackState, write_run_file
 from domain.ids import Purpose
 from domain.order import Side
-from ledger.repository import Ledger
 from tests.conftest import TemporalServer
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.workflow.test_reconcile import order_of
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import WorkflowHandle
 
 from domain.clock import ClockMap
 from domain.control import KillMode
@@ -22,9 +21,8 @@ from domain.plan import FixedSize, PlanPrice, StopPlan, WalkPlan, WalkStart
 from domain.session import SessionInput, SessionResult, SessionSpec, SignalEnvelope
 from domain.signal import PlanDraft, Signal, StrategyContext
 from ledger.records import SignalRecord
-from ledger.repository import Ledger
 from marketdata.events import EventKind, TapeEvent, write_tape
-from tests.rig import DEADLINE_S, Rig, running_rig
+from tests.rig import DEADLINE_S, Rig
 from workflows import _lifecycle as life
 from workflows.session import SessionWorkflow
 
@@ -52,13 +50,6 @@ def generate_signal(bars, context):
     )
     return Decision.take(Signal.derive(context, Side.BUY, draft=draft))
 """
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 @pytest.fixture

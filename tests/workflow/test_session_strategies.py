@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-import pytest
-from temporalio.client import Client
-
 from domain.order import Side
 from domain.signal import Signal, SignalKind, StrategyContext
 from ledger.records import SignalRecord, StrategyRecord
-from ledger.repository import Ledger
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.workflow.test_session import ESX, Started
 from tests.workflow.test_session_days import Plan, protected
 from workflows.session import SessionWorkflow
@@ -45,13 +40,6 @@ BROKEN = {
     "empty": "x = 1\n",
     "raising": "def generate_signal(b, c):\n    raise ValueError(len(b))\n",
 }
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 def exit_signal(session: Started, kind: SignalKind, name: str) -> Signal:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from decimal import Decimal
 
 import pytest
-from temporalio.client import Client
 
 from activities.services import AlertMessage
 from domain.plan import PlanPrice, StopPlan, TargetPlan
-from ledger.repository import Ledger
 from tests import trade_scenarios as play
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from workflows.trade import TradeWorkflow
 
 D = Decimal
@@ -23,19 +20,10 @@ PAIRS = (
 
 
 @pytest.fixture
-def alerts() -> list[AlertMessage]:
-    """Alerts that left the system, in order."""
-    return []
-
-
-@pytest.fixture
-async def rig(
-    temporal_client: Client, ledger: Ledger, unique: str, alerts: list[AlertMessage]
-) -> AsyncIterator[Rig]:
-    sinks = (alerts.append,)
-    async with running_rig(temporal_client, ledger, f"acct-{unique}", alert_sinks=sinks) as made:
-        play.calm_market(made)
-        yield made
+def rig(rig: Rig) -> Rig:
+    """In the market in which the trades of `trade_scenarios` begin."""
+    play.calm_market(rig)
+    return rig
 
 
 @pytest.mark.parametrize("targets", [PAIRS, ()], ids=["pairs", "plain"])

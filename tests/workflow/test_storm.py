@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.doorbell import Doorbell, temporal_sender
@@ -19,10 +18,9 @@ from activities.services import wall_now
 from deploy.local.temporal import SIGNALS_OF_A_RUN_MAX
 from domain.control import KillMode
 from domain.facts import FactEnvelope
-from ledger.repository import Ledger
 from tests import trade_scenarios as play
 from tests.long_life import assert_small, count, runs_of
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 from tests.workflow.test_kill import entries, kill_of, patient, sweeping
 from tests.workflow.test_trade_thread import plan_of
 
@@ -30,13 +28,6 @@ FILLS = 12_000
 SIGNALS_PER_S_MAX = 20
 SENDERS = 40
 SIGNALED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 def is_protected(rig: Rig) -> bool:

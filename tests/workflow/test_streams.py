@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -25,13 +24,6 @@ from workflows.trade import TradeWorkflow
 
 D = Decimal
 TradeHandle = WorkflowHandle[TradeWorkflow, TradeResult]
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 async def opened(rig: Rig, plan: TradePlan | None = None) -> TradeHandle:

@@ -6,7 +6,6 @@ How trades go where nothing is wrong, and the golden trades among them, is in te
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -36,19 +35,10 @@ Handle = WorkflowHandle[TradeWorkflow, TradeResult]
 
 
 @pytest.fixture
-def alerts() -> list[AlertMessage]:
-    """Alerts that left the system, in order."""
-    return []
-
-
-@pytest.fixture
-async def rig(
-    temporal_client: Client, ledger: Ledger, unique: str, alerts: list[AlertMessage]
-) -> AsyncIterator[Rig]:
-    sinks = (alerts.append,)
-    async with running_rig(temporal_client, ledger, f"acct-{unique}", alert_sinks=sinks) as made:
-        play.calm_market(made)
-        yield made
+def rig(rig: Rig) -> Rig:
+    """In the market in which the trades of `trade_scenarios` begin."""
+    play.calm_market(rig)
+    return rig
 
 
 async def history_of(handle: Handle) -> list[Any]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from decimal import Decimal
-
-import pytest
-from temporalio.client import Client
 
 from domain.instrument import Instrument
 from domain.order import Side
@@ -19,17 +15,9 @@ from domain.plan import (
     TradePlan,
     WalkPlan,
 )
-from ledger.repository import Ledger
-from tests.rig import Rig, running_rig
+from tests.rig import Rig
 
 D = Decimal
-
-
-@pytest.fixture
-async def rig(temporal_client: Client, ledger: Ledger, unique: str) -> AsyncIterator[Rig]:
-    async with running_rig(temporal_client, ledger, f"acct-{unique}") as made:
-        made.quote("ESX", "99.75", "100.25")
-        yield made
 
 
 def plan_of(rig: Rig, name: str = "1") -> TradePlan:
