@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 
 from activities.order_facts import intent_state
@@ -50,6 +52,8 @@ COLLAR_MULTIPLES = (1, 2, 4)
 RUNG_WAIT_S = 3.0
 PROOF_S = 3.0
 POLL_S = 0.1
+# Release, four rungs with their proofs, and the requests between them.
+LEG_MAX_S = 35.0
 LOOK_BACK = timedelta(days=7)
 SEQUENCES = range(DIRECT_SEQUENCE_FIRST, 0x10000)
 
@@ -183,15 +187,23 @@ class DirectFlatten:
         self._first_sequence = DIRECT_SEQUENCE_FIRST | (digest & 0x7FF0)
         self._taken: set[tuple[str, int, Purpose, int]] = set()
 
-    async def run(self, held: Iterable[HeldLeg]) -> tuple[FlattenLine, ...]:
-        """One leg after the other, in the order given."""
-        return tuple([await self._one(leg) for leg in held])
+    async def run(
+        self, held: Iterable[HeldLeg], time_limit_s: float = math.inf
+    ) -> tuple[FlattenLine, ...]:
+        """One leg after the other, in the order given.
 
-    async def _one(self, leg: HeldLeg) -> FlattenLine:
+        None is begun that the time limit might end in its ladder, its stop down (I4).
+        """
+        until_s = time.monotonic() + time_limit_s - LEG_MAX_S
+        return tuple([await self._one(leg, until_s) for leg in held])
+
+    async def _one(self, leg: HeldLeg, until_s: float) -> FlattenLine:
         trade_id = leg.owner.trade_id if leg.owner is not None else ""
         line = FlattenLine(
             symbol=leg.symbol, found=leg.quantity, left=leg.quantity, trade_id=trade_id
         )
+        if time.monotonic() > until_s:
+            return line.model_copy(update={"why": "PENDING its turn has not come"})
         try:
             pending = await self._cannot_trade(leg)
             if pending:
@@ -282,15 +294,8 @@ class DirectFlatten:
         return order is not None and order.is_terminal
 
     async def _wait_for_end(self, broker_order_id: str, wait_s: float) -> OrderSnapshot | None:
-        deadline_s = time.monotonic() + wait_s
-        while True:
-            order = await self._broker.order(broker_order_id)
-            legs_dead = order is not None and all(leg.is_terminal for leg in order.legs)
-            if order is not None and order.is_terminal and legs_dead:
-                return order
-            if time.monotonic() > deadline_s:
-                return order
-            await asyncio.sleep(POLL_S)
+        """The order once it and its members are dead, else as it was last seen."""
+        return await _look(partial(self._broker.order, broker_order_id), _is_over, wait_s)
 
     async def _sell_down(
         self, leg: HeldLeg, line: FlattenLine, stop_price: Decimal | None
@@ -406,7 +411,11 @@ class DirectFlatten:
         self, leg: HeldLeg, client_id: str, outcome: PlaceOutcome
     ) -> OrderSnapshot | None:
         """Waits for the fill, takes the rest back, proves the end, books it; None: in doubt."""
-        sent = outcome.order if isinstance(outcome, Accepted) else await self._found(client_id)
+        sent = outcome.order if isinstance(outcome, Accepted) else None
+        if sent is None:
+            # Its answer named no order: looked up until it shows.
+            ask = partial(self._broker.order_by_client_id, client_id)
+            sent = await _look(ask, lambda order: True, PROOF_S)
         if sent is None:
             return None
         order = await self._wait_for_end(sent.broker_order_id, self._rung_wait_s)
@@ -415,15 +424,6 @@ class DirectFlatten:
             order = await self._wait_for_end(sent.broker_order_id, PROOF_S)
         if order is not None and self._ledger is not None and leg.owner is not None:
             await _book(self._ledger.record_snapshot(leg.owner.account, order))
-        return order
-
-    async def _found(self, client_id: str) -> OrderSnapshot | None:
-        """An order whose answer named no order: looked up until it shows."""
-        deadline_s = time.monotonic() + PROOF_S
-        while (order := await self._broker.order_by_client_id(client_id)) is None:
-            if time.monotonic() > deadline_s:
-                return None
-            await asyncio.sleep(POLL_S)
         return order
 
     async def _stop_back(self, leg: HeldLeg, left: Decimal, stop_price: Decimal | None) -> str:
@@ -448,6 +448,32 @@ class DirectFlatten:
         )
         _, outcome = await self._send(leg, Purpose.STOP, body)
         return "" if isinstance(outcome, Accepted) else f", its stop is not back: {outcome.kind}"
+
+
+async def _look(
+    ask: Callable[[], Awaitable[OrderSnapshot | None]],
+    is_enough: Callable[[OrderSnapshot], bool],
+    wait_s: float,
+) -> OrderSnapshot | None:
+    """Asks until the answer is enough or the time is over, and answers what was seen last.
+
+    Ever more rarely: four rungs without a buyer took 127 of the 200 requests that the account has
+    in a minute, and what cannot be read for that reason now may be read at the next look.
+    """
+    deadline_s, pause_s = time.monotonic() + wait_s, POLL_S
+    seen: OrderSnapshot | None = None
+    while True:
+        with suppress(HoldfastError):
+            seen = await ask()
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0 or (seen is not None and is_enough(seen)):
+            return seen
+        await asyncio.sleep(min(pause_s, left_s))
+        pause_s *= 2
+
+
+def _is_over(order: OrderSnapshot) -> bool:
+    return order.is_terminal and all(leg.is_terminal for leg in order.legs)
 
 
 async def _book(writing: Awaitable[object]) -> None:

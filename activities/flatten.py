@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -299,7 +300,8 @@ class FlattenActivities:
             now=services.now,
             allow_market=services.allow_market_exits,
         )
-        lines = await direct.run(held)
+        limit = activity.info().start_to_close_timeout
+        lines = await direct.run(held, math.inf if limit is None else limit.total_seconds())
         await book_executions(services)
         return lines
 
