@@ -26,7 +26,7 @@ from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.context import Target, TemporalDown
-from domain.errors import BadInput, HoldfastError, Refused
+from domain.errors import BadInput, HoldfastError, Refused, Transient
 from domain.ids import check_id, trade_workflow_id
 from domain.messages import CommandAnswer, OperatorRequest, Receipt, TradeStatus
 from domain.money import exact
@@ -204,6 +204,9 @@ def _of_rpc(error: RPCError, trade_id: str) -> HoldfastError:
     if error.status is RPCStatusCode.NOT_FOUND:
         allowed = "a running trade; see starter.py trade list, or starter.py restore"
         return BadInput("TRADE_NOT_RUNNING", "trade_id", trade_id, allowed)
+    if error.status is RPCStatusCode.FAILED_PRECONDITION:
+        text = "its workflow cannot go on (see its page in the Web UI); kill and flatten work"
+        return Transient(f"trade {trade_id}: {text} without it", code="TRADE_STUCK")
     return TemporalDown(error.message)
 
 

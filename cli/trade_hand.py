@@ -307,7 +307,9 @@ async def _trade_of(target: Target, client_id: str) -> str:
     async with target.ledger() as ledger:
         known = await ledger.intent(client_id)
     if known is None:
-        raise BadInput("ORDER_NOT_FOUND", "client_id", client_id, "an order of trade show")
+        # Intents stand in the ledger before they are sent: this one never left.
+        allowed = "an order of the ledger; one that trade show alone has was never sent"
+        raise BadInput("ORDER_NOT_FOUND", "client_id", client_id, allowed)
     return known.intent.key.trade_id
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from typer.testing import CliRunner
 
 from cli.context import EXIT_BAD_INPUT, EXIT_CONFLICT, EXIT_FAILED, INPUT_CODES, failed, line_of
-from cli.hand import refused_by
+from cli.hand import _of_rpc, refused_by
 from domain.errors import BadInput, Refused
 from domain.order import Side
 from starter import app
@@ -105,3 +106,13 @@ def test_refused_number_is_shown_as_it_was_typed() -> None:
     assert BadInput("TRANCHES_SUM", "targets", Decimal("0.90")).text == (
         "TRANCHES_SUM targets: value was 0.90"
     )
+
+
+def test_a_trade_that_cannot_go_on_is_not_called_a_temporal_that_is_down() -> None:
+    """At night `TEMPORAL_DOWN` sends one to the server, which is well."""
+    said = "Unable to perform workflow execution update due to Workflow Task in failed state."
+    error = _of_rpc(RPCError(said, RPCStatusCode.FAILED_PRECONDITION, b""), "t1")
+    assert line_of(error).startswith("TRADE_STUCK trade t1: its workflow cannot go on")
+    assert "kill and flatten work without it" in line_of(error)
+    away = _of_rpc(RPCError("connection refused", RPCStatusCode.UNAVAILABLE, b""), "t1")
+    assert away.code == "TEMPORAL_DOWN"
