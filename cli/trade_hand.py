@@ -307,8 +307,7 @@ async def _trade_of(target: Target, client_id: str) -> str:
     async with target.ledger() as ledger:
         known = await ledger.intent(client_id)
     if known is None:
-        # Intents stand in the ledger before they are sent: this one never left.
-        allowed = "an order of the ledger; one that trade show alone has was never sent"
+        allowed = "an order of the ledger; one that only trade show has: look at the broker"
         raise BadInput("ORDER_NOT_FOUND", "client_id", client_id, allowed)
     return known.intent.key.trade_id
 

@@ -60,7 +60,9 @@ def _plan_line(state: TradeState) -> str:
     )
     stop = "none" if plan.stop is None else _price(plan.stop.price.absolute, plan.stop.price.offset)
     time_stop = f" · time stop {shown(plan.time_stop_s)} s" if plan.time_stop_s is not None else ""
-    return f"stop {stop} · targets {targets or 'none'}{time_stop}"
+    rules = ", ".join(f"{r.kind.replace('_', ' ')} {shown(r.threshold)}" for r in plan.rules)
+    watched = f" · watched {rules}" if rules else ""
+    return f"stop {stop} · targets {targets or 'none'}{watched}{time_stop}"
 
 
 def _price(absolute: Decimal | None, offset: Decimal | None) -> str:

@@ -6,9 +6,10 @@ from datetime import timedelta
 from decimal import Decimal
 
 from domain.messages import TradeStatus
+from domain.plan import ExitRule, RuleKind
 from domain.story import story_of, working_lines
 from domain.trade_state import NakedClock
-from tests.unit.test_trade_fold import start
+from tests.unit.test_trade_fold import make_plan, start
 from tests.unit.toy_broker import START
 
 D = Decimal
@@ -21,6 +22,16 @@ def test_working_order_is_told_without_exponent_and_idle_zeros() -> None:
     raw = entry.model_copy(update={"quantity": D("1E+1"), "limit_price": D("100.5000")})
     state = trade.state.changed(orders=(raw,))
     assert working_lines(state) == (f"entry {raw.state} buy 10 {raw.symbol} @ 100.5",)
+
+
+def test_exits_that_are_only_watched_are_told_with_the_plan() -> None:
+    """A vertical rests nothing: its story said `stop none · targets none` and no word more."""
+    rules = (
+        ExitRule(rule_id="tp", kind=RuleKind.PROFIT_PERCENT, threshold=D("30")),
+        ExitRule(rule_id="sl", kind=RuleKind.LOSS_AMOUNT, threshold=D("150.00")),
+    )
+    trade, _ = start(make_plan().model_copy(update={"rules": rules}))
+    assert "· targets +5 x 1 · watched profit percent 30, loss amount 150" in story_of(trade.state)
 
 
 def test_a_position_that_is_naked_now_is_told_as_such_and_its_seconds_run_on() -> None:
