@@ -76,11 +76,16 @@ class GatewaySweeper:
         self._holder = f"gateway-{uuid.uuid4().hex[:16]}"
         self._rung = asyncio.Event()
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._untold: set[str] = set()
+        """Kills that were worked off while there was no Temporal to tell trades through."""
         self.receipts: dict[str, KillReceipt] = {}
 
     def use_client(self, client: Client) -> None:
-        """Trades can be told from now on; sweeping works without."""
+        """Trades can be told from now on, also of what was swept without."""
         self._client = client
+        for command_id in self._untold:
+            self._work.pop(command_id, None)
+        self._untold.clear()
         self._rung.set()
 
     async def run(self) -> None:
@@ -186,6 +191,7 @@ class GatewaySweeper:
         trades = await services.ledger.list_trades(account=services.account, open_only=True)
         covered = [trade for trade in trades if covers_trade(kill, trade)]
         if client is None:
+            self._untold.add(kill.command_id)
             return 0, [trade.trade_id for trade in covered]
         fact = KillEngaged(
             at=services.now(),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from activities.flatten import flatten_id
 from activities.gateway import GatewaySweeper
 from activities.kill import OrderFate, engage
 from activities.operations import EngageInput, OperationActivities
@@ -18,7 +19,9 @@ from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 from domain.plan import TradePlan, WalkPlan
 from ledger.errors import VersionConflict
 from tests.rig import Rig
+from tests.workflow.test_flatten import position, stop_rests
 from tests.workflow.test_trade_thread import plan_of
+from workflows.flatten import FlattenWorkflow
 
 D = Decimal
 ACKNOWLEDGED_TO_LAST_SEND_S = 0.25
@@ -27,9 +30,8 @@ ACKNOWLEDGED_TO_LAST_SEND_S = 0.25
 @asynccontextmanager
 async def sweeping(rig: Rig, **changes: Any) -> AsyncIterator[GatewaySweeper]:
     """The gateway's sweeper around the rig's broker, as `worker.py` runs it."""
-    sweeper = GatewaySweeper(
-        rig.services, rig.broker, client=rig.client, trade_queue=rig.queue, **changes
-    )
+    options = {"client": rig.client, "trade_queue": rig.queue, **changes}
+    sweeper = GatewaySweeper(rig.services, rig.broker, **options)
     task = asyncio.create_task(sweeper.run())
     try:
         yield sweeper
@@ -173,3 +175,22 @@ async def test_kill_from_the_web_ui_counts_although_its_id_was_used(rig: Rig) ->
         await engages(asked)
     control = await rig.ledger.read_control(rig.services.account)
     assert sorted(kill.mode for kill in control.kills) == [KillMode.BLOCK, KillMode.FLATTEN]
+
+
+@pytest.mark.covers("K8")
+async def test_kill_that_was_swept_before_temporal_was_there_flattens_once_it_is(rig: Rig) -> None:
+    """The process came up without it: no trade was told, and no Flatten was ever started."""
+    await rig.start_trade(plan_of(rig))
+    await rig.until(lambda: stop_rests(rig), "protected")
+    kill = kill_of(rig, KillMode.FLATTEN, command_id=f"kill-{rig.services.account}")
+    async with sweeping(rig, client=None, second_sweep_after_s=0.0) as sweeper:
+        await engage(rig.ledger, rig.services.account, kill)
+        await rig.until(lambda: kill.command_id in sweeper.receipts, "it was swept")
+        assert sweeper.receipts[kill.command_id].trades_told == 0
+        assert position(rig) == D(10)
+        sweeper.use_client(rig.client)
+        await rig.until(lambda: position(rig) == 0, "the trade heard of it")
+        flatten = rig.client.get_workflow_handle_for(
+            FlattenWorkflow.run, flatten_id(kill.command_id, kill.scope, rig.services.account)
+        )
+        assert (await flatten.result()).done
