@@ -519,16 +519,7 @@ def test_any_seeded_life_in_slices_keeps_the_invariants_and_ends_flat(
         trade.look()
         trade.check()
         broker.now += timedelta(seconds=rng.choice([0, 0.2, 1, 4]))
-    trade.mischief = lambda command: ""
-    broker.size = D(10**6)
-    for _ in range(40):
-        trade.pass_time(10)
-        trade.check()
-        if ts.is_final(trade.state):
-            break
-    assert ts.is_final(trade.state), ts.stage(trade.state)
-    assert broker.position == 0
-    assert not [o for o in broker.orders if o.live], "I3"
+    trade.comes_to_its_end()
 
 
 def _targets(side: Side, three: bool) -> tuple[TargetPlan, ...]:

@@ -35,6 +35,18 @@ class Checked(Trade):
         accepted = [line.split()[1] for line in broker.journal if line.startswith("accept")]
         assert len(accepted) == len(set(accepted)), "I1"
 
+    def comes_to_its_end(self) -> None:
+        """With the mischief over it ends, flat and with nothing at work (I3, I11)."""
+        self.mischief, self.broker.size = lambda command: "", D(10**6)
+        for _ in range(40):
+            self.pass_time(10)
+            self.check()
+            if ts.is_final(self.state):
+                break
+        assert ts.is_final(self.state), ts.stage(self.state)
+        assert self.broker.position == 0
+        assert not [order for order in self.broker.orders if order.live], "I3"
+
 
 def mischief_of(rng: random.Random, rate: float) -> Mischief:
     def choose(command: Command) -> str:
@@ -96,13 +108,4 @@ def test_any_seeded_life_keeps_the_invariants_and_ends_flat(
         trade.look()
         trade.check()
         broker.now += timedelta(seconds=rng.choice([0, 0.2, 1, 4]))
-    trade.mischief = lambda command: ""
-    broker.size = D(10**6)
-    for _ in range(40):
-        trade.pass_time(10)
-        trade.check()
-        if ts.is_final(trade.state):
-            break
-    assert ts.is_final(trade.state), ts.stage(trade.state)
-    assert broker.position == 0
-    assert not [o for o in broker.orders if o.live], "I3"
+    trade.comes_to_its_end()
