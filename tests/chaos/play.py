@@ -260,7 +260,11 @@ class Run:
         deadline = time.monotonic() + QUIET_S
         while True:
             broken = await judge(
-                self.golden, self.play, self.results, is_disturbed=cell is not None
+                self.golden,
+                self.play,
+                self.results,
+                is_disturbed=cell is not None,
+                is_ledger_disturbed=cell is not None and cell.fault.is_of_postgres,
             )
             if not broken or time.monotonic() > deadline:
                 break

@@ -91,10 +91,15 @@ async def perform(golden: Golden, play: Play) -> tuple[TradeResult, ...]:
 
 
 async def judge(
-    golden: Golden, play: Play, results: Sequence[TradeResult], *, is_disturbed: bool = False
+    golden: Golden,
+    play: Play,
+    results: Sequence[TradeResult],
+    *,
+    is_disturbed: bool = False,
+    is_ledger_disturbed: bool = False,
 ) -> list[str]:
     """Everything that was not as it should be, in words; empty if all is well."""
-    found = await violations(play, results)
+    found = await violations(play, results, is_ledger_disturbed=is_ledger_disturbed)
     if is_disturbed:
         return found + [
             f"end of {r.trade_id}: {r}" for r in results if r.outcome not in DISTURBED_ENDS
@@ -102,11 +107,15 @@ async def judge(
     return found + await deviations(golden, play, results)
 
 
-async def violations(play: Play, results: Sequence[TradeResult]) -> list[str]:
+async def violations(
+    play: Play, results: Sequence[TradeResult], *, is_ledger_disturbed: bool = False
+) -> list[str]:
     """Broken invariants, of the exchange's journal and of our ledger beside it."""
     rows, rules = play.journal, play.rules()
     ledger, account = play.rig.ledger, play.rig.services.account
-    return broken(rows, rules) + await books.differences(ledger, account, rows, rules, results)
+    return broken(rows, rules) + await books.differences(
+        ledger, account, rows, rules, results, is_ledger_disturbed=is_ledger_disturbed
+    )
 
 
 async def deviations(golden: Golden, play: Play, results: Sequence[TradeResult]) -> list[str]:
