@@ -78,13 +78,8 @@ def test_stale_version_and_another_body_are_conflicts(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.splitlines()[0] == "STALE_VERSION x: y"
 
 
-@pytest.mark.parametrize("code", ["SESSION_UNKNOWN", "TRADE_UNKNOWN"])
-def test_a_name_that_nobody_knows_is_bad_input_of_every_command(code: str) -> None:
-    assert failed(Refused(f"{code} x: y", code=code)).exit_code == EXIT_BAD_INPUT
-
-
-@pytest.mark.parametrize("code", INPUT_CODES)
-def test_bad_input_that_only_the_trade_can_see_is_bad_input_all_the_same(code: str) -> None:
+@pytest.mark.parametrize("code", ["SESSION_UNKNOWN", "TRADE_UNKNOWN", *INPUT_CODES])
+def test_bad_input_is_bad_input_whether_ledger_or_trade_has_seen_it(code: str) -> None:
     assert failed(Refused(f"{code} x: y", code=code)).exit_code == EXIT_BAD_INPUT
 
 

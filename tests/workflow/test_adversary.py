@@ -74,6 +74,8 @@ async def test_flatten_while_the_entry_is_hidden_leaves_nothing_behind(rig: Rig)
     await rig.until(lambda: len(buys_working(rig)) == 1, "accepted")
     await flatten(handle)
     await finish(rig, handle)
+    fired = rig.exchange.state.faults.fired
+    assert (fired["drop_reply"], fired["lookup_lag"] > 0) == (1, True)
 
 
 @pytest.mark.covers("C5", "D1")
@@ -143,6 +145,7 @@ async def test_429_storm_on_protection_is_survived(rig: Rig) -> None:
     )
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
+    assert rig.exchange.state.faults.fired["rate_limited"] == 5
     play.fall(rig)
     await finish(rig, handle)
 
