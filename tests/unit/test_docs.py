@@ -240,6 +240,28 @@ def test_the_plan_of_the_first_steps_is_a_valid_plan() -> None:
     assert settings.broker.requests_per_minute <= exchange.requests_per_minute, "else throttled"
 
 
+def test_the_vertical_of_the_options_page_is_a_valid_plan_on_its_exchange() -> None:
+    text = (ROOT / "docs" / "examples" / "vertical.json").read_text()
+    now = datetime(2026, 3, 2, 15, tzinfo=UTC)
+    filled = {"TIME": now.isoformat(), "DAY": f"{now:%Y-%m-%d}", "NAME": "150000"}
+    for word, value in (filled | {"ACCOUNT": "desk"}).items():
+        text = text.replace(word, value)
+    context = PlanContext(market_now=now, session_date=now.date(), clock_map=real_time(now))
+    plan = check_plan(text.encode(), context)
+    exchange = ExchangeConfig.from_json(ROOT / "docs" / "examples" / "exchange-options.json")
+    listed = [listing.instrument for listing in exchange.listings]
+    assert all(leg.instrument in listed for leg in plan.legs)
+    assert {leg.instrument.symbol for leg in plan.legs} <= {b.symbol for b in exchange.generated}
+
+
+def test_every_alert_has_a_line_in_the_runbook() -> None:
+    """`alerts.md` promises it; on call one looked for POSITION_NAKED and found nothing."""
+    told = (ROOT / "docs" / "alerts.md").read_text().split("## What is told")[1]
+    runbook = (ROOT / "docs" / "operator.md").read_text()
+    codes = set(re.findall(r"`([A-Z][A-Z_]{3,})`", told))
+    assert {code for code in codes if f"`{code}`" not in runbook} == set()
+
+
 def test_settings_without_effect_are_named_in_the_readme() -> None:
     """A key that nobody reads must not look as if it did something."""
     roots = [
