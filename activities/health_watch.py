@@ -20,6 +20,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from activities.day_reading import is_bare, night_stops
+from activities.older_ledger import OlderLedger
 from activities.protective_orders import protection_by_ledger, protective_orders
 from activities.reconcile import reconcile_age_s
 from activities.reporting import report
@@ -73,7 +74,7 @@ class HealthWatch:
         self._services = services
         self._client = client
         self._restorer = Restorer(services, client, task_queue)
-        self._rewound = RewoundWatch(services, client)
+        self._rewound = RewoundWatch(services, client, OlderLedger(services, client))
         self._reopened: Counter[str] = Counter()
         self._left: set[str] = set()
         self._ended_until: datetime | None = None

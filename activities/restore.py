@@ -15,6 +15,7 @@ from temporalio.service import RPCError
 
 from activities.by_hand import booked_facts
 from activities.gateway import covers_trade
+from activities.older_ledger import LEDGER_BEHIND, has_completed
 from activities.reporting import report
 from activities.restore_hand import hand_of
 from activities.services import Services
@@ -59,12 +60,17 @@ class Restorer:
 
         Raises:
             Refused: `TRADE_UNKNOWN`; `ADOPTION_INCOMPLETE`, its position was never moved to it.
-            Transient: ledger, broker or Temporal did not answer.
+            Transient: ledger, broker or Temporal did not answer; `LEDGER_BEHIND`, it has ended and
+                the ledger, an older copy, has it open.
         """
         ledger = self._services.ledger
         trade = await ledger.trade(trade_id)
         if trade is None:
             raise Refused(f"trade was {trade_id}", code="TRADE_UNKNOWN")
+        if trade.closed_at is None and await self._has_ended(trade_id):
+            # Built again it would sell what its exits have sold, of which the ledger lost the rows.
+            text = f"{trade_id} has ended, and the ledger has lost its end: it is booked first"
+            raise Transient(text, code=LEDGER_BEHIND)
         if await is_half_adopted(ledger, trade):
             # Without its position it is an empty trade with a plan: it would buy what is there.
             raise Refused(f"{trade_id}: repeat its adopt command", code="ADOPTION_INCOMPLETE")
@@ -92,6 +98,12 @@ class Restorer:
         text = "; ".join((reason, *_what_it_does(input.state)))
         await report(self._services, "TRADE_RESTORED", text, trade_id)
         return True
+
+    async def _has_ended(self, trade_id: str) -> bool:
+        try:
+            return await has_completed(self._client, trade_id)
+        except RPCError as error:
+            raise Transient(f"{trade_id} was not looked at: {error.status.name}") from error
 
     async def input_of(
         self, trade: TradeRecord, clock: ClockMap, earlier: TradeInput | None = None

@@ -22,6 +22,7 @@ from temporalio.service import RPCError
 
 from activities.doorbell import FACTS_SIGNAL, temporal_sender
 from activities.gateway import covers_trade
+from activities.older_ledger import OlderLedger
 from activities.restore_hand import ACTION, hand_in
 from activities.services import Services
 from domain.control import KillSwitch
@@ -62,12 +63,14 @@ class RewoundWatch:
     Args:
         services: ledger and clocks of the account.
         client: where the trades run.
+        older: what of the trades the ledger itself has lost.
     """
 
-    def __init__(self, services: Services, client: Client) -> None:
+    def __init__(self, services: Services, client: Client, older: OlderLedger) -> None:
         self._services = services
         self._client = client
         self._send = temporal_sender(client)
+        self._older = older
         self._left: dict[str, int] = {}
         """Trades of this round that are not yet found sound, and how often each was asked."""
         self._lacking: dict[str, tuple[Lack, int]] = {}
@@ -77,7 +80,7 @@ class RewoundWatch:
         self._began_s = -math.inf
 
     def begin_again(self) -> None:
-        """The server was away: it may have come back with an older store."""
+        """The server was away: it may have come back with an older store, and so the ledger."""
         self._began_s = -math.inf
 
     async def look(self) -> None:
@@ -87,13 +90,20 @@ class RewoundWatch:
             HoldfastError: the ledger did not answer.
             RPCError: Temporal did not list its trades.
         """
+        if await self._older.may_be_older():
+            self.begin_again()
         now_s = self._services.monotonic()
         if now_s - self._began_s >= AGAIN_EVERY_S:
             found = self._client.list_workflows(RUNNING, rpc_timeout=RPC_TIMEOUT)
             ids = [each.id.removeprefix(trade_workflow_id("")) async for each in found]
             await self._read_words()
+            await self._older.book_ends(ids)
             self._left, self._lacking, self._began_s = dict.fromkeys(ids, 0), {}, now_s
+        else:
+            await self._older.book_owed()
         asked = list(self._left)[:ASKED_PER_LOOK]
+        if asked:
+            await self._older.read_watches()
         places = asyncio.Semaphore(ASKED_AT_ONCE)
         lacks = await asyncio.gather(*(self._ask(each, places) for each in asked))
         for trade_id, lack in zip(asked, lacks, strict=True):
@@ -122,7 +132,7 @@ class RewoundWatch:
         """What the trade lacks; None if that cannot be said now."""
         async with places:
             book = await self._services.ledger.trade_book(trade_id)
-            if book is None or book.trade.account != self._services.account:
+            if book is not None and book.trade.account != self._services.account:
                 return Lack.NOTHING
             handle = self._client.get_workflow_handle(trade_workflow_id(trade_id))
             try:
@@ -133,7 +143,11 @@ class RewoundWatch:
                 # It has just ended, no worker of its build runs, or that build knows no such query.
                 _log.info("%s did not tell what it knows: %s", trade_id, error)
                 return None
-        if known.busy or not await self._tell_wishes(book.trade, known):
+        if known.busy or await self._older.mends(trade_id, known):
+            return None
+        if book is None:
+            return Lack.NOTHING
+        if not await self._tell_wishes(book.trade, known):
             return None
         return lack_of(
             known,

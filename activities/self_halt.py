@@ -12,6 +12,7 @@ from activities.services import Services
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
 
 REASON_MAX = 300
+OLDER_LEDGER = "older-ledger"
 
 
 async def stop_strategy(services: Services, strategy: str, cause: str, text: str) -> None:
@@ -24,6 +25,17 @@ async def stop_account(services: Services, cause: str, text: str) -> None:
     """Blocks entries of the account: more orders leave than signals came in (I15)."""
     scope = KillScope(kind=KillScopeKind.ACCOUNT, value=services.account)
     await _engage(services, scope, "orders-out", cause, text)
+
+
+async def stop_for_older_ledger(services: Services, cause: str, text: str) -> None:
+    """Blocks entries of the account: the ledger has lost its last rows, and maybe kills (I9).
+
+    `cause` is what shows it. One kill stands for all that is found until people have lifted it.
+    """
+    control = await services.ledger.read_control(services.account)
+    if all(kill.by != OLDER_LEDGER for kill in control.kills):
+        scope = KillScope(kind=KillScopeKind.ACCOUNT, value=services.account)
+        await _engage(services, scope, OLDER_LEDGER, cause, text)
 
 
 async def _engage(services: Services, scope: KillScope, by: str, cause: str, text: str) -> None:

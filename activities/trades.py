@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from temporalio import activity
 
@@ -13,10 +14,12 @@ from activities.services import (
     AlertMessage,
     Services,
     SettleInput,
+    TradeRef,
     WatchInput,
     note_stage,
 )
 from domain.alerts import AlertDraft
+from domain.commands import WatchExits
 from domain.errors import Transient
 from domain.facts import (
     DiscrepancyFound,
@@ -49,22 +52,8 @@ class TradeActivities:
     @activity.defn(name="watch_exits")
     async def watch_exits(self, input: WatchInput) -> FactBatch:
         """Upserts one watch row per rule for this position epoch; NOTIFY wakes the exit watch."""
-        command = input.command
-        document = command.model_dump(mode="json", exclude={"rules"})
-        document |= {"clock": input.trade.clock.model_dump(mode="json")}
-        # A rebuilt trade asks for the same rule, which may have fired for the one before it.
-        document |= {"asked_at": activity.info().scheduled_time.isoformat()}
-        for rule in command.rules:
-            await self._services.ledger.upsert_watch(
-                WatchRecord(
-                    trade_id=input.trade.trade_id,
-                    account=input.trade.account,
-                    rule_id=rule.rule_id,
-                    position_epoch=command.position_epoch,
-                    symbol=input.trade.symbols[0],
-                    document=document | {"rule": rule.model_dump(mode="json")},
-                )
-            )
+        for row in watch_rows(input.trade, input.command, activity.info().scheduled_time):
+            await self._services.ledger.upsert_watch(row)
         # An option that is watched may have no step with the broker before its end.
         await note_stage(self._services, input.trade)
         return FactBatch()
@@ -109,50 +98,9 @@ class TradeActivities:
         return booked
 
     async def _settle(self, input: SettleInput) -> FactBatch:
-        services, trade_id = self._services.of(input.trade.account), input.trade.trade_id
         if unknown := await self._unknown_to(input):
             return FactBatch(facts=unknown)
-        fills = await fills_of_trade(services, trade_id)
-        moved = await services.ledger.adjustments(services.account, trade_id)
-        booked = await services.ledger.fees(services.account, trade_id)
-        order_ids = tuple({fill.broker_order_id for fill in fills})
-        named = await services.ledger.fees_naming(services.account, order_ids)
-        result = trade_result(
-            [leg.instrument for leg in input.plan.legs],
-            with_adjustments(fills, moved, input.plan.side),
-            other_fees=total(row.amount for row in (*booked, *named)),
-            account_currency=input.plan.instrument.currency,
-        )
-        # Funding and income come under the broker's row and word; they are no execution's fee.
-        told = any("/" not in row.activity_id for row in booked)
-        estimated = result.fees_estimated and not told
-        net, fees = as_amount(result.net), as_amount(result.fees)
-        await services.ledger.delete_watch(trade_id)
-        await services.ledger.release_reservation(trade_id, input.command.outcome)
-        await services.ledger.update_trade(
-            trade_id,
-            stage=input.stage,
-            protection="none",
-            story=input.story or None,
-            document=input.command.model_dump(mode="json"),
-        )
-        closed = await services.ledger.settle_trade(
-            trade_id,
-            net,
-            fees,
-            fees_estimated=estimated,
-            result=input.command.exit_reason or input.command.outcome,
-        )
-        # A row of losses ends with this trade or not at all: the rule is asked here.
-        await services.ledger.disable_after_losses(input.plan.strategy, services.account)
-        settled = Settled(
-            at=services.now(),
-            realised=net,
-            fees=fees,
-            fees_estimated=estimated,
-            closed_at=closed.closed_at,
-        )
-        return FactBatch(facts=(settled,))
+        return FactBatch(facts=(await settle(self._services.of(input.trade.account), input),))
 
     async def _unknown_to(self, input: SettleInput) -> tuple[Fact, ...]:
         """What the ledger knows and the trade does not: no trade ends on less (H3, I3).
@@ -200,3 +148,67 @@ class TradeActivities:
             ),
             *(FillBusted(at=now, fill_key=key) for key in gone if key in known.fills),
         )
+
+
+def watch_rows(trade: TradeRef, command: WatchExits, asked_at: datetime) -> list[WatchRecord]:
+    """One row per rule of this position epoch."""
+    document = command.model_dump(mode="json", exclude={"rules"})
+    document |= {"clock": trade.clock.model_dump(mode="json")}
+    # A rebuilt trade asks for the same rule, which may have fired for the one before it.
+    document |= {"asked_at": asked_at.isoformat()}
+    return [
+        WatchRecord(
+            trade_id=trade.trade_id,
+            account=trade.account,
+            rule_id=rule.rule_id,
+            position_epoch=command.position_epoch,
+            symbol=trade.symbols[0],
+            document=document | {"rule": rule.model_dump(mode="json")},
+        )
+        for rule in command.rules
+    ]
+
+
+async def settle(services: Services, input: SettleInput) -> Settled:
+    """Books the end by what the ledger has of the trade."""
+    trade_id = input.trade.trade_id
+    fills = await fills_of_trade(services, trade_id)
+    moved = await services.ledger.adjustments(services.account, trade_id)
+    booked = await services.ledger.fees(services.account, trade_id)
+    order_ids = tuple({fill.broker_order_id for fill in fills})
+    named = await services.ledger.fees_naming(services.account, order_ids)
+    result = trade_result(
+        [leg.instrument for leg in input.plan.legs],
+        with_adjustments(fills, moved, input.plan.side),
+        other_fees=total(row.amount for row in (*booked, *named)),
+        account_currency=input.plan.instrument.currency,
+    )
+    # Funding and income come under the broker's row and word; they are no execution's fee.
+    told = any("/" not in row.activity_id for row in booked)
+    estimated = result.fees_estimated and not told
+    net, fees = as_amount(result.net), as_amount(result.fees)
+    await services.ledger.delete_watch(trade_id)
+    await services.ledger.release_reservation(trade_id, input.command.outcome)
+    await services.ledger.update_trade(
+        trade_id,
+        stage=input.stage,
+        protection="none",
+        story=input.story or None,
+        document=input.command.model_dump(mode="json"),
+    )
+    closed = await services.ledger.settle_trade(
+        trade_id,
+        net,
+        fees,
+        fees_estimated=estimated,
+        result=input.command.exit_reason or input.command.outcome,
+    )
+    # A row of losses ends with this trade or not at all: the rule is asked here.
+    await services.ledger.disable_after_losses(input.plan.strategy, services.account)
+    return Settled(
+        at=services.now(),
+        realised=net,
+        fees=fees,
+        fees_estimated=estimated,
+        closed_at=closed.closed_at,
+    )

@@ -25,7 +25,7 @@ class TradeKnowledge(Frozen):
 
     `unsent` are own orders that never went out, `busted` executions that were taken back,
     `commands` what people told it; None if it does not say, or not all of them. `ended_at` is the
-    end that it was reopened after.
+    end that it was reopened after, `watched` the position epoch that it asked the exit watch for.
     `busy` while a step is on its way: its answer may explain what is lacking.
     """
 
@@ -35,6 +35,7 @@ class TradeKnowledge(Frozen):
     busted: tuple[str, ...] | None = None
     commands: tuple[str, ...] | None = None
     ended_at: AwareDatetime | None = None
+    watched: int = 0
     busy: bool = False
 
 
@@ -58,6 +59,7 @@ def knowledge_of(state: TradeState, *, busy: bool) -> TradeKnowledge:
         busted=state.busted,
         commands=state.seen_commands if _remembers_all_words(state) else None,
         ended_at=state.closed_at,
+        watched=state.watched_epoch,
         busy=busy,
     )
 

@@ -70,11 +70,22 @@ def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[
     moved = ts.has_stop_limit(state) and state.watched_stop != state.stop_price
     if (state.watched_epoch == state.position_epoch and not moved) or "watch" in busy:
         return state, ()
+    command = watch_of(state)
+    if command is None:
+        return state, ()
+    told = {"watched_epoch": state.position_epoch}
+    if ts.has_stop_limit(state):
+        return state.changed(**told, watched_stop=state.stop_price), (command,)
+    return state.changed(**told), (command,)
+
+
+def watch_of(state: TradeState) -> WatchExits | None:
+    """What the exit watch is to look at for this position; None if there is nothing."""
     rules = watched_rules(state)
     average = ts.average_price(state, Role.ENTRY)
     if not rules or average is None or state.first_fill_at is None:
-        return state, ()
-    command = WatchExits(
+        return None
+    return WatchExits(
         position_epoch=state.position_epoch,
         rules=rules,
         side=state.plan.side,
@@ -82,10 +93,6 @@ def _watch(state: TradeState, busy: Collection[str]) -> tuple[TradeState, tuple[
         average_entry=average,
         opened_at=state.first_fill_at,
     )
-    told = {"watched_epoch": state.position_epoch}
-    if ts.has_stop_limit(state):
-        return state.changed(**told, watched_stop=state.stop_price), (command,)
-    return state.changed(**told), (command,)
 
 
 def _protect_tranches(

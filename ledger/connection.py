@@ -99,6 +99,8 @@ class LedgerConnection:
         self._one_by_one = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._control_engine = self._make_engine(2)
         self._installation: str | None = None
+        # How often a line that listens was lost: the server may have come back with less.
+        self.losses = 0
         # Seconds and `done` or `failed`, after each transaction; for metrics.
         self.on_transaction: Callable[[float, str], None] | None = None
 
@@ -183,6 +185,9 @@ class LedgerConnection:
             yield "ready", ""
             while True:
                 yield await self._next_message(line, messages)
+        except LedgerDown:
+            self.losses += 1
+            raise
         finally:
             line.terminate()
 

@@ -208,6 +208,12 @@ class ControlStore(LedgerConnection):
             now = await control_in(connection, account)
         return now
 
+    async def known_kills(self, command_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these kills that have a row, lifted ones included."""
+        query = select(kills.c.command_id).where(kills.c.command_id.in_(tuple(command_ids)))
+        async with self._statement() as connection:
+            return frozenset((await connection.execute(query)).scalars().all())
+
     async def engage_kill(
         self, account: str | None, kill: KillSwitch, expected_version: int | None = None
     ) -> KillAnswer:

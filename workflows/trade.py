@@ -211,6 +211,11 @@ class TradeWorkflow:
         return knowledge_of(self._state, busy=bool(self._inbox) or not self._running.is_quiet)
 
     @workflow.query
+    def whole(self) -> TradeInput:
+        """All of it, as a next run would be given it: for a ledger that has lost rows of it."""
+        return self._input.model_copy(update={"state": self._state})
+
+    @workflow.query
     def outcome(self, command_id: str) -> CommandAnswer:
         """What became of a command of a person."""
         progress, text = progress_of(self._state, command_id)
