@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -20,10 +21,14 @@ REPLACE = {"method": "PATCH", "client_id": play.ENTRY_IDS}
 
 
 @pytest.fixture
-def rig(rig: Rig) -> Rig:
-    """In the market in which the trades of `trade_scenarios` begin."""
+def rig(rig: Rig) -> Iterator[Rig]:
+    """In the market in which the trades of `trade_scenarios` begin; no attack may miss."""
     play.calm_market(rig)
-    return rig
+    yield rig
+    missed = [
+        f"{rule.kind} {rule.patterns}" for rule in rig.exchange.state.faults.rules if not rule.fired
+    ]
+    assert missed == [], "what never struck shows nothing"
 
 
 def hide(rig: Rig, ids: str = "*", lag_s: float = 3600) -> None:
@@ -74,8 +79,6 @@ async def test_flatten_while_the_entry_is_hidden_leaves_nothing_behind(rig: Rig)
     await rig.until(lambda: len(buys_working(rig)) == 1, "accepted")
     await flatten(handle)
     await finish(rig, handle)
-    fired = rig.exchange.state.faults.fired
-    assert (fired["drop_reply"], fired["lookup_lag"] > 0) == (1, True)
 
 
 @pytest.mark.covers("C5", "D1")
@@ -145,7 +148,6 @@ async def test_429_storm_on_protection_is_survived(rig: Rig) -> None:
     )
     handle = await rig.start_trade(play.plan_of(rig, "1"))
     await play.enter_protected(rig)
-    assert rig.exchange.state.faults.fired["rate_limited"] == 5
     play.fall(rig)
     await finish(rig, handle)
 
