@@ -22,7 +22,15 @@ from functools import partial
 from itertools import chain
 
 from activities.order_facts import intent_state
-from brokers.port import Accepted, AuthNeeded, Broker, NotExecuted, PlaceOutcome, Rejected
+from brokers.port import (
+    Accepted,
+    AuthNeeded,
+    Broker,
+    Duplicate,
+    NotExecuted,
+    PlaceOutcome,
+    Rejected,
+)
 from domain.base import Frozen
 from domain.errors import HoldfastError
 from domain.ids import (
@@ -55,6 +63,8 @@ POLL_S = 0.1
 # Release, four rungs with their proofs, and the requests between them.
 LEG_MAX_S = 35.0
 LOOK_BACK = timedelta(days=7)
+# A body names its date: an older order has another id under the same number.
+SAME_BODY_BACK = timedelta(days=1)
 SEQUENCES = range(DIRECT_SEQUENCE_FIRST, 0x10000)
 
 
@@ -231,23 +241,21 @@ class DirectFlatten:
 
         Who died between release and exit has left no stop at the broker that could come back.
         """
-        last_stop: Decimal | None = None
-        ids: list[str] = []
+        rows: Sequence[IntentRecord] = ()
         if self._ledger is not None and leg.owner is not None:
             rows = await self._ledger.orders_of_trade(leg.owner.trade_id)
-            ids = [row.intent.client_id for row in rows]
-            last_stop = _last_stop_price(leg, rows)
-        else:
-            # A number that is used again is refused at worst; an exit must not fail for a list.
-            with suppress(HoldfastError):
-                clock = await self._broker.market_clock()
-                shown = await self._broker.orders_since(clock.market_now - LOOK_BACK)
-                ids = [order.client_id or "" for order in shown]
+        ids = [row.intent.client_id for row in rows]
+        # The broker also has those of a flatten without the ledger. A number that is used again is
+        # refused at worst; an exit must not fail for a list.
+        with suppress(HoldfastError):
+            clock = await self._broker.market_clock()
+            shown = await self._broker.orders_since(clock.market_now - SAME_BODY_BACK)
+            ids += [order.client_id or "" for order in shown]
         for parts in map(parse_client_order_id, ids):
             if parts is not None and parts.is_direct:
                 prefix = f"{parts.installation}{parts.trade_digest}"
                 self._taken.add((prefix, parts.leg, parts.purpose, parts.sequence))
-        return last_stop
+        return _last_stop_price(leg, rows)
 
     async def _release(self, leg: HeldLeg) -> tuple[list[OrderSnapshot], list[str]]:
         """Cancels our exits of the symbol; answers them and the ids of those not proven dead."""
@@ -326,10 +334,14 @@ class DirectFlatten:
             if refused := _refusal(outcome):
                 why = f"PENDING {refused}"
                 continue
-            sold.sent += body.quantity
             order = await self._end_of(leg, client_id, outcome)
+            is_over = order is not None and order.is_terminal
+            if isinstance(outcome, Duplicate) and is_over:
+                why = "PENDING DUPLICATE"  # An earlier one: what it sold is not held any more.
+                continue
+            sold.sent += body.quantity
             sold.filled += ZERO if order is None else order.filled_quantity
-            if order is None or not order.is_terminal:
+            if not is_over:
                 # It may yet sell what the next one would sell again (I2).
                 return "PENDING an exit order is not proven dead"
         return why

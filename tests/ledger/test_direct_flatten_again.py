@@ -117,6 +117,18 @@ async def test_a_flatten_that_is_carried_out_again_sells_again_and_keeps_the_sto
 
 
 @pytest.mark.covers("K8")
+async def test_a_flatten_that_began_without_the_ledger_goes_on_with_it(lane: Lane) -> None:
+    """The same numbers and bodies: the venue called each order a duplicate, the stop as well."""
+    assert (await flatten(lane, with_ledger=False)).sent == 4 * HELD
+    line = await flatten(lane)
+    assert (line.why, line.sent) == ("PENDING not filled", 4 * HELD)
+    assert await resting(lane) == ITS_STOP
+    show_bids(lane, 1000)
+    assert (await flatten(lane)).is_flat
+    assert sold(lane) == HELD
+
+
+@pytest.mark.covers("K8")
 async def test_where_no_market_order_may_go_the_ladder_ends_before_it(lane: Lane) -> None:
     line = await flatten(lane, allow_market=False)
     assert (line.why, line.sent) == ("PENDING not filled", 3 * HELD)
