@@ -306,7 +306,13 @@ def _judge_broker(reading: BrokerReading | str, settings: Settings) -> list[Find
     return [
         reading.offset,
         *lines.account(reading.account, ours.currency, settings.limits),
-        *preflight_day.findings(reading.clock, ours.calendar, ours.time_zone, simulated=simulated),
+        *preflight_day.findings(
+            reading.clock,
+            ours.calendar,
+            ours.time_zone,
+            simulated=simulated,
+            blocked_last_s=settings.limits.entry_blocked_last_s,
+        ),
     ]
 
 

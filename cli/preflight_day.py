@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from cli.checks import Finding, note, ok, wrong
 from domain.account import MarketClock
 from domain.errors import BadInput
+from domain.money import ZERO
 from marketdata.calendars import ALWAYS_OPEN, Calendar, calendar_for
 from marketdata.zones import zone
 
@@ -17,7 +19,12 @@ LOOK_BACK_DAYS = 60
 
 
 def findings(
-    clock: MarketClock, calendar_name: str, zone_name: str, *, simulated: bool
+    clock: MarketClock,
+    calendar_name: str,
+    zone_name: str,
+    *,
+    simulated: bool,
+    blocked_last_s: Decimal = ZERO,
 ) -> list[Finding]:
     """Open or closed, the next change, half days of the coming days.
 
@@ -26,12 +33,13 @@ def findings(
         calendar_name: ISO 10383 code or 24/7.
         zone_name: zone in which times are shown.
         simulated: the simulated exchange has hours of its own; the calendar is not judged.
+        blocked_last_s: market seconds before the close in which the gate takes no entry.
     """
     shown = zone(zone_name)
     if clock.stays_open:
         market = ok("market", "open, and stays open: this venue has no close")
     elif clock.is_open:
-        market = ok("market", f"open, closes {_local(clock.next_close, shown)}")
+        market = _open_market(clock, shown, blocked_last_s)
     else:
         market = note("market", f"closed, opens {_local(clock.next_open, shown)}")
     try:
@@ -39,6 +47,15 @@ def findings(
         return [market, _calendar(clock, calendar, shown, simulated=simulated)]
     except BadInput as error:
         return [market, wrong("calendar", error.text)]
+
+
+def _open_market(clock: MarketClock, shown: ZoneInfo, blocked_last_s: Decimal) -> Finding:
+    text = f"open, closes {_local(clock.next_close, shown)}"
+    if clock.next_close is None:
+        return ok("market", text)
+    if (clock.next_close - clock.market_now).total_seconds() >= blocked_last_s:
+        return ok("market", text)
+    return note("market", f"{text}: no entries in the last {blocked_last_s:f} s before it")
 
 
 def _calendar(

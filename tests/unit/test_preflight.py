@@ -321,6 +321,17 @@ def test_half_day_is_named_with_its_close_and_a_contradiction_is_red() -> None:
     assert unknown.verdict == WRONG
 
 
+@pytest.mark.parametrize(("left_s", "is_told"), [(1801, False), (1800, False), (1799, True)])
+def test_the_last_minutes_without_entries_are_told(left_s: int, is_told: bool) -> None:
+    """It was READY, `market open`, and each entry was ENTRY_TOO_LATE."""
+    ends = MarketClock(market_now=NOW, is_open=True, next_close=NOW + timedelta(seconds=left_s))
+    (market, _) = preflight_day.findings(
+        ends, "XNYS", "UTC", simulated=False, blocked_last_s=D(1800)
+    )
+    assert market.verdict == (NOTE if is_told else OK)
+    assert ("no entries in the last 1800 s" in market.text) is is_told
+
+
 @pytest.mark.parametrize("closes_h", [12, 36])
 def test_exchange_that_stays_open_is_not_told_to_close(closes_h: int) -> None:
     """It said `open, closes Sun 19:00` beside `weekend`: the simulated exchange does neither."""
