@@ -73,12 +73,14 @@ class OlderLedger:
         self._told: set[tuple[str, str]] = set()
         """What trades lack and a person knows of: a kill cannot be written back."""
         self._watched: dict[str, int] = {}
+        self._has_new_row = False
         self._owed: dict[str, int] = {}
         """Trades whose end may have to be booked, and how often that failed."""
         self._one_at_a_time = asyncio.Lock()
 
     async def may_be_older(self) -> bool:
-        """True if the ledger was away since the last look, or is not the one that was seen then.
+        """True if the ledger was away since the last look, or is not the one that was seen then,
+        or has a trade since that nobody found in it: kills were not told to that one.
 
         What stood in its audit stands there for ever: entries stop where it does not, for a kill
         may have stood there too (I9).
@@ -98,7 +100,8 @@ class OlderLedger:
         may_be = is_older or losses != self._losses
         if may_be:
             self._told.clear()
-        return may_be
+        has_new_row, self._has_new_row = self._has_new_row, False
+        return may_be or has_new_row
 
     async def read_watches(self) -> None:
         """The newest position epoch that the exit watch has of each trade.
@@ -143,6 +146,7 @@ class OlderLedger:
         )
         if whole is not None and whole.state is not None:
             await self._write_back(whole, whole.state)
+            self._has_new_row |= book is None
         self._told |= {(trade_id, each) for each in lost}
         return True
 
@@ -234,7 +238,9 @@ class OlderLedger:
     async def _write_back(self, whole: TradeInput, state: TradeState) -> None:
         """Trade, reservation, orders, adjustments and watch, each only if it is not there."""
         services, plan = self._services, whole.plan
-        await services.ledger.create_trade(plan, build_id=whole.build_id)
+        # Kills since it began are about it: it hears of those that it has not heard (I9).
+        began_at = None if state.ticket is None else state.ticket.approved.approved_at
+        await services.ledger.create_trade(plan, build_id=whole.build_id, began_at=began_at)
         if not ts.is_final(state):
             shown = ts.stage(state), ts.protection(state)
             await services.ledger.update_trade(plan.trade_id, stage=shown[0], protection=shown[1])
@@ -291,14 +297,15 @@ class OlderLedger:
         await self._services.ledger.reserve(request, lambda book: decision, approved.approved_at)
 
     async def _orders_lacking(self, state: TradeState) -> list[OrderRecord]:
+        """Own orders without a row, or with one from before their answer: its legs are unknown."""
         rows = await self._services.ledger.orders_of_trade(state.plan.trade_id)
-        have = {row.intent.client_id for row in rows}
+        named = {row.intent.client_id: row.broker_order_id for row in rows}
+        own = [o for o in state.orders if o.intent and o.state is not OrderState.NOT_SENT]
         return [
-            record
-            for record in state.orders
-            if record.intent is not None
-            and record.state is not OrderState.NOT_SENT
-            and record.client_id not in have
+            each
+            for each in own
+            if each.client_id not in named
+            or (each.broker_order_id is not None and named[each.client_id] is None)
         ]
 
     async def _at_broker(

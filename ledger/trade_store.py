@@ -34,18 +34,24 @@ class TradeStore(ControlStore):
     """Creating, following and closing trades; recording signals."""
 
     async def create_trade(
-        self, plan: TradePlan, *, stage: str = "planned", build_id: str = "", config_hash: str = ""
+        self,
+        plan: TradePlan,
+        *,
+        stage: str = "planned",
+        build_id: str = "",
+        config_hash: str = "",
+        began_at: datetime | None = None,
     ) -> TradeRecord:
         """Creates the trade's row before anything else happens in its name.
 
         The same plan again answers the row as it is (a repeated activity, a restored Temporal
-        store: look at its stage).
+        store: look at its stage). `began_at` is for a trade whose row was lost; else it is now.
 
         Raises:
             Refused: `TRADE_EXISTS` the id belongs to another plan.
         """
         prefix = trade_prefix(await self.installation_id(), plan.trade_id)
-        row = {
+        row: dict[str, Any] = {
             "trade_id": plan.trade_id,
             "client_prefix": prefix,
             "account": plan.account,
@@ -57,6 +63,8 @@ class TradeStore(ControlStore):
             "build_id": build_id,
             "config_hash": config_hash,
         }
+        if began_at is not None:
+            row["created_at"] = began_at
         statement = upsert(trades).values(**row).on_conflict_do_nothing()
         async with self._work() as connection:
             await connection.execute(statement)

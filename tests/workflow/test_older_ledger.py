@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +17,7 @@ import asyncpg
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
-from activities import health_watch, rewound
+from activities import health_watch, older_ledger, rewound
 from activities.older_ledger import LEDGER_BEHIND
 from activities.restore import Restorer
 from activities.rewound import RewoundWatch
@@ -36,6 +37,7 @@ from tests.fixtures_postgres import run_as_superuser
 from tests.rig import Rig, running_rig
 from tests.workflow.test_rewound_store import Handle, is_guarded, knows_its_stop, serving
 from tests.workflow.test_rewound_store import start_streams as start_the_streams
+from workflows.trade import TradeWorkflow
 
 LOOK_EVERY_S = 0.3
 ENDED_WITHIN_S = 60.0
@@ -54,7 +56,9 @@ RATCHETED_OUT = Decimal("-1.00")
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     often = health_watch.LOOK_EVERY_S / LOOK_EVERY_S
     monkeypatch.setattr(health_watch, "LOOK_EVERY_S", LOOK_EVERY_S)
-    monkeypatch.setattr(rewound, "LOOKS_MAX", int(rewound.LOOKS_MAX * often))
+    # In seconds as many as there.
+    for module, name in ((rewound, "LOOKS_MAX"), (older_ledger, "LOOKS_FOR_AN_END")):
+        monkeypatch.setattr(module, name, int(getattr(module, name) * often))
 
 
 class Copy:
@@ -88,6 +92,15 @@ class Copy:
         inside = "; ".join(lines)
         await run_as_superuser(self._dsn, OTHERS_OUT, f"BEGIN; {inside}; COMMIT", OTHERS_OUT)
 
+    async def is_listened_to(self) -> bool:
+        """True once a line is there whose loss is noticed."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holdfast-listen'"
+        connection = await asyncpg.connect(self._dsn)
+        try:
+            return bool(await connection.fetchval(query))
+        finally:
+            await connection.close()
+
     async def drop(self) -> None:
         await run_as_superuser(self._dsn, "DROP SCHEMA IF EXISTS copy CASCADE")
 
@@ -112,6 +125,7 @@ class Desk:
     async def put_back(self, *, live: bool) -> None:
         """The copy is the ledger again: while all goes on, or between `down` and `up`."""
         if live:
+            await self.rig.until_async(self.copy.is_listened_to, "somebody listens")
             await self.copy.put_back()
             return
         await self.serving.aclose()
@@ -196,7 +210,7 @@ async def test_exits_whose_rows_are_lost_are_the_trades_again_and_it_settles(
     async with desk_at(face, temporal_client, ledger, ledger_dsn, unique) as desk:
         rig = desk.rig
         handle = await rig.start_trade(play.plan_of(rig, "1"))
-        await play.fill_entry(rig)
+        await rig.until(lambda: bool(play.accepted(rig, side="buy")), "its entry works")
         await desk.copy.make()
         await play.enter_protected(rig)
         await rig.until_async(lambda: knows_its_stop(rig, handle), "it knows its stops")
@@ -222,13 +236,18 @@ async def test_trade_that_the_ledger_has_lost_is_written_back_with_its_risk(
         await play.enter_protected(rig)
         await rig.until_async(lambda: knows_its_stop(rig, handle), "it knows its stops")
         held = await ledger.open_reservations(account)
-        await desk.put_back(live=False)
+        await desk.serving.aclose()
+        await desk.copy.put_back()
+        kill = kill_of(account, "k-1")
+        await desk.until(lambda: _engaged(ledger, kill), "the kill stands")
+        await desk.serve()
 
         async def is_reserved() -> bool:
             return await ledger.open_reservations(account) == held
 
         await desk.until(is_reserved, "its risk counts")
         await desk.until(desk.is_stopped, "entries stop")
+        await rig.until_async(lambda: _has_heard(handle, "k-1"), "it hears of a kill meanwhile")
         await play.take_first_target(rig)
         await play.take_second_target(rig)
         play.fall(rig)
@@ -253,7 +272,7 @@ async def test_trade_that_ended_since_the_copy_is_booked_as_it_ended_and_sells_n
     async with desk_at(face, temporal_client, ledger, ledger_dsn, unique) as desk:
         rig = desk.rig
         handle = await rig.start_trade(play.plan_of(rig, "1"))
-        await play.fill_entry(rig)
+        await rig.until(lambda: bool(play.accepted(rig, side="buy")), "its entry works")
         await desk.copy.make()
         await play.enter_protected(rig)
         play.fall(rig)
@@ -317,14 +336,7 @@ async def test_kill_that_the_ledger_has_lost_is_missed_and_entries_stop(
         if handle is not None:
             await play.enter_protected(rig)
         await desk.copy.make()
-        kill = KillSwitch(
-            scope=KillScope(kind=KillScopeKind.ACCOUNT, value=account),
-            mode=KillMode.CANCEL_ENTRIES,
-            reason="enough",
-            by="alice",
-            command_id="k-1",
-            engaged_at=rig.services.now(),
-        )
+        kill = kill_of(account, "k-1")
         await ledger.engage_kill(account, kill)
         if handle is not None:
             heard = KillEngaged(
@@ -364,6 +376,26 @@ async def test_rule_whose_watch_is_lost_is_watched_again(
         assert not await desk.is_stopped(), "that proves no older copy"
         play.fall(rig)
         await desk.result(handle)
+
+
+def kill_of(account: str, command_id: str) -> KillSwitch:
+    return KillSwitch(
+        scope=KillScope(kind=KillScopeKind.ACCOUNT, value=account),
+        mode=KillMode.CANCEL_ENTRIES,
+        reason="enough",
+        by="alice",
+        command_id=command_id,
+        engaged_at=datetime.now(UTC),
+    )
+
+
+async def _engaged(ledger: Ledger, kill: KillSwitch) -> bool:
+    return bool(await ledger.engage_kill(kill.scope.value, kill))
+
+
+async def _has_heard(handle: Handle, command_id: str) -> bool:
+    known = await handle.query(TradeWorkflow.known)
+    return any(word.endswith(command_id) for word in known.commands or ())
 
 
 async def _has(desk: Desk, code: str) -> bool:
