@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,11 +110,14 @@ def change(
     by: By = None,
     as_json: Json = False,
 ) -> None:
-    """Changes what is given; running sessions see it at their next bar."""
+    """Changes what is given; running sessions see it at their next bar.
+
+    Parameters that are not named stay as they are; null takes one back to the file's default.
+    """
     changes: dict[str, Any] = {}
     try:
         if parameters is not None:
-            changes["parameters"] = read_parameters(parameters)
+            changes["parameters"] = read_changes(parameters)
         if capital is not None:
             changes["capital"] = read_capital(capital)
         if losses_max is not None:
@@ -159,7 +163,20 @@ def read_parameters(text: str) -> dict[str, str]:
     Raises:
         BadInput: not a JSON object, a name twice, PARAMETER_TYPE, PARAMETERS_TOO_MANY.
     """
+    return _as_text(read_json_object(text.encode(), where="parameters"))
+
+
+def read_changes(text: str) -> dict[str, str | None]:
+    """As `read_parameters`, of some of them; None takes one away.
+
+    Raises:
+        BadInput: as there.
+    """
     given = read_json_object(text.encode(), where="parameters")
+    return dict.fromkeys(given) | _as_text({n: v for n, v in given.items() if v is not None})
+
+
+def _as_text(given: Mapping[str, Any]) -> dict[str, str]:
     if len(given) > PARAMETERS_MAX:
         raise BadInput("PARAMETERS_TOO_MANY", "parameters", len(given), f"<= {PARAMETERS_MAX}")
     found = {}
@@ -240,19 +257,27 @@ def _change(
 ) -> None:
     async def run() -> dict[str, Any]:
         async with target.ledger() as ledger:
+            wanted, expected = dict(changes), version
             if "parameters" in changes:
-                check_parameters(await _known(ledger, name, changes["parameters"]))
-            row = await ledger.change_strategy(name, changes, by, reason, version=version)
+                known = await _known(ledger, name, changes["parameters"])
+                check_parameters(known)
+                wanted["parameters"] = known.parameters
+                # Made out of this row: what somebody else changes meanwhile must not be lost.
+                expected = known.version if version is None else version
+            row = await ledger.change_strategy(name, wanted, by, reason, version=expected)
         return _row(row)
 
     _print(execute(run), as_json=as_json)
 
 
-async def _known(ledger: Ledger, name: str, parameters: dict[str, str]) -> StrategyRecord:
+async def _known(ledger: Ledger, name: str, changed: Mapping[str, str | None]) -> StrategyRecord:
+    """The configuration as it would be with these parameters changed."""
     row = await ledger.strategy(name)
     if row is None:
         raise Refused(f"configuration was {name}", code="STRATEGY_UNKNOWN")
-    return row.model_copy(update={"parameters": parameters})
+    merged: dict[str, str | None] = {**row.parameters, **changed}
+    held = {name: value for name, value in merged.items() if value is not None}
+    return row.model_copy(update={"parameters": held})
 
 
 def _given(stored: StrategyRecord | None) -> dict[str, str]:

@@ -59,6 +59,22 @@ def test_configuration_is_added_shown_changed_and_switched(run: Run, unique: str
     assert states["pump_detector"] == "file"
 
 
+def test_one_parameter_is_changed_and_the_others_stay(run: Run, unique: str) -> None:
+    """`set --parameters '{"periods": 12}'` put every other one back to its default."""
+    because = ("--reason", "test", "--by", "ann")
+    held = '{"periods": 10, "deviations": 2.5}'
+    run("add", unique, "--strategy", "mean_reversion", "--parameters", held, *because)
+    code, changed = run("set", unique, "--parameters", '{"periods": 12}', *because)
+    assert code == 0, changed
+    assert changed["parameters"] == {"periods": "12", "deviations": "2.5"}
+    _, less = run("set", unique, "--parameters", '{"deviations": null}', *because)
+    assert less["parameters"] == {"periods": "12"}
+    code, text = run("set", unique, "--parameters", '{"perods": 12}', *because)
+    assert (code, text.split()[0]) == (2, "PARAMETER_UNKNOWN")
+    code, text = run("set", unique, "--parameters", '{"periods": 9}', "--version", "1", *because)
+    assert (code, text.split()[0]) == (4, "VERSION_CONFLICT")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
