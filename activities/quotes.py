@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from decimal import Decimal
 
 from brokers.port import Broker
 from domain.instrument import InstrumentKind
 from domain.money import ZERO
 from domain.order import Quote, Side
 from domain.plan import PlanLeg
+
+JUMP_FACTOR = Decimal(10)
+JUMP_WITHIN = timedelta(minutes=10)
+
+
+class QuoteMemory:
+    """The quotes that entries were last judged by: a slipped decimal point shows against them.
+
+    A jump by more than ten times within ten minutes of the venue's time is held until the next
+    quote near it confirms it (faults.md §3 row 34). Of one process: the first quote of a symbol
+    has nothing to jump from.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, Quote] = {}
+
+    def jumped(self, quotes: Mapping[str, Quote]) -> tuple[str, ...]:
+        """Symbols whose mid jumped since the last look, which this one replaces."""
+        found = [
+            symbol
+            for symbol, quote in quotes.items()
+            if (before := self._last.get(symbol)) is not None and _is_jump(before, quote)
+        ]
+        self._last.update(quotes)
+        return tuple(sorted(found))
+
+
+def _is_jump(before: Quote, now: Quote) -> bool:
+    if before.mid is None or now.mid is None or min(before.mid, now.mid) <= 0:
+        return False
+    low, high = sorted((before.mid, now.mid))
+    return abs(now.venue_time - before.venue_time) <= JUMP_WITHIN and high > low * JUMP_FACTOR
 
 
 async def read_quotes(broker: Broker, legs: Sequence[PlanLeg]) -> dict[str, Quote]:

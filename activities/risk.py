@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from temporalio import activity
 
-from activities.quotes import net_quote
+from activities.quotes import QuoteMemory, net_quote
 from activities.self_halt import stop_strategy
 from activities.services import ReserveInput, Services
 from brokers.errors import (
@@ -80,13 +80,17 @@ CAUSES = {
 
 
 class MarketView(Frozen):
-    """What the gate sees of broker and market, read before the transaction."""
+    """What the gate sees of broker and market, read before the transaction.
+
+    `jumped` are the symbols whose quote waits for a second one that confirms it.
+    """
 
     account: AccountSnapshot | None
     clock: MarketClock | None
     quotes: dict[str, Quote]
     assets: tuple[AssetInfo, ...] | None
     faults: tuple[str, ...] = ()
+    jumped: tuple[str, ...] = ()
 
 
 class Judgement(Frozen):
@@ -105,6 +109,7 @@ class RiskActivities:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._quotes_seen = QuoteMemory()
 
     @activity.defn(name="reserve_risk")
     async def reserve_risk(self, input: ReserveInput) -> FactBatch:
@@ -114,6 +119,8 @@ class RiskActivities:
             plan, stage="reserving", build_id=input.build_id, config_hash=services.config_hash
         )
         market = await read_market(services.broker, plan, services.universe)
+        jumped = self._quotes_seen.jumped(market.quotes)
+        market = market.model_copy(update={"jumped": jumped})
         await ensure_baseline(services, market)
         now = services.now()
 
@@ -359,6 +366,7 @@ def _gate_input(
         session_date=market.clock.session_date if market.clock is not None else None,
         arrival=None if arrival is None else _aged(arrival, market_now, clock),
         leg_quotes=legs,
+        jumped=market.jumped,
         batch=_batch(services, plan, market, market_now, clock),
         restricted=services.restricted,
         assets=market.assets,

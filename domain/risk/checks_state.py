@@ -195,7 +195,10 @@ def _is_held_into(given: GateInput, last_day: date) -> bool:
 
 
 def freshness(given: GateInput) -> Verdict:
-    """Every leg's quote and the trade's net quote: present, two-sided, uncrossed, fresh (I13)."""
+    """Every leg's quote and the trade's net quote: present, two-sided, uncrossed, fresh (I13).
+
+    One ten times above or below the last is held until the next confirms it (faults.md §3 row 34).
+    """
     limits = given.limits
     if limits is None:
         return refused("freshness", "LIMITS_MISSING")
@@ -212,6 +215,8 @@ def freshness(given: GateInput) -> Verdict:
         code = quote_fault(aged.quote)
         if code:
             return refused("freshness", code, symbol=aged.quote.symbol)
+        if aged.quote.symbol in given.jumped:
+            return refused("freshness", "QUOTE_JUMP", symbol=aged.quote.symbol, mid=aged.quote.mid)
         for age in (aged.age_s, given.arrival.age_s):
             if not -limits.quote_max_age_s <= age <= allowed:
                 return refused(

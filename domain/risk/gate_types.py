@@ -146,10 +146,11 @@ class GateInput(Frozen):
     """All that one risk decision depends on, read inside one transaction.
 
     `arrival` is the net quote of one trade unit; `leg_quotes` hold every leg (for one leg the
-    same quote). `start_price` and `worst_price` are signed net prices from
-    `domain.risk.sizing`. `batch` is the universe of the session; None for a single plan, which
-    has none, and an empty one counts as unreadable. `session_date` is the trading date at the
-    instrument's exchange, `session_opened_at` the market instant of the open. `unread` says of
+    same quote); `jumped` are symbols whose quote nothing confirms yet. `start_price` and
+    `worst_price` are signed net prices from `domain.risk.sizing`. `batch` is the universe of the
+    session; None for a single plan, which has none, and an empty one counts as unreadable.
+    `session_date` is the trading date at the instrument's exchange, `session_opened_at` the market
+    instant of the open. `unread` says of
     clock, account, quote and asset, where one could not be read, why: in words. `strategy` None:
     the plan's strategy has no stored configuration, and so no rules of its own. `round_the_clock`
     marks calendars without a close. `recent_entries` are the account's, other trades only, as far
@@ -175,6 +176,7 @@ class GateInput(Frozen):
     round_the_clock: bool = False
     arrival: AgedQuote | None
     leg_quotes: tuple[AgedQuote, ...] = ()
+    jumped: tuple[str, ...] = ()
     batch: tuple[SymbolAge, ...] | None = None
     restricted: RestrictedList | None
     assets: tuple[AssetInfo, ...] | None

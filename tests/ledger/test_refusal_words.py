@@ -11,7 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.risk import RiskActivities
 from activities.services import ReserveInput, TradeRef
 from domain.clock import ClockMap
-from domain.facts import RiskRefused
+from domain.facts import Fact, RiskRefused
 from ledger.repository import Ledger
 from tests.contract.broker_faces import MARKET_NOW
 from tests.ledger.order_lane import Lane, order_lane
@@ -22,13 +22,17 @@ CLOCK_ONLY = {"path": "/v2/clock"}
 EVERY_READ = {"method": "GET"}
 
 
+async def asked(gate: RiskActivities, trade_id: str) -> Fact:
+    clock = ClockMap(wall0=datetime.now(UTC), market0=MARKET_NOW)
+    given = ReserveInput(trade=TradeRef.of(plan(trade_id), clock), plan=plan(trade_id))
+    (fact,) = (await ActivityEnvironment().run(gate.reserve_risk, given)).facts
+    return fact
+
+
 async def refusal_of(lane: Lane) -> RiskRefused:
     """What the gate says of an entry; the ledger keeps the same words."""
     lane.services = replace(lane.services, limits=roomy_limits())
-    clock = ClockMap(wall0=datetime.now(UTC), market0=MARKET_NOW)
-    given = ReserveInput(trade=TradeRef.of(plan("trade-1"), clock), plan=plan("trade-1"))
-    batch = await ActivityEnvironment().run(RiskActivities(lane.services).reserve_risk, given)
-    (fact,) = batch.facts
+    fact = await asked(RiskActivities(lane.services), "trade-1")
     assert isinstance(fact, RiskRefused), fact
     kept = await lane.ledger.reserved_decision("trade-1")
     assert kept is not None
@@ -80,3 +84,19 @@ async def test_halted_symbol_is_told_in_words_and_not_as_a_table(armed: Ledger) 
         lane.exchange.halt("AAPL")
         fact = await refusal_of(lane)
     assert fact.text == "HALTED symbol=AAPL"
+
+
+async def test_entry_behind_a_slipped_decimal_point_is_refused_until_it_is_confirmed(
+    armed: Ledger,
+) -> None:
+    """faults.md §3 row 34: the collar cannot see it, for it is drawn around this very quote."""
+    async with order_lane(armed) as lane:
+        gate = RiskActivities(replace(lane.services, limits=roomy_limits()))
+        lane.quote("99.99", "100.01")
+        first = await asked(gate, "trade-1")
+        lane.quote("0.99", "1.01")
+        slipped, confirmed = await asked(gate, "trade-2"), await asked(gate, "trade-3")
+    assert isinstance(slipped, RiskRefused)
+    assert slipped.text == "QUOTE_JUMP symbol=AAPL, mid=1.00"
+    for other in (first, confirmed):
+        assert not (isinstance(other, RiskRefused) and other.code == "QUOTE_JUMP")

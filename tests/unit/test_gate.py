@@ -272,6 +272,12 @@ def test_quote_age_limit(age_s: str, code: str) -> None:
     assert code_of(stale_net, "freshness") == code
 
 
+def test_entry_waits_for_a_second_quote_behind_a_jump() -> None:
+    """faults.md §3 row 34; a jump of another symbol is none of this plan's."""
+    assert code_of(gate_input(jumped=(plan().symbol,)), "freshness") == "QUOTE_JUMP"
+    assert code_of(gate_input(jumped=("OTHER",)), "freshness") == ""
+
+
 @pytest.mark.parametrize(("age_s", "code"), [("299", ""), ("300", ""), ("301", "QUOTE_STALE")])
 def test_option_quotes_may_be_older(age_s: str, code: str) -> None:
     call = option(OptionRight.CALL, 100)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from activities.quotes import exit_quote, net_quote
+import pytest
+
+from activities.quotes import QuoteMemory, exit_quote, net_quote
 from domain.instrument import Instrument, InstrumentKind
 from domain.order import Quote, Side
 from domain.plan import PlanLeg
@@ -62,3 +64,33 @@ def test_exit_never_invents_the_offer_of_a_short_leg() -> None:
 
 def test_missing_leg_means_no_quote_at_all() -> None:
     assert exit_quote(LEGS, {SHORT: quote(SHORT, "1.00", "1.10")}, "SPY") is None
+
+
+@pytest.mark.parametrize(
+    ("price", "after_s", "held"),
+    [
+        ("10000", 1, True),
+        ("1", 1, True),
+        ("1000", 1, False),
+        ("1001", 600, True),
+        ("1001", 601, False),
+        ("9.99", -1, True),
+    ],
+)
+def test_slipped_decimal_point_is_held_until_the_next_quote_confirms_it(
+    price: str, after_s: int, held: bool
+) -> None:
+    """faults.md §3 row 34: more than ten times, within ten minutes of the venue."""
+    seen = QuoteMemory()
+    assert seen.jumped({"ESX": quote("ESX", "100", "100")}) == ()
+    later = {"venue_time": NOW + timedelta(seconds=after_s)}
+    slipped = {"ESX": quote("ESX", price, price).model_copy(update=later)}
+    assert seen.jumped(slipped) == (("ESX",) if held else ())
+    assert seen.jumped(slipped) == ()
+
+
+def test_quote_without_a_side_jumps_neither_to_nor_from_anything() -> None:
+    seen = QuoteMemory()
+    assert seen.jumped({"ESX": quote("ESX", "100", "100")}) == ()
+    assert seen.jumped({"ESX": quote("ESX", None, "1")}) == ()
+    assert seen.jumped({"ESX": quote("ESX", "100", "100")}) == ()
