@@ -19,6 +19,7 @@ from temporalio.service import RPCError
 
 from activities.kill import engage
 from domain.control import KillMode, KillScope, KillScopeKind, KillSwitch
+from domain.errors import Transient
 from domain.ids import trade_workflow_id
 from domain.messages import OperatorSignal
 from tests.chaos.faults import Cell, Fault
@@ -31,6 +32,7 @@ POSTGRES_DELAY_S = 0.4
 BROKER_DELAY_S = 0.7
 SERVING_TIMEOUT_S = 90.0
 START_POLL_S = 0.02
+KILL_REPEAT_S = 0.2
 END_TIMEOUT_S = 20.0
 LOG_SHOWN = 4_000
 
@@ -239,7 +241,12 @@ class Director:
             self.downtime.append((worker.fired_at, time.time()))
 
     async def _kill_switch(self, worker: WorkerUnderTest) -> None:
-        """Cancel-entries for the account, in force before the worker takes its next step."""
+        """Cancel-entries for the account, in force before the worker takes its next step.
+
+        The worker may stand still in the middle of a transaction that holds the audit's lock: a
+        person's kill goes to the local journal then, here it is repeated until PostgreSQL has
+        ended the idle transaction.
+        """
         kill = KillSwitch(
             scope=KillScope(kind=KillScopeKind.ACCOUNT, value=self.spec.account),
             mode=KillMode.CANCEL_ENTRIES,
@@ -248,7 +255,12 @@ class Director:
             command_id=f"kill-{self.spec.account}",
             engaged_at=datetime.now(UTC),
         )
-        await engage(self.lane.ledger, self.spec.account, kill)
+        while True:
+            try:
+                await engage(self.lane.ledger, self.spec.account, kill)
+                break
+            except Transient:
+                await asyncio.sleep(KILL_REPEAT_S)
         self.killed_at = time.time()
         worker.answer()
 
