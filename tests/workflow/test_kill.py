@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from activities.flatten import flatten_id
+from activities.flatten import FlattenReceipt, flatten_id
 from activities.gateway import GatewaySweeper
 from activities.kill import OrderFate, engage
 from activities.operations import EngageInput, OperationActivities
@@ -21,7 +21,6 @@ from ledger.errors import VersionConflict
 from tests.rig import Rig
 from tests.workflow.test_flatten import position, stop_rests
 from tests.workflow.test_trade_thread import plan_of
-from workflows.flatten import FlattenWorkflow
 
 D = Decimal
 ACKNOWLEDGED_TO_LAST_SEND_S = 0.25
@@ -190,7 +189,6 @@ async def test_kill_that_was_swept_before_temporal_was_there_flattens_once_it_is
         assert position(rig) == D(10)
         sweeper.use_client(rig.client)
         await rig.until(lambda: position(rig) == 0, "the trade heard of it")
-        flatten = rig.client.get_workflow_handle_for(
-            FlattenWorkflow.run, flatten_id(kill.command_id, kill.scope, rig.services.account)
-        )
-        assert (await flatten.result()).done
+        name = flatten_id(kill.command_id, kill.scope, rig.services.account)
+        receipt = await rig.client.get_workflow_handle(name, result_type=FlattenReceipt).result()
+        assert receipt.done
