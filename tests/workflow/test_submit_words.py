@@ -44,7 +44,8 @@ async def test_refusal_of_the_gate_is_told_at_once_with_its_code(rig: Rig, tmp_p
 
 
 async def test_gate_that_has_not_spoken_is_not_taken_for_a_yes(rig: Rig, tmp_path: Path) -> None:
-    undecided = ("not decided yet: starter.py trade show nobody", False)
+    line = f"not decided yet: starter.py --data {tmp_path} trade show nobody"
+    undecided = (line, False)
     assert await gate_word(RigTarget(demo_config(), tmp_path, rig), "nobody", 0.0) == undecided
     away = RigTarget(demo_config(), tmp_path, rig, ledger_is_up=False)
     assert await gate_word(away, "nobody") == undecided
